@@ -1,0 +1,139 @@
+"""What a function is given when it declares a parameter `ctx`: its run, and the ledger of its effects.
+
+Whatever must be the same when the node is recovered (the time, random numbers, ids, effects) is asked from the engine,
+which logs it. A question is `(kind, payload)`, its answer a value:
+
+| kind | payload | answer |
+|---|---|---|
+| `progress` | `{"text"}` | None |
+| `now` | None | an aware datetime |
+| `random` | None | a float in [0, 1) |
+| `uuid` | None | the text of a UUID |
+| `effect_intent` | `{"key"}` | `{"known": False}`, or `{"known": True, "result"}`: it has happened, do not repeat it |
+| `effect_settle` | `{"key", "ok": True, "result"}` or `{"key", "ok": False, "error_type", "message"}` | None |
+
+This module is imported by every worker process, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omium.orchestration.values import Value
+
+T = TypeVar("T")
+Ask = Callable[[str, Value], Value]
+AskAsync = Callable[[str, Value], Awaitable[Value]]
+
+
+class _Place:
+    """What both contexts know without asking. workspace: the run's directory, if the node declares one."""
+
+    def __init__(self, context: dict[str, Any]) -> None:
+        workspace = context.get("workspace")
+        self.run_id: str = context.get("run_id", "")
+        self.node_id: str = context.get("node_id", "")
+        self.attempt: int = context.get("attempt", 1)
+        self.generation: int = context.get("generation", 1)
+        self.workspace: Path | None = None if workspace is None else Path(workspace)
+
+
+class Context(_Place):
+    """The `ctx` of a sync function. Its methods block and may be called from the function's own thread only."""
+
+    def __init__(self, context: dict[str, Any], ask: Ask) -> None:
+        super().__init__(context)
+        self._ask = ask
+
+    def progress(self, text: str) -> None:
+        """Says how far it is; shown to whoever watches the run."""
+        self._ask("progress", {"text": text})
+
+    def now(self) -> datetime:
+        """The time, in UTC, the same when the node is recovered."""
+        return cast(datetime, self._ask("now", None))
+
+    def random(self) -> float:
+        """A random number in [0, 1), the same when the node is recovered."""
+        return cast(float, self._ask("random", None))
+
+    def uuid(self) -> str:
+        """A random UUID, the same when the node is recovered."""
+        return cast(str, self._ask("uuid", None))
+
+    def effect(self, key: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Calls `fn` and records it, so that it is not called again when it is known to have happened.
+
+        key: names this effect within the node; the result must be a value that can be stored. Raises what `fn` raises.
+        """
+        known = cast(dict[str, Any], self._ask("effect_intent", {"key": key}))
+        if known["known"]:
+            return cast(T, known["result"])
+        try:
+            result = fn(*args, **kwargs)
+        except Exception as error:  # recorded, then raised as it is
+            self._ask("effect_settle", _failed(key, error))
+            raise
+        self._ask("effect_settle", {"key": key, "ok": True, "result": cast(Value, result)})
+        return result
+
+
+class AsyncContext(_Place):
+    """The `ctx` of an async function that runs in Omium's own process: as `Context`, but to be awaited."""
+
+    def __init__(self, context: dict[str, Any], ask: AskAsync) -> None:
+        super().__init__(context)
+        self._ask = ask
+
+    async def progress(self, text: str) -> None:
+        """See `Context.progress`."""
+        await self._ask("progress", {"text": text})
+
+    async def now(self) -> datetime:
+        """See `Context.now`."""
+        return cast(datetime, await self._ask("now", None))
+
+    async def random(self) -> float:
+        """See `Context.random`."""
+        return cast(float, await self._ask("random", None))
+
+    async def uuid(self) -> str:
+        """See `Context.uuid`."""
+        return cast(str, await self._ask("uuid", None))
+
+    async def effect(self, key: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See `Context.effect`; `fn` may be sync or async."""
+        known = cast(dict[str, Any], await self._ask("effect_intent", {"key": key}))
+        if known["known"]:
+            return known["result"]
+        try:
+            result = fn(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+        except Exception as error:  # recorded, then raised as it is
+            await self._ask("effect_settle", _failed(key, error))
+            raise
+        await self._ask("effect_settle", {"key": key, "ok": True, "result": result})
+        return result
+
+
+def wants_context(fn: Callable[..., Any]) -> bool:
+    """Whether the function declares a parameter named `ctx`."""
+    try:
+        return "ctx" in inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
+
+
+def _failed(key: str, error: Exception) -> dict[str, Value]:
+    kind = type(error)
+    return {
+        "key": key,
+        "ok": False,
+        "error_type": f"{kind.__module__}.{kind.__qualname__}",
+        "message": str(error)[:4096],
+    }

@@ -1,0 +1,356 @@
+"""The worker: claims runs, keeps their executions, and watches over other workers.
+
+One engine serves one process. It never looks for runs that nobody has given it a reason to look for: a control event, a
+timer that is due, another process's commit, or a free place wakes it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from omium.orchestration.definition.model import NodeDef, WorkflowDef
+from omium.orchestration.engine.attempt import NodeAttempt
+from omium.orchestration.engine.execution import Execution
+from omium.orchestration.engine.files import RunFiles
+from omium.orchestration.engine.limits import ReadyQueue
+from omium.orchestration.engine.programs import Program, Programs
+from omium.orchestration.engine.scopes import build
+from omium.orchestration.engine.values import ValueCache
+from omium.orchestration.engine.watch import Watch
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest, Fence, NodeId, ProjectId, RunId, WorkerId, new_id
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.events import EventType as E
+from omium.orchestration.log.state import RunState
+from omium.orchestration.ports import Claimed, Clock, Executor, Guidance, Processes, Store, SystemClock
+from omium.orchestration.ports_workspace import Workspaces, WorkspaceSpec
+
+_log = logging.getLogger(__name__)
+
+_ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """slots: nodes that run at once in this process; runs: runs that it owns at once; resources: named limits, also
+    `agent:NAME`, `function:NAME`; projects: whose runs it claims."""
+
+    slots: int = 256
+    runs: int = 2_000
+    resources: Mapping[str, int] = field(default_factory=dict)
+    projects: Sequence[ProjectId] = (ProjectId("default"),)
+    beat_s: float = 5.0
+    stale_s: float = 30.0
+
+
+CreateChild = Callable[[RunState, NodeId, RunId, str, Any], Awaitable[None]]
+CheckNames = Callable[[Sequence[NodeDef]], None]
+
+
+class Engine:
+    """Owns and executes runs. An async context manager; leaving it hands over what it still owns."""
+
+    def __init__(
+        self,
+        store: Store,
+        executors: Mapping[str, Executor],
+        *,
+        processes: Processes,
+        create_child: CreateChild,
+        check_names: CheckNames,
+        workspaces: Workspaces | None = None,
+        specs: Mapping[str, WorkspaceSpec] | None = None,
+        config: EngineConfig | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.store = store
+        self.config = config or EngineConfig()
+        self.clock = clock or SystemClock()
+        self.rng = rng or random.Random()
+        self.values = ValueCache(store)
+        self.programs = Programs()
+        self.workspaces = RunFiles(store, workspaces, specs or {})
+        self.queue: ReadyQueue[tuple[Execution, NodeId]] = ReadyQueue(self.config.slots, self.config.resources)
+        self.worker = WorkerId(new_id("wrk"))
+        self.check_names = check_names
+        self._executors = executors
+        self._create_child = create_child
+        self._executions: dict[RunId, Execution] = {}
+        self._children: dict[RunId, set[RunId]] = {}  # child run -> runs here that wait for it
+        self._timers: list[tuple[int, int, RunId]] = []
+        self._timer_count = 0
+        self._timer_set = anyio.Event()
+        self._look = anyio.Event()
+        self._tasks: TaskGroup | None = None
+        self._stopping = False
+        self._watch = Watch(store, processes, self.worker, self.config)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Engine:
+        await self._watch.register()
+        self._unlisten = self.store.listen(self._hear)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._claim_loop)
+        self._tasks.start_soon(self._timer_loop)
+        self._tasks.start_soon(self._tail_loop)
+        self._tasks.start_soon(self._watch.run, self.look)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        assert self._tasks is not None
+        with anyio.CancelScope(shield=True):
+            await self.stop()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        self._unlisten()
+        with anyio.CancelScope(shield=True):
+            await self._watch.retire()
+
+    async def stop(self, reason: str = "handover", within_s: float = 10.0) -> None:
+        """Give every run up: what is in flight is interrupted and noted, so that the next owner starts it again."""
+        self._stopping = True
+        with anyio.move_on_after(within_s):
+            async with anyio.create_task_group() as stopping:
+                for execution in list(self._executions.values()):
+                    stopping.start_soon(execution.stop, reason)
+
+    def spawn(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run something of an execution in the background. What it raises unexpectedly ends that run, not the others."""
+        assert self._tasks is not None
+        self._tasks.start_soon(self._guard, function, args)
+
+    async def _guard(self, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        try:
+            await function(*args)
+        except Exception as error:  # a boundary: one run's trouble, or a bug met in it, must not end the others
+            _log.exception("%s failed", getattr(function, "__qualname__", function))
+            owner = getattr(function, "__self__", None)
+            if isinstance(owner, Execution):
+                await owner.give_up(error)
+
+    @property
+    def busy(self) -> int:
+        """How many runs this process owns now."""
+        return len(self._executions)
+
+    # --- hearing --------------------------------------------------------------------------------------------------
+
+    def _hear(self, run_id: RunId, events: Sequence[Event]) -> None:
+        execution = self._executions.get(run_id)
+        if execution is not None:
+            execution.hear(events)
+        elif events[0].type is not E.RUN_CREATED:
+            self.look()
+        if events[-1].type in _ENDS:
+            self._child_ended(run_id)
+
+    def _child_ended(self, run_id: RunId) -> None:
+        for parent in self._children.pop(run_id, ()):
+            execution = self._executions.get(parent)
+            if execution is not None:
+                execution.nudge()
+
+    def look(self) -> None:
+        """There may be runs to claim."""
+        self._look.set()
+
+    async def _tail_loop(self) -> None:
+        """Other processes' commits: what they did to runs that are owned here, and what they left to be claimed."""
+        changes = self.store.changes(own=False)
+        try:
+            async for _ in changes:
+                self.look()
+                await self._catch_up()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await changes.aclose()
+
+    async def _catch_up(self) -> None:
+        try:
+            heads = await self.store.heads(list(self._executions))
+            for run_id, head in heads.items():
+                execution = self._executions.get(run_id)
+                if execution is not None and head > execution.state.seq:
+                    execution.hear(await self.store.events(run_id, execution.state.seq))
+            for child in list(self._children):
+                row = await self.store.run(child)
+                if row is not None and row.ended_at is not None:
+                    self._child_ended(child)
+        except OmiumError:
+            _log.exception("other processes' changes cannot be read now")
+
+    # --- claiming -------------------------------------------------------------------------------------------------
+
+    async def _claim_loop(self) -> None:
+        while True:
+            self._look = anyio.Event()
+            wait_s = await self._claim_what_is_due()
+            with anyio.move_on_after(wait_s):
+                await self._look.wait()
+
+    async def _claim_what_is_due(self) -> float:
+        """Claim as long as there is something and room for it; seconds until it is worth looking again."""
+        try:
+            while not self._stopping:
+                room = min(self.config.runs - len(self._executions), 100)
+                if room <= 0:
+                    return 60.0  # the next run that ends here calls
+                now = self.clock.now_us()
+                due = await self.store.next_wake(self.config.projects)
+                if due is None:
+                    return 60.0
+                if due > now:
+                    return min(60.0, (due - now) / 1e6)
+                claimed = await self.store.claim(self.worker, self.config.projects, room, now)
+                for one in claimed:
+                    self.spawn(self._adopt, one)
+                if not claimed:
+                    return 1.0
+        except OmiumError:
+            _log.exception("runs cannot be claimed now")
+            return 1.0
+        return 60.0
+
+    async def _adopt(self, claimed: Claimed) -> None:
+        state = await self.store.state(claimed.run_id)
+        await self._take_up(state, claimed.fence)
+
+    def has_room(self, project: str) -> bool:
+        """Whether a new run of this project can be executed here at once."""
+        return not self._stopping and project in self.config.projects and self.busy < self.config.runs
+
+    def adopt_new(self, state: RunState, fence: Fence, definition: WorkflowDef, inputs: Any) -> None:
+        """Take up a run that this process has just created and claimed; `state` is the engine's from here on."""
+        program = self.programs.get(state.definition) or self.programs.keep(state.definition, Program(definition))
+        execution = self._executions[state.run_id] = Execution(self, state, fence, program)
+        execution.inputs = inputs
+        if state.deadline_at is not None:
+            self.at(state.deadline_at, execution)
+        self.spawn(execution.begin)
+
+    async def _take_up(self, state: RunState, fence: Fence) -> None:
+        try:
+            program = await self._program(state.definition)
+            execution = Execution(self, state, fence, program)
+        except OmiumError as error:
+            execution = Execution.unreadable(self, state, fence)
+            self._executions[state.run_id] = execution
+            await execution.give_up(error)
+            return
+        self._executions[state.run_id] = execution
+        if state.deadline_at is not None:
+            self.at(state.deadline_at, execution)
+        await execution.adopt()
+
+    async def _program(self, digest: Digest) -> Program:
+        known = self.programs.get(digest)
+        if known is None:
+            known = self.programs.put(digest, await self.store.value(digest))
+        return known
+
+    def forget(self, execution: Execution) -> None:
+        """The run is no longer owned here."""
+        if self._executions.get(execution.run_id) is execution:
+            del self._executions[execution.run_id]
+            self.look()
+
+    # --- slots and timers -----------------------------------------------------------------------------------------
+
+    def deal(self, execution: Execution) -> list[NodeId]:
+        """Hand out free slots, best first: this run's nodes are returned, the others' runs are told."""
+        mine: list[NodeId] = []
+        others: dict[RunId, tuple[Execution, list[NodeId]]] = {}
+        for ticket in self.queue.take():
+            owner, node_id = ticket.item
+            if owner is execution:
+                mine.append(node_id)
+            else:
+                others.setdefault(owner.run_id, (owner, []))[1].append(node_id)
+        for owner, nodes in others.values():
+            self.spawn(owner.start_taken, nodes)
+        return mine
+
+    def at(self, due_us: int, execution: Execution) -> None:
+        """Look at the run again at this time (microseconds UTC; what is past is looked at at once)."""
+        self._timer_count += 1
+        heapq.heappush(self._timers, (due_us, self._timer_count, execution.run_id))
+        if self._timers[0][1] == self._timer_count:
+            self._timer_set.set()
+
+    async def _timer_loop(self) -> None:
+        """Waits on the monotonic clock; the wall clock only says how long, so that a jump of it delays nothing."""
+        while True:
+            self._timer_set = anyio.Event()
+            if not self._timers:
+                await self._timer_set.wait()
+                continue
+            wait_s = (self._timers[0][0] - self.clock.now_us()) / 1e6
+            if wait_s > 0:
+                with anyio.move_on_after(wait_s):
+                    await self._timer_set.wait()
+                continue
+            _, _, run_id = heapq.heappop(self._timers)
+            execution = self._executions.get(run_id)
+            if execution is not None:
+                self.spawn(execution.on_time)
+
+    # --- what executions ask --------------------------------------------------------------------------------------
+
+    def executor(self, node: NodeDef) -> Executor:
+        """Who runs this kind of node. Raises `unsupported`."""
+        found = self._executors.get(node.kind)
+        if found is None:
+            raise OmiumError("unsupported", f"nodes of kind {node.kind!r} cannot be run by this worker.")
+        return found
+
+    async def prepare(self, run: Execution, attempt: NodeAttempt) -> None:
+        """What an attempt finds ready: its scratch directory, and what went wrong before."""
+        if attempt.node.kind != "function":
+            attempt.scratch = self.workspaces.scratch(attempt)
+        if attempt.attempt > 1:
+            attempt.guidance = await self._guidance(run, attempt)
+
+    async def _guidance(self, run: Execution, attempt: NodeAttempt) -> Guidance:
+        failures = []
+        for event in await self.store.events(run.run_id):
+            data = event.data
+            if event.type is E.NODE_ATTEMPT_FAILED and data["node"] == attempt.node_id:
+                failures.append(data["error"])
+        said = [
+            approval.feedback
+            for approval in run.state.approvals.values()
+            if approval.node == attempt.node_id and approval.feedback
+        ]
+        return Guidance(failures[-3:], said)
+
+    def watch_child(self, child: RunId, run: Execution) -> None:
+        """Tell the run when its child has ended."""
+        self._children.setdefault(child, set()).add(run.run_id)
+
+    async def start_child(self, run: Execution, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
+        """Create the run of a `workflow` node, which its parent's log already names."""
+        self.watch_child(child, run)
+        try:
+            await self._create_child(run.state, node_id, child, workflow, inputs)
+        except OmiumError as error:
+            await run.child_refused(node_id, child, error)
+
+    async def start_child_again(self, run: Execution, node_id: NodeId, child: RunId) -> None:
+        """The child was named and never created: a crash came between."""
+        from omium.orchestration.definition.expressions import render
+
+        node = run.structure.node_def(node_id)
+        program = run.program.node(node)
+        scope, _ = await build(run, node_id, program.names, program.every)
+        self.spawn(self.start_child, run, node_id, child, str(node.use), render(node.input, scope))

@@ -1,0 +1,98 @@
+"""The workspaces of runs, as the engine uses them: opened before a node, captured after a writer, put back before going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Principal, RunId
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.state import RunState
+from omium.orchestration.ports import Store, Write
+from omium.orchestration.ports_workspace import Tree, Workspaces, WorkspaceSpec
+
+if TYPE_CHECKING:
+    from omium.orchestration.engine.attempt import NodeAttempt
+    from omium.orchestration.engine.execution import Execution
+
+ENGINE = Principal("engine")
+
+
+class RunFiles:
+    """What the engine asks of workspaces. `specs`: the declared ones by name; a run that names none gets an empty
+    directory when a node first asks for one."""
+
+    def __init__(self, store: Store, workspaces: Workspaces | None, specs: Mapping[str, WorkspaceSpec]) -> None:
+        self._store = store
+        self._workspaces = workspaces
+        self._specs = specs
+
+    def _need(self) -> Workspaces:
+        if self._workspaces is None:
+            raise OmiumError("unsupported", "this installation has no workspaces.", "Install git, and start again.")
+        return self._workspaces
+
+    def _spec(self, state: RunState) -> WorkspaceSpec:
+        if state.workspace is None:
+            return WorkspaceSpec()
+        spec = self._specs.get(state.workspace)
+        if spec is None:
+            raise OmiumError("not_registered", f"the workspace {state.workspace!r} is not declared.")
+        return spec
+
+    async def open(self, state: RunState) -> Path:
+        """The run's directory, made at its tree if it is not there."""
+        at = Tree(state.tree) if state.tree is not None else None
+        return await self._need().open(state.run_id, self._spec(state), at)
+
+    async def start_tree(self, run: Execution, attempt: NodeAttempt) -> str:
+        """The tree from which a node starts, with the directory open and, for a writer that runs again, put back."""
+        attempt.workspace = await self.open(run.state)
+        before = run.state.node(attempt.node_id)
+        if attempt.node.workspace == "write" and before.tree_start is not None and before.attempt > 0:
+            await self._need().restore(run.run_id, Tree(before.tree_start))
+            return before.tree_start
+        if run.state.tree is not None:
+            return run.state.tree
+        tree = await self._need().capture(run.run_id, "start")
+        await run.commit([c.CaptureWorkspace(tree, "start")])
+        return tree
+
+    async def capture(self, run: Execution, attempt: NodeAttempt) -> str:
+        """The tree that a writer left, pinned before its end is committed."""
+        return await self._need().capture(run.run_id, attempt.node_id)
+
+    async def bring_to(self, run_id: RunId, tree: str) -> None:
+        """Make the directory equal to a tree; for a reused node that wrote files."""
+        await self._need().restore(run_id, Tree(tree))
+
+    async def finish_restore(self, run_id: RunId, tree: str) -> None:
+        """Do, or repeat after a crash, a restore that a history operation asked for. The present files are captured
+        first, so that nothing that somebody left there is lost."""
+        workspaces = self._need()
+        state = await self._store.state(run_id)
+        if await workspaces.path(run_id) is not None:
+            present = await workspaces.capture(run_id, "before restore")
+            await self._write(run_id, c.CaptureWorkspace(present, "before restore"), c.StartRestore(tree, "history"))
+            report = await workspaces.restore(run_id, Tree(tree))
+            await self._write(run_id, c.FinishRestore(tree, report.changed, report.removed, report.added))
+        else:
+            await self._write(run_id, c.StartRestore(tree, "history"))
+            await workspaces.open(run_id, self._spec(state), Tree(tree))
+            await self._write(run_id, c.FinishRestore(tree))
+
+    async def _write(self, run_id: RunId, *commands: c.Command) -> None:
+        await self._store.write(Write(run_id, commands, ENGINE))
+
+    def scratch(self, attempt: NodeAttempt) -> Path | None:
+        """A directory of the attempt's own."""
+        if self._workspaces is None:
+            return None
+        return self._workspaces.node_dir(attempt.run_id, attempt.node_id, attempt.attempt)
+
+    async def release(self, run_id: RunId) -> None:
+        """Remove the directory of a run that has ended; its captured trees stay."""
+        if self._workspaces is not None:
+            await self._workspaces.release(run_id)

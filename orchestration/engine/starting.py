@@ -1,0 +1,303 @@
+"""From "its upstreams have ended" to "it is started": edges, conditions, gates, slots, inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from omium.orchestration.definition.address import indexed, key_text
+from omium.orchestration.definition.expressions import evaluate, holds, render
+from omium.orchestration.definition.model import MAX_NODES, NodeDef
+from omium.orchestration.engine import gates, scopes
+from omium.orchestration.engine.attempt import NodeAttempt
+from omium.orchestration.engine.board import Outcome
+from omium.orchestration.engine.inputs import node_key, resolve
+from omium.orchestration.engine.limits import Limit
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, new_id
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.state import NodeStatus
+from omium.orchestration.ports import NewBlob
+from omium.orchestration.values import Encoded, encode
+
+if TYPE_CHECKING:
+    from omium.orchestration.engine.execution import Execution, Turn
+
+_SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})
+_REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
+
+
+async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
+    """Decide what becomes of a node whose upstreams have all ended."""
+    if node_id in run.attempts or node_id in run.tickets or node_id in run.parked:
+        return
+    if run.state.node(node_id).status not in (NodeStatus.PENDING, NodeStatus.PAUSED):
+        return  # it waits for its insides, a decision, a time: after building again, it is looked at apart
+    node = run.structure.node_def(node_id)
+    program = run.program.node(node)
+    try:
+        scope, _ = await scopes.build(run, node_id, program.names, program.every)
+        if not node_id.endswith("]"):  # an expansion's edges and conditions are those of the whole
+            verdict = _verdict(run, node_id, node, scope)
+            if verdict is not None:
+                skip(run, turn, node_id, *verdict)
+                return
+        if node.for_each is not None and not node_id.endswith("]"):
+            await _fan_out(run, turn, node_id, node, scope)
+        elif node.repeat is not None and not node_id.endswith("]"):
+            begin(run, turn, node_id)
+            turn.commands.append(c.ExpandNode(node_id, run.state.node(node_id).generation, 1))
+            run.board.open_fan(node_id, [indexed(node_id, 0)], 1, True)
+        elif node.kind == "group":
+            begin(run, turn, node_id)
+            count = len(node.body)
+            turn.commands.append(c.ExpandNode(node_id, run.state.node(node_id).generation, count))
+            run.board.open_scope(node_id)
+        else:
+            await _admit_leaf(run, turn, node_id, node, scope)
+    except OmiumError as error:
+        _fail_to_begin(run, turn, node_id, error)
+
+
+def _verdict(run: Execution, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> tuple[str, NodeId | None] | None:
+    """Why the node is skipped: (reason, the node to blame); None when it is not."""
+    counting = 0
+    for need in node.needs:
+        upstream = run.structure.resolve(node_id, need.node)
+        assert upstream is not None, "validated on loading"
+        outcome = run.board.outcomes[upstream]
+        if outcome.status is not NodeStatus.COMPLETED:
+            if need.optional:
+                counting += 1
+                continue
+            broken = outcome.status is NodeStatus.FAILED or outcome.reason == "upstream_failed"
+            return ("upstream_failed" if broken else "upstream_skipped"), upstream
+        if need.when is None or holds(need.when, scope):
+            counting += 1
+    if node.needs and not counting:
+        return "condition", None
+    if node.when is not None and not holds(node.when, scope):
+        return "condition", None
+    return None
+
+
+def skip(
+    run: Execution, turn: Turn, node_id: NodeId, reason: str, cause: NodeId | None = None, approval: ApprovalId | None = None
+) -> None:
+    generation = run.state.node(node_id).generation
+    turn.commands.append(c.SkipNode(node_id, generation, reason, cause, approval))
+    run.note(node_id, Outcome(NodeStatus.SKIPPED, reason=reason))
+
+
+def begin(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalId | None = None) -> None:
+    """Start a node that takes no slot: a container, a wait, a sub-run."""
+    turn.commands.append(c.StartNode(node_id, run.state.node(node_id).generation, approval=approval))
+
+
+def _fail_to_begin(run: Execution, turn: Turn, node_id: NodeId, error: OmiumError) -> None:
+    """The node's own template or condition is at fault: it fails without having run."""
+    from omium.orchestration.engine.failures import describe
+
+    state = run.state.node(node_id)
+    begin(run, turn, node_id)
+    told = describe(error)
+    turn.commands.append(c.FailAttempt(node_id, state.generation, state.attempt + 1, told))
+    run.note(node_id, Outcome(NodeStatus.FAILED, error=told))
+
+
+async def _fan_out(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+    assert node.for_each is not None
+    items = render(node.for_each.items, scope)
+    if not isinstance(items, list):
+        raise OmiumError("expression_error", f"for_each of {node_id} needs a list, not {type(items).__name__}.")
+    if len(items) > MAX_NODES:
+        raise OmiumError("invalid_value", f"for_each of {node_id} has {len(items)} items; at most {MAX_NODES} are allowed.")
+    keys: tuple[str, ...] | None = None
+    if node.for_each.key is not None:
+        expression = node.for_each.key
+        keys = tuple(
+            key_text(evaluate(expression, {**scope, "item": item, "index": place})) for place, item in enumerate(items)
+        )
+        if len(set(keys)) != len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise OmiumError("invalid_value", f"for_each of {node_id} has the key {twice!r} twice.")
+    stored = keep(run, turn, items)
+    begin(run, turn, node_id)
+    generation = run.state.node(node_id).generation
+    turn.commands.append(c.ExpandNode(node_id, generation, len(items), items=stored.digest, keys=keys))
+    run.keep_items(node_id, items, keys)
+    children = [indexed(node_id, key) for key in (keys if keys is not None else range(len(items)))]
+    run.board.open_fan(node_id, children, node.for_each.max_parallel, node.for_each.on_failure == "fail")
+
+
+async def _admit_leaf(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+    state = run.state.node(node_id)
+    now = run.engine.clock.now_us()
+    if state.due_at is not None and state.due_at > now:
+        run.parked[node_id] = "backoff"
+        run.engine.at(state.due_at, run)
+        return
+    if node.kind == "approval":
+        assert node.approval is not None
+        _ask(run, turn, gates.request(node_id, state.generation, node.approval, scope, now, kind="node", binding=None))
+        return
+    if node.kind == "wait":
+        _wait(run, turn, node_id, node, scope)
+        return
+    if node.kind == "workflow":
+        await _sub_run(run, turn, node_id, node, scope)
+        return
+    gate = gates.step_gate(run.program.workflow, node, scope) if not state.attempt else None
+    if gate is not None:
+        inputs, form = resolve(node.input, scope, {})
+        binding = keep(run, turn, {"node": node_id, "use": node.use, "input": inputs}).digest
+        _ask(run, turn, gates.request(node_id, state.generation, gate, scope, now, kind="step", binding=binding))
+        return
+    queue(run, node_id, node)
+
+
+def _ask(run: Execution, turn: Turn, request: c.RequestApproval) -> None:
+    assert request.node is not None
+    turn.commands.append(request)
+    run.parked[request.node] = "approval"
+    run.engine.at(request.expires_at, run)
+
+
+def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
+    """Have a node wait for its slots."""
+    limits: list[tuple[Limit, bool]] = [(run.width, False)]
+    for name in node.resources:
+        limit = run.engine.queue.named(name)
+        if limit is not None:
+            limits.append((limit, False))
+    if node.use is not None and (limit := run.engine.queue.named(f"{node.kind}:{node.use}")) is not None:
+        limits.append((limit, False))
+    if node.workspace != "none":
+        limits.append((run.workspace, node.workspace == "write"))
+    run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.state.priority * 1000 + node.priority)
+
+
+def _wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+    from datetime import datetime
+
+    assert node.wait is not None
+    generation = run.state.node(node_id).generation
+    now = run.engine.clock.now_us()
+    if node.wait.signal is not None:
+        begin(run, turn, node_id)
+        turn.commands.append(c.WaitNode(node_id, generation, signal=node.wait.signal))
+        run.parked[node_id] = "signal"
+        if run.state.signals.get(node.wait.signal):
+            run.engine.at(now, run)
+        return
+    if node.wait.until is not None:
+        text = render(node.wait.until, scope)
+        try:
+            moment = text if isinstance(text, datetime) else datetime.fromisoformat(str(text))
+            if moment.tzinfo is None:
+                raise ValueError("it has no offset from UTC")
+        except ValueError as error:
+            raise OmiumError("expression_error", f"{node_id} waits until {text!r}, which is no time: {error}.") from error
+        due_at = int(moment.timestamp() * 1e6)
+    else:
+        seconds = render(node.wait.seconds, scope)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 10 * 366 * 86400:
+            raise OmiumError("expression_error", f"{node_id} waits for {seconds!r}, which is no number of seconds.")
+        due_at = now + int(seconds * 1e6)
+    begin(run, turn, node_id)
+    turn.commands.append(c.WaitNode(node_id, generation, due_at=due_at))
+    run.parked[node_id] = "timer"
+    run.engine.at(due_at, run)
+
+
+async def _sub_run(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+    """Start a child run; its id is durable before it is created, so that a crash in between creates no second one."""
+    child = RunId(new_id("run", run.engine.clock.now_us() // 1000))
+    inputs = render(node.input, scope)
+    begin(run, turn, node_id)
+    turn.commands.append(c.WaitNode(node_id, run.state.node(node_id).generation, child=child))
+    turn.children.append((node_id, child, str(node.use), inputs))
+    run.parked[node_id] = "child"
+
+
+async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalId | None = None) -> None:
+    """Start a node that has its slots: settle its inputs and its key; reuse a result if the run says so."""
+    node = run.structure.node_def(node_id)
+    state = run.state.node(node_id)
+    attempt = NodeAttempt(run, node_id, node, state.generation, state.attempt + 1)
+    attempt.resumed = state.reason in ("owner_lost", "handover", "paused") and state.attempt > 0
+    try:
+        await _prepare(run, attempt, node)
+    except OmiumError as error:
+        attempt.error = error
+    key = attempt.key
+    if key is not None and run.state.reuse == "unchanged" and node.kind in _REUSABLE and not node.expands:
+        kept = run.state.reusable.get(key)
+        if kept is not None and approval is None:
+            if kept.tree is not None:
+                await run.engine.workspaces.bring_to(run.run_id, kept.tree)
+            turn.commands.append(c.ReuseNode(node_id, state.generation, key))
+            run.drop_attempt(node_id)
+            run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))
+            return
+    run.attempts[node_id] = attempt
+    turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approval or approved(run, node_id)))
+    turn.started.append(node_id)
+
+
+def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
+    """The decision that this start uses up."""
+    state = run.state.node(node_id)
+    if state.status is not NodeStatus.WAITING_APPROVAL or state.approval is None:
+        return None
+    return state.approval
+
+
+async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
+    program = run.program.node(node)
+    scope, outputs = await scopes.build(run, attempt.node_id, program.names, program.every)
+    override = run.state.overrides.get("nodes", {}).get(attempt.node_id) or {}
+    template = {**node.input, **override["with"]} if "with" in override else node.input
+    inputs, form = resolve(template, scope, outputs)
+    attempt.vars = {**scope, "input": inputs}
+    attempt.inputs = inputs
+    for condition in node.requires:
+        if not holds(condition, attempt.vars):
+            raise OmiumError("precondition_failed", f"{attempt.node_id} requires {condition!r}, which does not hold.")
+    if node.input_schema is not None:
+        check_schema(node.input_schema, inputs, f"the input of {attempt.node_id}")
+    sizes = [(run.board.outcomes[up].size, digest) for up, digest in _upstream(run, attempt.node_id, outputs)]
+    attempt.base = max(sizes)[1] if sizes else None
+    executor = run.engine.executor(node)
+    if node.workspace != "none":
+        attempt.tree = await run.engine.workspaces.start_tree(run, attempt)
+    code = executor.digest(node.use or "")
+    # What the branch or the replay changed is part of the inputs already; the start tree is there for those who read it.
+    attempt.key = node_key(program.hash, code, form, attempt.tree)
+
+
+def _upstream(run: Execution, node_id: NodeId, outputs: Mapping[str, Digest]) -> Iterator[tuple[NodeId, Digest]]:
+    for name, digest in outputs.items():
+        instance = run.structure.resolve(node_id, name)
+        if instance is not None and instance in run.board.outcomes:
+            yield instance, digest
+
+
+def check_schema(schema: dict[str, Any], value: Any, what: str) -> None:
+    from omium.orchestration.definition.json_schema import value_problems
+
+    problems = value_problems(schema, value)
+    if problems:
+        raise OmiumError(
+            "precondition_failed",
+            f"{what} does not fit its schema: {problems[0]}",
+            problems=[str(problem) for problem in problems[:20]],
+        )
+
+
+def keep(run: Execution, turn: Turn, value: Any, base: Digest | None = None) -> Encoded:
+    """Have a value stored with the turn, and at hand for whoever reads it next."""
+    encoded = encode(value)
+    turn.blobs.append(NewBlob(encoded, base))
+    run.engine.values.put(encoded.digest, value, encoded.size)
+    return encoded

@@ -1,0 +1,83 @@
+"""Workers watching over each other: a dead or silent worker's runs become free.
+
+A worker's heartbeat is a counter in its one row. A process on this host that no longer exists is taken over at once; a
+counter that did not move for `stale_s` of the observer's own monotonic time makes its worker stale, and one of this
+host is killed before its runs are taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import WorkerId
+from omium.orchestration.ports import Processes, Store, WorkerRow
+
+if TYPE_CHECKING:
+    from omium.orchestration.engine.engine import EngineConfig
+
+_log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Beats for this worker and observes the others."""
+
+    def __init__(self, store: Store, processes: Processes, worker: WorkerId, config: EngineConfig) -> None:
+        self._store = store
+        self._processes = processes
+        self._worker = worker
+        self._config = config
+        self._seen: dict[WorkerId, tuple[int, float]] = {}  # counter, and when it was first seen at that
+
+    async def register(self) -> None:
+        """Make this worker known, and free what dead ones of this host left."""
+        host, boot, pid, start_time = self._processes.this()
+        row = WorkerRow(self._worker, host, boot, pid, start_time, 0, tuple(self._config.projects))
+        await self._store.register(row)
+        await self.look()
+
+    async def retire(self) -> None:
+        try:
+            await self._store.retire(self._worker)
+        except OmiumError:
+            _log.exception("this worker cannot be signed off; its runs are free once it is seen to be dead")
+
+    async def run(self, freed: Callable[[], None]) -> None:
+        """Beat and observe until cancelled; `freed` is called when runs may have become free."""
+        while True:
+            await anyio.sleep(self._config.beat_s)
+            try:
+                await self._store.beat(self._worker)
+                if await self.look():
+                    freed()
+            except OmiumError:
+                _log.exception("the heartbeat cannot be written now")
+
+    async def look(self) -> int:
+        """Free the runs of workers that are dead or stale; how many runs."""
+        freed = 0
+        for worker in await self._store.workers():
+            if worker.id != self._worker and self._is_gone(worker):
+                count = await self._store.retire(worker.id)
+                _log.warning("worker %s (pid %s on %s) is gone: %s runs are free", worker.id, worker.pid, worker.host, count)
+                freed += count
+        return freed
+
+    def _is_gone(self, worker: WorkerRow) -> bool:
+        alive = self._processes.alive(worker)
+        if alive is False:
+            return True
+        now = anyio.current_time()
+        beat, since = self._seen.get(worker.id, (-1, now))
+        if beat != worker.beat:
+            self._seen[worker.id] = (worker.beat, now)
+            return False
+        if now - since < self._config.stale_s:
+            return False
+        if alive:
+            self._processes.kill(worker)
+        return True

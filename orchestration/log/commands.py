@@ -1,0 +1,409 @@
+"""What may be asked of a run. The transition table turns a command into events, or refuses it.
+
+Execution commands (`EXECUTION`) also need the owner's fencing token; control commands may come from any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, Seq
+from omium.orchestration.log.state import EffectOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRun:
+    """The first command of a log. `parent` makes it a branch: `{"run", "seq"}`; `reset` names what the branch does not
+    take over from there (digest of a list of node ids, with the list itself in `reset_nodes`)."""
+
+    definition: Digest
+    workflow: str
+    inputs: Digest
+    project: str
+    title: str = ""
+    priority: int = 0
+    deadline_at: int | None = None
+    parent: Mapping[str, Any] | None = None
+    reset: Digest | None = None
+    reset_nodes: tuple[NodeId, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    branch: str | None = None
+    hypothesis: str | None = None
+    caller: Mapping[str, Any] | None = None
+    session: str | None = None
+    workspace: str | None = None  # the name of a declared workspace
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRun: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRun:
+    """Nothing can go on before somebody decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRun:
+    reason: str | None = None
+    interrupt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRun:
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteRun:
+    output: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailRun:
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverRun:
+    """A new owner settles what the last one left in flight: `interrupted` nodes run again."""
+
+    fence: int
+    interrupted: tuple[NodeId, ...] = ()
+    reason: str = "owner_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    to: Seq
+    reason: str | None = None
+    restore: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlayFrom:
+    node: NodeId
+    nodes: Digest  # blob: the list of node ids that are reset
+    affected: tuple[NodeId, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    reuse: str = "none"
+    reason: str | None = None
+    restore: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteBranch:
+    child: str
+    at: Seq
+    name: str | None = None
+    hypothesis: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseBranch:
+    status: str  # "adopted" or "abandoned"
+    reason: str | None = None
+    adopted_into: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartNode:
+    node: NodeId
+    generation: int
+    key: str | None = None
+    tree: str | None = None
+    approval: ApprovalId | None = None  # consumed by this start
+
+
+@dataclass(frozen=True, slots=True)
+class WaitNode:
+    """Park a running node: it keeps its place without an owner. Exactly one of the three says until when."""
+
+    node: NodeId
+    generation: int
+    due_at: int | None = None
+    signal: str | None = None
+    child: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandNode:
+    node: NodeId
+    generation: int
+    count: int
+    first: int = 0
+    items: Digest | None = None
+    keys: tuple[str, ...] | None = None
+    plan: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteProgress:
+    node: NodeId
+    generation: int
+    attempt: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteNode:
+    node: NodeId
+    generation: int
+    output: Digest
+    size: int
+    attempt: int | None = None
+    key: str | None = None
+    tree: str | None = None
+    usage: Mapping[str, Any] | None = None
+    ms: float | None = None
+    approval: ApprovalId | None = None  # consumed by this completion
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseNode:
+    node: NodeId
+    generation: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailAttempt:
+    """An attempt failed. `retry_at` starts a backoff; without it the node has failed, for good when `exhausted`."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    error: Mapping[str, Any]
+    retry_at: int | None = None
+    retries: bool = False  # the node may be tried more than once, so that giving up is worth an event
+
+
+@dataclass(frozen=True, slots=True)
+class FailNode:
+    """A node that is not in an attempt fails: its gate was rejected, its child run failed, its input cannot be made."""
+
+    node: NodeId
+    generation: int
+    error: Mapping[str, Any]
+    approval: ApprovalId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkipNode:
+    node: NodeId
+    generation: int
+    reason: str  # "condition", "upstream_failed", "upstream_skipped", "decision"
+    cause: NodeId | None = None
+    approval: ApprovalId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptNode:
+    """Stop an attempt that will run again: on a pause it rests as `paused`, otherwise it is pending."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestApproval:
+    approval: ApprovalId
+    node: NodeId | None
+    generation: int
+    scope: str
+    question: str
+    options: tuple[str, ...]
+    expires_at: int
+    min_assurance: str
+    binding: Digest | None = None
+    details: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    approval: ApprovalId
+    decision: str
+    by: str
+    assurance: str
+    feedback: str | None = None
+    arguments: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireApproval:
+    approval: ApprovalId
+
+
+@dataclass(frozen=True, slots=True)
+class IntendEffect:
+    effect: EffectId
+    node: NodeId
+    generation: int
+    attempt: int
+    call: str
+    kind: str
+    on_unknown: str
+    compensate: str | None = None
+    detail: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettleEffect:
+    """What became of an intent. Taken from any process while the intent is unsettled, also when it comes late."""
+
+    effect: EffectId
+    outcome: EffectOutcome
+    result: Digest | None = None
+    size: int = 0
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteCompensation:
+    effect: EffectId
+    outcome: str
+    result: Digest | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    name: str
+    payload: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    at: Seq
+    label: str
+    note: str | None = None
+    valid: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureWorkspace:
+    tree: str
+    reason: str
+    node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartRestore:
+    tree: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRestore:
+    tree: str
+    changed: int = 0
+    removed: int = 0
+    added: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaveArtifact:
+    node: NodeId
+    generation: int
+    name: str
+    digest: Digest
+    size: int
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrawValue:
+    """A clock reading, an id or a random number that a node drew: recorded, so that a replay can give it again."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    call: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    digests: tuple[Digest, ...]
+    reason: str
+
+
+Command: TypeAlias = (
+    CreateRun
+    | PlanRun
+    | StartRun
+    | WaitRun
+    | PauseRun
+    | ResumeRun
+    | CancelRun
+    | CompleteRun
+    | FailRun
+    | RecoverRun
+    | RollBack
+    | PlayFrom
+    | NoteBranch
+    | CloseBranch
+    | StartNode
+    | WaitNode
+    | ExpandNode
+    | NoteProgress
+    | CompleteNode
+    | ReuseNode
+    | FailAttempt
+    | FailNode
+    | SkipNode
+    | InterruptNode
+    | RequestApproval
+    | Decide
+    | ExpireApproval
+    | IntendEffect
+    | SettleEffect
+    | NoteCompensation
+    | Signal
+    | Label
+    | CaptureWorkspace
+    | StartRestore
+    | FinishRestore
+    | SaveArtifact
+    | DrawValue
+    | Erase
+)
+
+EXECUTION: frozenset[type] = frozenset(
+    {
+        WaitRun,
+        CompleteRun,
+        FailRun,
+        RecoverRun,
+        StartNode,
+        WaitNode,
+        ExpandNode,
+        NoteProgress,
+        CompleteNode,
+        ReuseNode,
+        FailAttempt,
+        FailNode,
+        SkipNode,
+        InterruptNode,
+        RequestApproval,
+        IntendEffect,
+        SaveArtifact,
+        DrawValue,
+    }
+)

@@ -1,0 +1,17 @@
+"""Which blobs an event names: what the sweep must leave, and what a damaged blob would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omium.orchestration.ids import Digest
+
+DIGEST_FIELDS = frozenset(
+    {"definition", "inputs", "reset", "output", "nodes", "items", "plan", "payload", "digest", "result", "arguments"}
+)
+
+
+def references(data: Mapping[str, Any]) -> list[Digest]:
+    """The digests that an event's data names."""
+    return [Digest(value) for name, value in data.items() if name in DIGEST_FIELDS and isinstance(value, str)]

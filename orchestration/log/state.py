@@ -1,0 +1,218 @@
+"""The state of one run: what its log folds to.
+
+A node that is not in `RunState.nodes` is pending at the run's generation, so a branch or a rollback needs to say
+nothing about the nodes that it does not keep. Only `fold` changes these objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Literal
+
+from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, ProjectId, RunId, Seq
+from omium.orchestration.log.chain import GENESIS
+
+
+class RunStatus(StrEnum):
+    DRAFT = "draft"
+    PLANNING = "planning"
+    EXECUTING = "executing"
+    PAUSED = "paused"
+    WAITING_APPROVAL = "waiting_approval"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class NodeStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    WAITING_APPROVAL = "waiting_approval"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+RUN_TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+NODE_TERMINAL = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
+
+EffectOutcome = Literal["done", "failed", "not_sent", "unknown"]
+
+
+@dataclass(slots=True)
+class NodeState:
+    """What is known of one node. Times are microseconds since the epoch; `wait` is what a parked node waits for:
+    `{"kind": "children"}`, `{"kind": "timer", "due_at": ...}`, `{"kind": "signal", "name": ...}`,
+    `{"kind": "child", "run": ...}`."""
+
+    status: NodeStatus = NodeStatus.PENDING
+    generation: int = 0
+    attempt: int = 0  # of this generation; counts interruptions too
+    failures: int = 0  # attempts of this generation that failed: what the retry limit counts
+    seq: int = 0  # position of the event that brought the present status
+    started_at: int | None = None
+    ended_at: int | None = None
+    output: Digest | None = None
+    size: int = 0
+    key: str | None = None
+    tree_start: str | None = None  # workspace trees: where it started from, and what it left
+    tree: str | None = None
+    error: dict[str, Any] | None = None
+    reason: str | None = None
+    wait: dict[str, Any] | None = None
+    due_at: int | None = None  # when the next attempt may start
+    approval: ApprovalId | None = None
+    expansion: dict[str, Any] | None = None  # {"count", "items", "keys", "plan"} of a node that has children
+    usage: dict[str, Any] | None = None
+    reused_from: str | None = None
+    draws: dict[str, Any] | None = None  # what an unfinished attempt drew: a recovered one gets the same again
+
+    @property
+    def in_flight(self) -> bool:
+        """An attempt is (or was, before a crash) being executed, as opposed to parked on a wait."""
+        return self.status is NodeStatus.RUNNING and self.wait is None
+
+
+@dataclass(slots=True)
+class ApprovalState:
+    node: NodeId | None
+    generation: int
+    scope: str  # "node" (an approval node), "step" (a gate before a node), "error", "plan", "unknown_effect", "tool"
+    question: str
+    options: list[str]
+    expires_at: int
+    min_assurance: str
+    requested_at: int
+    binding: Digest | None = None
+    decision: str | None = None  # an option, or "expired"
+    by: str | None = None
+    assurance: str | None = None
+    feedback: str | None = None
+    decided_at: int | None = None
+    consumed: bool = False
+    details: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class EffectState:
+    """A call in the ledger, identified by (run, node, generation, call key)."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    call: str
+    kind: str
+    on_unknown: str
+    outcome: EffectOutcome | None = None  # None: the intent is unsettled
+    result: Digest | None = None
+    error: dict[str, Any] | None = None
+    compensate: str | None = None
+    detail: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Reusable:
+    """A result that a reset put aside and that the same key may bring back."""
+
+    node: NodeId
+    output: Digest
+    size: int
+    tree: str | None
+    seq: int
+
+
+@dataclass(slots=True)
+class RunState:
+    run_id: RunId
+    seq: Seq = Seq(0)
+    head: bytes = GENESIS
+    status: RunStatus = RunStatus.DRAFT
+    definition: Digest = Digest("")
+    workflow: str = ""
+    inputs: Digest = Digest("")
+    project: ProjectId = ProjectId("default")
+    title: str = ""
+    priority: int = 0
+    created_at: int = 0
+    updated_at: int = 0
+    started_at: int | None = None
+    ended_at: int | None = None
+    deadline_at: int | None = None
+    generation: int = 0  # counts history operations
+    output: Digest | None = None
+    error: dict[str, Any] | None = None
+    reason: str | None = None
+    parent: dict[str, Any] | None = None  # branch: {"run", "seq"}
+    caller: dict[str, Any] | None = None  # sub-run: {"run", "node", "generation"}
+    branch: str | None = None
+    hypothesis: str | None = None
+    closed: str | None = None  # branch: "adopted" or "abandoned"
+    session: str | None = None
+    workspace: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    reuse: str = "none"  # of the last play-from: "none" or "unchanged"
+    interrupt: bool = False  # the last pause also stops nodes in flight
+    tree: str | None = None  # last captured workspace tree
+    restoring: str | None = None  # the tree that the workspace still has to be brought to
+    nodes: dict[NodeId, NodeState] = field(default_factory=dict)
+    approvals: dict[ApprovalId, ApprovalState] = field(default_factory=dict)
+    effects: dict[EffectId, EffectState] = field(default_factory=dict)
+    signals: dict[str, list[str]] = field(default_factory=dict)  # name -> payload digests not yet taken
+    reusable: dict[str, Reusable] = field(default_factory=dict)
+    completed_nodes: int = 0
+    cost_usd: float = 0.0
+    tokens: int = 0
+
+    def node(self, node_id: NodeId) -> NodeState:
+        """The node as it stands; one that nothing happened to is pending at the run's generation."""
+        known = self.nodes.get(node_id)
+        return known if known is not None else NodeState(generation=self.generation)
+
+
+_NODE_FIELDS = tuple(f.name for f in fields(NodeState))
+_NODE_DEFAULTS = {f.name: f.default for f in fields(NodeState)}
+_PLAIN = tuple(
+    f.name
+    for f in fields(RunState)
+    if f.name not in {"nodes", "approvals", "effects", "reusable", "head", "status", "run_id"}
+)
+
+
+def node_document(node: NodeState) -> dict[str, Any]:
+    """The fields of a node that differ from their defaults, as JSON."""
+    return {
+        name: value
+        for name in _NODE_FIELDS
+        if (value := getattr(node, name)) is not None and value != _NODE_DEFAULTS[name]
+    }
+
+
+def to_document(state: RunState) -> dict[str, Any]:
+    """A state as JSON, for a snapshot: `from_document` gives an equal state."""
+    return {
+        **{name: getattr(state, name) for name in _PLAIN},
+        "run_id": state.run_id,
+        "head": state.head.hex(),
+        "status": state.status,
+        "nodes": {name: node_document(node) for name, node in state.nodes.items()},
+        "approvals": {k: {f.name: getattr(v, f.name) for f in fields(v)} for k, v in state.approvals.items()},
+        "effects": {k: {f.name: getattr(v, f.name) for f in fields(v)} for k, v in state.effects.items()},
+        "reusable": {k: {f.name: getattr(v, f.name) for f in fields(v)} for k, v in state.reusable.items()},
+    }
+
+
+def from_document(document: dict[str, Any]) -> RunState:
+    plain = dict(document)
+    plain["head"] = bytes.fromhex(plain["head"])
+    plain["status"] = RunStatus(plain["status"])
+    plain["nodes"] = {
+        name: NodeState(**{**node, "status": NodeStatus(node.get("status", "pending"))})
+        for name, node in plain["nodes"].items()
+    }
+    plain["approvals"] = {k: ApprovalState(**v) for k, v in plain["approvals"].items()}
+    plain["effects"] = {k: EffectState(**v) for k, v in plain["effects"].items()}
+    plain["reusable"] = {k: Reusable(**v) for k, v in plain["reusable"].items()}
+    return RunState(**plain)

@@ -1,0 +1,523 @@
+"""The one transition table: (state, command) -> events, or a refusal that says what is allowed now.
+
+`RUN_COMMANDS` and `NODE_COMMANDS` are the whole of it; the functions below only say which events a permitted command
+becomes. Everything here is pure: the clock's reading comes with the call, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import NodeId
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.events import EventType as E
+from omium.orchestration.log.state import RUN_TERMINAL, ApprovalState, NodeState, RunState
+from omium.orchestration.log.state import NodeStatus as N
+from omium.orchestration.log.state import RunStatus as R
+
+Draft: TypeAlias = tuple[E, dict[str, Any]]
+
+_LIVE = frozenset({R.PLANNING, R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL})
+_ANY = frozenset(R)
+
+RUN_COMMANDS: Mapping[type, frozenset[R]] = {
+    c.CreateRun: frozenset({R.DRAFT}),
+    c.PlanRun: frozenset({R.DRAFT}),
+    c.StartRun: frozenset({R.PLANNING}),
+    c.WaitRun: frozenset({R.PLANNING, R.EXECUTING}),
+    c.PauseRun: frozenset({R.PLANNING, R.EXECUTING, R.WAITING_APPROVAL}),
+    c.ResumeRun: frozenset({R.PAUSED}),
+    c.CancelRun: _LIVE | {R.DRAFT},
+    c.CompleteRun: frozenset({R.EXECUTING}),
+    c.FailRun: _LIVE,
+    c.RecoverRun: _LIVE,
+    c.RollBack: _ANY - {R.DRAFT, R.PLANNING},
+    c.PlayFrom: frozenset({R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL, R.FAILED}),
+    c.NoteBranch: _ANY,
+    c.CloseBranch: _ANY,
+    # A node starts only while the run executes; one that is in flight may still end while the run pauses.
+    c.StartNode: frozenset({R.EXECUTING}),
+    c.ReuseNode: frozenset({R.EXECUTING}),
+    c.SkipNode: frozenset({R.EXECUTING}),
+    c.ExpandNode: frozenset({R.EXECUTING}),
+    c.RequestApproval: frozenset({R.PLANNING, R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL}),
+    c.WaitNode: _LIVE,
+    c.NoteProgress: _LIVE,
+    c.CompleteNode: _LIVE,
+    c.FailAttempt: _LIVE,
+    c.FailNode: _LIVE,
+    c.InterruptNode: _LIVE,
+    c.IntendEffect: _LIVE,
+    c.SettleEffect: _ANY,
+    c.NoteCompensation: _ANY,
+    c.Decide: _ANY,  # the approval itself says whether it can still be decided
+    c.ExpireApproval: _ANY,
+    c.Signal: _LIVE,
+    c.Label: _ANY,
+    c.CaptureWorkspace: _ANY,
+    c.StartRestore: _ANY,
+    c.FinishRestore: _ANY,
+    c.SaveArtifact: _LIVE,
+    c.DrawValue: _LIVE,
+    c.Erase: RUN_TERMINAL,
+}
+
+NODE_COMMANDS: Mapping[type, frozenset[N]] = {
+    c.StartNode: frozenset({N.PENDING, N.PAUSED, N.WAITING_APPROVAL}),
+    c.ReuseNode: frozenset({N.PENDING}),
+    c.SkipNode: frozenset({N.PENDING, N.WAITING_APPROVAL}),
+    c.ExpandNode: frozenset({N.RUNNING}),
+    c.WaitNode: frozenset({N.RUNNING}),
+    c.NoteProgress: frozenset({N.RUNNING}),
+    c.CompleteNode: frozenset({N.RUNNING, N.WAITING_APPROVAL}),
+    c.FailAttempt: frozenset({N.RUNNING}),
+    c.FailNode: frozenset({N.RUNNING, N.WAITING_APPROVAL}),
+    c.InterruptNode: frozenset({N.RUNNING}),
+    c.RequestApproval: frozenset({N.PENDING, N.RUNNING}),
+    c.IntendEffect: frozenset({N.RUNNING}),
+    c.SaveArtifact: frozenset({N.RUNNING}),
+    c.DrawValue: frozenset({N.RUNNING}),
+}
+
+# What a user calls these things: a refusal lists the verbs that the state allows.
+_VERBS: Mapping[type, str] = {
+    c.PauseRun: "pause",
+    c.ResumeRun: "resume",
+    c.CancelRun: "cancel",
+    c.RollBack: "rollback",
+    c.PlayFrom: "play_from_node",
+    c.NoteBranch: "branch",
+    c.Label: "checkpoint",
+    c.Signal: "signal",
+}
+
+
+def allowed(status: R) -> list[str]:
+    """The verbs that a run in this state takes, in a stable order."""
+    return [verb for kind, verb in _VERBS.items() if status in RUN_COMMANDS[kind]]
+
+
+def decide(state: RunState, command: c.Command, at: int) -> list[Draft]:
+    """The events that a command becomes, `at` microseconds. Raises OmiumError: `not_allowed` when the table has no such
+    entry, `conflict` when the command is about an older generation or attempt, `already_decided`, `not_found`."""
+    kind = type(command)
+    if state.status not in RUN_COMMANDS[kind]:
+        raise _refused(state, kind)
+    if kind in NODE_COMMANDS:
+        node_id: NodeId | None = command.node  # type: ignore[union-attr]
+        if node_id is not None:
+            _check_node(state, state.node(node_id), command)
+    return _DECIDE[kind](state, command, at)
+
+
+def _refused(state: RunState, kind: type) -> OmiumError:
+    verb = _VERBS.get(kind, kind.__name__)
+    now = allowed(state.status)
+    return OmiumError(
+        "not_allowed",
+        f"{verb} is refused: run {state.run_id} is {state.status}.",
+        f"Allowed now: {', '.join(now)}." if now else "",
+        state=str(state.status),
+        allowed=now,
+    )
+
+
+def _check_node(state: RunState, node: NodeState, command: Any) -> None:
+    if command.generation != node.generation:
+        raise OmiumError(
+            "conflict",
+            f"node {command.node} of run {state.run_id} is in generation {node.generation}, not {command.generation}.",
+            "It was reset meanwhile; the result of the older generation changes nothing.",
+        )
+    if node.status not in NODE_COMMANDS[type(command)]:
+        raise OmiumError(
+            "not_allowed",
+            f"{type(command).__name__} is refused: node {command.node} of run {state.run_id} is {node.status}.",
+            state=str(node.status),
+        )
+    attempt = getattr(command, "attempt", None)
+    if attempt is not None and attempt != node.attempt:
+        raise OmiumError(
+            "conflict", f"node {command.node} of run {state.run_id} is at attempt {node.attempt}, not {attempt}."
+        )
+
+
+def _present(**data: Any) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _create(state: RunState, m: c.CreateRun, at: int) -> list[Draft]:
+    if state.seq != 0:
+        raise OmiumError("conflict", f"run {state.run_id} exists.")
+    if not m.definition:
+        raise OmiumError("invalid_argument", "a run needs a definition.")
+    data = _present(
+        definition=m.definition,
+        workflow=m.workflow,
+        inputs=m.inputs,
+        project=m.project,
+        title=m.title or None,
+        priority=m.priority or None,
+        deadline_at=m.deadline_at,
+        parent=dict(m.parent) if m.parent else None,
+        reset=m.reset,
+        overrides=dict(m.overrides) if m.overrides else None,
+        branch=m.branch,
+        hypothesis=m.hypothesis,
+        caller=dict(m.caller) if m.caller else None,
+        session=m.session,
+        workspace=m.workspace,
+    )
+    return [(E.RUN_CREATED, data)]
+
+
+def _pause(state: RunState, m: c.PauseRun, at: int) -> list[Draft]:
+    return [(E.RUN_PAUSED, _present(reason=m.reason, interrupt=m.interrupt or None))]
+
+
+def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
+    if not 1 <= m.to <= state.seq:
+        raise OmiumError(
+            "invalid_argument",
+            f"position {m.to} is not in the log of run {state.run_id}, which ends at {state.seq}.",
+            "List the checkpoints to see the positions.",
+        )
+    data = _present(to=m.to, generation=state.generation + 1, reason=m.reason, restore=m.restore, label=m.label)
+    return [(E.RUN_ROLLED_BACK, data)]
+
+
+def _play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
+    data = _present(
+        node=m.node,
+        nodes=m.nodes,
+        count=len(m.affected),
+        generation=state.generation + 1,
+        overrides=dict(m.overrides) if m.overrides else None,
+        reuse=m.reuse if m.reuse != "none" else None,
+        reason=m.reason,
+        restore=m.restore,
+    )
+    return [(E.RUN_PLAYED_FROM, data)]
+
+
+def _start_node(state: RunState, m: c.StartNode, at: int) -> list[Draft]:
+    node = state.node(m.node)
+    drafts: list[Draft] = []
+    if node.status is N.WAITING_APPROVAL or m.approval is not None:
+        if m.approval is None:
+            raise OmiumError("not_allowed", f"node {m.node} waits for approval {node.approval}.")
+        drafts.append(_consume(state, m.approval))
+    kind = E.NODE_RETRY_STARTED if node.failures else E.NODE_STARTED
+    data: dict[str, Any] = {"node": m.node, "generation": m.generation, "attempt": node.attempt + 1}
+    if m.key is not None:
+        data["key"] = m.key
+    if m.tree is not None:
+        data["tree"] = m.tree
+    if m.approval is not None:
+        data["approval"] = m.approval
+    drafts.append((kind, data))
+    return drafts
+
+
+def _consume(state: RunState, approval_id: str) -> Draft:
+    approval = _approval(state, approval_id)
+    if approval.decision is None or approval.consumed:
+        what = "was used before" if approval.consumed else "is not decided"
+        raise OmiumError("not_allowed", f"approval {approval_id} {what}.")
+    return (E.APPROVAL_CONSUMED, {"approval": approval_id})
+
+
+def _approval(state: RunState, approval_id: str) -> ApprovalState:
+    approval = state.approvals.get(approval_id)  # type: ignore[call-overload]
+    if approval is None:
+        raise OmiumError("not_found", f"approval {approval_id} is not one of run {state.run_id}.")
+    return approval  # type: ignore[no-any-return]
+
+
+def _wait_node(state: RunState, m: c.WaitNode, at: int) -> list[Draft]:
+    data = _present(node=m.node, generation=m.generation, due_at=m.due_at, signal=m.signal, child=m.child)
+    return [(E.NODE_WAITING, data)]
+
+
+def _expand(state: RunState, m: c.ExpandNode, at: int) -> list[Draft]:
+    data = _present(
+        node=m.node,
+        generation=m.generation,
+        count=m.count,
+        first=m.first or None,
+        items=m.items,
+        keys=list(m.keys) if m.keys is not None else None,
+        plan=m.plan,
+    )
+    return [(E.NODE_EXPANDED, data)]
+
+
+def _progress(state: RunState, m: c.NoteProgress, at: int) -> list[Draft]:
+    data = {"node": m.node, "generation": m.generation, "attempt": m.attempt, "text": m.text}
+    return [(E.NODE_PROGRESS, data)]
+
+
+def _complete_node(state: RunState, m: c.CompleteNode, at: int) -> list[Draft]:
+    drafts: list[Draft] = []
+    node = state.node(m.node)
+    if node.status is N.WAITING_APPROVAL or m.approval is not None:
+        drafts.append(_consume(state, m.approval or node.approval or ""))
+    data: dict[str, Any] = {"node": m.node, "generation": m.generation, "output": m.output, "size": m.size}
+    if m.attempt is not None:
+        data["attempt"] = m.attempt
+    if m.key is not None:
+        data["key"] = m.key
+    if m.tree is not None:
+        data["tree"] = m.tree
+    if m.usage:
+        data["usage"] = dict(m.usage)
+    if m.ms is not None:
+        data["ms"] = m.ms
+    drafts.append((E.NODE_COMPLETED, data))
+    if node.failures:
+        told = {"node": m.node, "generation": m.generation, "attempt": node.attempt}
+        drafts.append((E.NODE_RETRY_SUCCEEDED, told))
+    return drafts
+
+
+def _reuse(state: RunState, m: c.ReuseNode, at: int) -> list[Draft]:
+    found = state.reusable.get(m.key)
+    if found is None:
+        raise OmiumError("not_found", f"run {state.run_id} has no result with key {m.key} to reuse.")
+    data = _present(
+        node=m.node,
+        generation=m.generation,
+        output=found.output,
+        size=found.size,
+        key=m.key,
+        source=f"{found.node}@{found.seq}",
+        tree=found.tree,
+    )
+    return [(E.NODE_REUSED, data)]
+
+
+def _fail_attempt(state: RunState, m: c.FailAttempt, at: int) -> list[Draft]:
+    which = {"node": m.node, "generation": m.generation, "attempt": m.attempt}
+    category = str(m.error.get("category", "unknown"))
+    drafts: list[Draft] = [(E.NODE_ATTEMPT_FAILED, {**which, "error": dict(m.error)})]
+    if m.retry_at is not None:
+        drafts.append((E.NODE_RETRY_BACKOFF, {**which, "due_at": m.retry_at, "category": category}))
+        return drafts
+    if m.retries:
+        drafts.append((E.NODE_RETRY_EXHAUSTED, {**which, "category": category}))
+    drafts.append((E.NODE_FAILED, {**which, "error": dict(m.error)}))
+    return drafts
+
+
+def _fail_node(state: RunState, m: c.FailNode, at: int) -> list[Draft]:
+    drafts: list[Draft] = []
+    approval = state.approvals.get(m.approval) if m.approval is not None else None
+    if approval is not None and approval.decision not in (None, "expired") and not approval.consumed:
+        drafts.append((E.APPROVAL_CONSUMED, {"approval": m.approval}))
+    drafts.append((E.NODE_FAILED, {"node": m.node, "generation": m.generation, "error": dict(m.error)}))
+    return drafts
+
+
+def _skip(state: RunState, m: c.SkipNode, at: int) -> list[Draft]:
+    drafts: list[Draft] = []
+    if state.node(m.node).status is N.WAITING_APPROVAL:
+        drafts.append(_consume(state, m.approval or ""))
+    drafts.append(
+        (E.NODE_SKIPPED, _present(node=m.node, generation=m.generation, reason=m.reason, cause=m.cause))
+    )
+    return drafts
+
+
+def _interrupt(state: RunState, m: c.InterruptNode, at: int) -> list[Draft]:
+    data = {"node": m.node, "generation": m.generation, "attempt": m.attempt, "reason": m.reason}
+    return [(E.NODE_INTERRUPTED, data)]
+
+
+def _recover(state: RunState, m: c.RecoverRun, at: int) -> list[Draft]:
+    drafts: list[Draft] = [(E.RUN_RECOVERED, _present(fence=m.fence, interrupted=len(m.interrupted) or None))]
+    for node_id in m.interrupted:
+        node = state.node(node_id)
+        if not node.in_flight:
+            raise OmiumError("conflict", f"node {node_id} of run {state.run_id} is not in flight.")
+        told = {"node": node_id, "generation": node.generation, "attempt": node.attempt, "reason": m.reason}
+        drafts.append((E.NODE_INTERRUPTED, told))
+    return drafts
+
+
+def _request_approval(state: RunState, m: c.RequestApproval, at: int) -> list[Draft]:
+    if m.approval in state.approvals:
+        raise OmiumError("conflict", f"approval {m.approval} exists.")
+    data = _present(
+        approval=m.approval,
+        generation=m.generation,
+        scope=m.scope,
+        question=m.question,
+        options=list(m.options),
+        expires_at=m.expires_at,
+        min_assurance=m.min_assurance,
+        binding=m.binding,
+        details=dict(m.details) if m.details else None,
+    )
+    return [(E.APPROVAL_REQUESTED, {**data, "node": m.node})]
+
+
+def _decide_approval(state: RunState, m: c.Decide, at: int) -> list[Draft]:
+    approval = _approval(state, m.approval)
+    if approval.decision is not None:
+        raise OmiumError(
+            "already_decided",
+            f"approval {m.approval} was decided before: {approval.decision} by {approval.by}.",
+            decision=approval.decision,
+            by=approval.by,
+            decided_at=approval.decided_at,
+        )
+    if state.status in RUN_TERMINAL:
+        raise _refused(state, c.Decide)
+    if at >= approval.expires_at:
+        raise OmiumError("already_decided", f"approval {m.approval} has expired.", decision="expired")
+    if m.decision not in approval.options:
+        raise OmiumError(
+            "invalid_argument",
+            f"{m.decision!r} is not an option of approval {m.approval}.",
+            f"Options: {', '.join(approval.options)}.",
+            options=approval.options,
+        )
+    data = _present(
+        approval=m.approval,
+        decision=m.decision,
+        by=m.by,
+        assurance=m.assurance,
+        feedback=m.feedback,
+        arguments=m.arguments,
+    )
+    return [(E.APPROVAL_DECIDED, data), *_go_on(state)]
+
+
+def _go_on(state: RunState) -> list[Draft]:
+    """A run that stood still for this decision goes on; one that is paused stays so."""
+    return [(E.RUN_RESUMED, {"reason": "decided"})] if state.status is R.WAITING_APPROVAL else []
+
+
+def _expire(state: RunState, m: c.ExpireApproval, at: int) -> list[Draft]:
+    approval = _approval(state, m.approval)
+    if approval.decision is not None or at < approval.expires_at:
+        raise OmiumError("not_allowed", f"approval {m.approval} does not expire now.")
+    return [(E.APPROVAL_EXPIRED, {"approval": m.approval}), *_go_on(state)]
+
+
+def _intend(state: RunState, m: c.IntendEffect, at: int) -> list[Draft]:
+    known = state.effects.get(m.effect)
+    if known is not None and known.outcome not in (None, "not_sent", "failed"):
+        raise OmiumError("conflict", f"effect {m.call!r} of node {m.node} is known to be {known.outcome}.")
+    data = _present(
+        effect=m.effect,
+        node=m.node,
+        generation=m.generation,
+        attempt=m.attempt,
+        call=m.call,
+        kind=m.kind,
+        on_unknown=m.on_unknown,
+        compensate=m.compensate,
+        detail=dict(m.detail) if m.detail else None,
+    )
+    return [(E.EFFECT_INTENDED, data)]
+
+
+def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
+    known = state.effects.get(m.effect)
+    if known is None:  # an unsettled intent stays known, whatever became of its node
+        raise OmiumError("conflict", f"effect {m.effect} of run {state.run_id} is settled, or was never intended.")
+    if known.outcome not in (None, "unknown"):
+        raise OmiumError("conflict", f"effect {m.effect} is settled: {known.outcome}.", outcome=known.outcome)
+    data = _present(
+        effect=m.effect,
+        outcome=m.outcome,
+        result=m.result,
+        size=m.size or None,
+        error=dict(m.error) if m.error else None,
+    )
+    return [(E.EFFECT_SETTLED, data)]
+
+
+def _label(state: RunState, m: c.Label, at: int) -> list[Draft]:
+    if not 1 <= m.at <= state.seq:
+        raise OmiumError("invalid_argument", f"position {m.at} is not in the log of run {state.run_id}.")
+    data = _present(at=m.at, label=m.label, note=m.note, tree=state.tree, valid=m.valid)
+    return [(E.CHECKPOINT_CREATED, data)]
+
+
+def _note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
+    return [(E.RUN_BRANCHED, _present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
+
+
+def _close_branch(state: RunState, m: c.CloseBranch, at: int) -> list[Draft]:
+    if state.parent is None:
+        raise OmiumError("not_allowed", f"run {state.run_id} is not a branch.")
+    if state.closed is not None:
+        raise OmiumError("not_allowed", f"branch {state.run_id} is {state.closed}.")
+    return [(E.RUN_CLOSED, _present(status=m.status, reason=m.reason, adopted_into=m.adopted_into))]
+
+
+def _compensation(state: RunState, m: c.NoteCompensation, at: int) -> list[Draft]:
+    data = _present(effect=m.effect, outcome=m.outcome, result=m.result, error=dict(m.error) if m.error else None)
+    return [(E.EFFECT_COMPENSATED, data)]
+
+
+def _artifact(state: RunState, m: c.SaveArtifact, at: int) -> list[Draft]:
+    data = _present(
+        node=m.node, generation=m.generation, name=m.name, digest=m.digest, size=m.size, media_type=m.media_type
+    )
+    return [(E.ARTIFACT_SAVED, data)]
+
+
+def _draw(state: RunState, m: c.DrawValue, at: int) -> list[Draft]:
+    data = {"node": m.node, "generation": m.generation, "attempt": m.attempt, "call": m.call, "value": m.value}
+    return [(E.VALUE_DRAWN, data)]
+
+
+_DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
+    c.CreateRun: _create,
+    c.PlanRun: lambda s, m, at: [(E.RUN_PLANNING, {})],
+    c.StartRun: lambda s, m, at: [(E.RUN_STARTED, {})],
+    c.WaitRun: lambda s, m, at: [(E.RUN_WAITING, {})],
+    c.PauseRun: _pause,
+    c.ResumeRun: lambda s, m, at: [(E.RUN_RESUMED, _present(reason=m.reason))],
+    c.CancelRun: lambda s, m, at: [(E.RUN_CANCELLED, _present(reason=m.reason))],
+    c.CompleteRun: lambda s, m, at: [(E.RUN_COMPLETED, {"output": m.output, "size": m.size})],
+    c.FailRun: lambda s, m, at: [(E.RUN_FAILED, {"error": dict(m.error)})],
+    c.RecoverRun: _recover,
+    c.RollBack: _roll_back,
+    c.PlayFrom: _play_from,
+    c.NoteBranch: _note_branch,
+    c.CloseBranch: _close_branch,
+    c.StartNode: _start_node,
+    c.WaitNode: _wait_node,
+    c.ExpandNode: _expand,
+    c.NoteProgress: _progress,
+    c.CompleteNode: _complete_node,
+    c.ReuseNode: _reuse,
+    c.FailAttempt: _fail_attempt,
+    c.FailNode: _fail_node,
+    c.SkipNode: _skip,
+    c.InterruptNode: _interrupt,
+    c.RequestApproval: _request_approval,
+    c.Decide: _decide_approval,
+    c.ExpireApproval: _expire,
+    c.IntendEffect: _intend,
+    c.SettleEffect: _settle,
+    c.NoteCompensation: _compensation,
+    c.Signal: lambda s, m, at: [(E.SIGNAL_RECEIVED, {"name": m.name, "payload": m.payload, "size": m.size})],
+    c.Label: _label,
+    c.CaptureWorkspace: lambda s, m, at: [
+        (E.WORKSPACE_CAPTURED, _present(tree=m.tree, reason=m.reason, node=m.node))
+    ],
+    c.StartRestore: lambda s, m, at: [(E.WORKSPACE_RESTORE_STARTED, {"tree": m.tree, "reason": m.reason})],
+    c.FinishRestore: lambda s, m, at: [
+        (E.WORKSPACE_RESTORED, {"tree": m.tree, "changed": m.changed, "removed": m.removed, "added": m.added})
+    ],
+    c.SaveArtifact: _artifact,
+    c.DrawValue: _draw,
+    c.Erase: lambda s, m, at: [(E.ERASED, {"digests": list(m.digests), "reason": m.reason})],
+}

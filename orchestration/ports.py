@@ -1,0 +1,437 @@
+"""What the core needs from outside, each as a contract that several implementations pass.
+
+Store: the log, its projections, blobs and the plain tables. Clock: time. Executor: how one attempt of a node is run.
+Notifier: who is told that something waits for a decision. Workspaces stand in `ports_workspace`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from omium.orchestration.ids import (
+    ApprovalId,
+    Digest,
+    Fence,
+    NodeId,
+    PlanToken,
+    Principal,
+    ProjectId,
+    RunId,
+    Seq,
+    WorkerId,
+)
+from omium.orchestration.log.commands import Command
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.state import RunState
+from omium.orchestration.values import Encoded, Value
+
+
+class Clock(Protocol):
+    def now_us(self) -> int:
+        """UTC, microseconds since the epoch: what is stored."""
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward: what is waited by."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewBlob:
+    """Content to be stored with a write. `base` names a similar blob that it may be stored as a patch against."""
+
+    encoded: Encoded
+    base: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """The caller's promise that equal keys mean the same request. `arguments` is the digest that a repeat must match;
+    `result` (JSON) is what a repeat gets."""
+
+    scope: str  # project, principal and operation
+    key: str
+    arguments: Digest
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One atomic change of one run: all of its commands, or none.
+
+    `fence`: the owner's token, needed by execution commands. `claim`: on creation, the worker that owns the run from
+    the start. `priority` and `project` are taken for the queue on creation.
+    """
+
+    run_id: RunId
+    commands: Sequence[Command]
+    actor: Principal
+    fence: Fence | None = None
+    blobs: Sequence[NewBlob] = ()
+    claim: WorkerId | None = None
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was committed. `replayed` is the stored result of an earlier write with the same idempotency key; then nothing
+    was written now. `fence` is set when the write created and claimed the run."""
+
+    events: Sequence[Event]
+    seq: Seq
+    fence: Fence | None = None
+    replayed: Mapping[str, Any] | None = None
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One line of the list of runs. Times are microseconds since the epoch; costs are US dollars."""
+
+    id: RunId
+    project: ProjectId
+    workflow: str
+    title: str
+    definition: Digest
+    inputs: Digest
+    status: str
+    reason: str | None
+    priority: int
+    generation: int
+    created_at: int
+    updated_at: int
+    started_at: int | None
+    ended_at: int | None
+    seq: Seq
+    head: bytes
+    output: Digest | None
+    error: Mapping[str, Any] | None
+    parent_run: RunId | None
+    parent_seq: Seq | None
+    caller_run: RunId | None
+    caller_node: NodeId | None
+    branch: str | None
+    hypothesis: str | None
+    closed: str | None
+    session: str | None
+    completed_nodes: int
+    cost_usd: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Filters are joined by "and"; `text` is searched literally in id, workflow and title. Newest first; `before` is the
+    cursor of the next page (a run id)."""
+
+    projects: tuple[ProjectId, ...] | None = None
+    statuses: tuple[str, ...] = ()
+    workflow: str | None = None
+    text: str | None = None
+    parent: RunId | None = None
+    caller: RunId | None = None
+    session: str | None = None
+    before: RunId | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    id: ApprovalId
+    run_id: RunId
+    node: NodeId | None
+    generation: int
+    scope: str
+    status: Literal["pending", "decided", "expired", "cancelled"]
+    question: str
+    options: Sequence[str]
+    min_assurance: str
+    requested_at: int
+    expires_at: int
+    decision: str | None
+    decided_by: str | None
+    assurance: str | None
+    feedback: str | None
+    decided_at: int | None
+    consumed: bool
+    binding: Digest | None
+    details: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectRow:
+    id: str
+    run_id: RunId
+    node: NodeId
+    generation: int
+    attempt: int
+    call: str
+    kind: str
+    on_unknown: str
+    outcome: str | None
+    result: Digest | None
+    error: Mapping[str, Any] | None
+    compensate: str | None
+    detail: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRow:
+    run_id: RunId
+    label: str
+    at: Seq
+    seq: Seq
+    note: str | None
+    tree: str | None
+    created_at: int
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """A previewed operation: single use, bound to caller, arguments and the generations that it affects."""
+
+    token: PlanToken
+    caller: Principal
+    run_id: RunId
+    operation: str
+    binding: Digest
+    expires_at: int
+    document: Mapping[str, Any]
+
+
+# --- owning -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A process that executes runs. `beat` only grows; whoever observes it unchanged for long enough, by its own
+    monotonic clock, may take its runs over. `boot`, `pid` and `start_time` identify the process on its host."""
+
+    id: WorkerId
+    host: str
+    boot: str
+    pid: int
+    start_time: float
+    beat: int
+    serving: Sequence[str]  # projects
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    run_id: RunId
+    fence: Fence
+
+
+class Subscription(Protocol):
+    """Wakes when anything may have changed in the database, from this process or another. Wakes too often, never too
+    seldom; says nothing about what changed."""
+
+    def __aiter__(self) -> AsyncIterator[None]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What `verify` found: a broken chain, a projection that differs, a blob that does not match, or what the database
+    itself complains of."""
+
+    kind: Literal["chain", "blob", "projection", "anchor", "reference", "database"]
+    subject: str
+    problem: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed."""
+
+    async def write(self, write: Write) -> Written:
+        """Commit one write; returns only after it is durable. Concurrent writes share commits (group commit).
+
+        Raises `not_allowed`, `conflict`, `already_decided`, `not_found` as the transition table does; `fenced` when an
+        execution command comes without the run's present fencing token; `conflict` when the idempotency key was used
+        with other arguments. A refused write changes nothing and does not disturb the others of its batch."""
+
+    async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
+        """A fresh fold that the caller may keep and mutate. Raises `not_found`."""
+
+    async def events(self, run_id: RunId, after: Seq = Seq(0), limit: int = 1000) -> list[Event]:
+        """Events with seq > after, in order, at most `limit`."""
+
+    async def heads(self, run_ids: Sequence[RunId]) -> dict[RunId, Seq]:
+        """The last position of each run that exists."""
+
+    async def run(self, run_id: RunId) -> RunRow | None: ...
+
+    async def runs(self, query: RunQuery) -> list[RunRow]: ...
+
+    async def approvals(
+        self,
+        *,
+        projects: Sequence[ProjectId] | None = None,
+        run_id: RunId | None = None,
+        pending: bool = True,
+        limit: int = 200,
+    ) -> list[ApprovalRow]:
+        """Oldest request first."""
+
+    async def approval(self, approval_id: ApprovalId) -> ApprovalRow | None: ...
+
+    async def effects(self, run_id: RunId) -> list[EffectRow]:
+        """The ledger of a run, in the order of the intents."""
+
+    async def labels(self, run_id: RunId) -> list[LabelRow]: ...
+
+    async def checkpoints(self, run_id: RunId, before: Seq | None = None, limit: int = 50) -> list[Event]:
+        """Newest first: the events at which the run can be gone back to (ends of nodes, labels, decisions)."""
+
+    async def value(self, digest: Digest) -> Value:
+        """The value that a digest names. Raises `not_found`, or `integrity` after quarantining it."""
+
+    async def values(self, digests: Sequence[Digest]) -> dict[Digest, Value]: ...
+
+    async def put(self, blobs: Sequence[NewBlob]) -> None:
+        """Store blobs that no write refers to yet (definitions, drafts); the sweep takes them after a day."""
+
+    # claims
+    async def register(self, worker: WorkerRow) -> None: ...
+
+    async def beat(self, worker: WorkerId) -> None: ...
+
+    async def workers(self) -> list[WorkerRow]: ...
+
+    async def retire(self, worker: WorkerId) -> int:
+        """Free all claims of a worker that has ended or died and forget it; how many runs became free."""
+
+    async def claim(
+        self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int
+    ) -> list[Claimed]:
+        """Take ownership of up to `limit` free runs that are due, by priority, then in order of their being due."""
+
+    async def take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
+        """Take ownership of this run if it is free; None if somebody has it."""
+
+    async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
+        """Give a run up, to be woken at `wake_at` (microseconds; None: by a control event only). False, and nothing is
+        changed, when the log has grown beyond `seq` or the fence is not the present one."""
+
+    async def next_wake(self, projects: Sequence[ProjectId]) -> int | None:
+        """When the next free run is due, microseconds; None if none is."""
+
+    async def queued(self, projects: Sequence[ProjectId]) -> int:
+        """How many runs wait for a worker."""
+
+    # plain tables
+    async def recall(self, scope: str, key: str) -> tuple[Digest, Mapping[str, Any]] | None:
+        """Arguments' digest and result of an earlier request with this idempotency key."""
+
+    async def put_plan(self, plan: PlanRow) -> None: ...
+
+    async def take_plan(self, token: PlanToken, caller: Principal, now_us: int) -> PlanRow | None:
+        """Use a token up. None when it is unknown, used, expired or somebody else's."""
+
+    async def snapshot(self, run_id: RunId) -> None:
+        """Store a fold snapshot at the head; disposable."""
+
+    def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:
+        """Have `hear` called, in the event loop and in the order of the commits, with the events of every write of this
+        process, before the write's own caller goes on. Gives what ends the listening."""
+
+    def changes(self, *, own: bool = True) -> Subscription:
+        """With `own` False only changes by other processes count."""
+
+    async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
+        """Have these runs claimed at `at_us`, or by then, if nobody owns them."""
+
+    async def close(self) -> None: ...
+
+
+# --- executing ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How an attempt ended well. `usage`: `{"tokens", "cost_usd", ...}` as far as it is known."""
+
+    output: Value
+    usage: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What an attempt is told of those before it: their failures, newest last, and what a human said."""
+
+    failures: Sequence[Mapping[str, Any]] = ()
+    feedback: Sequence[str] = ()
+
+
+class Attempt(Protocol):
+    """What an executor may know and ask of the engine while it runs one attempt of a node."""
+
+    run_id: RunId
+    node_id: NodeId
+    attempt: int
+    generation: int
+    timeout_s: float | None  # enforced by the engine too: it cancels the executor
+    workspace: Path | None
+    scratch: Path | None  # a directory of this attempt's own
+    guidance: Guidance
+    resumed: bool  # an earlier attempt was interrupted in the middle
+
+    async def ask(self, kind: str, payload: Value) -> Value:
+        """`progress` {"text"}; `now`, `random`, `uuid`; `effect_intent` {"key"} -> {"known", "result"?} and
+        `effect_settle` {"key", "ok", "result"|"error_type", "message"}; `artifact` {"name", "value"}.
+        Intents and settlements are durable when this returns."""
+
+    async def effect(
+        self,
+        call: str,
+        action: Callable[[], Awaitable[Value]],
+        *,
+        kind: str,
+        on_unknown: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> Value:
+        """Run `action` under the ledger: its intent is durable before, its result after. Within a generation a call
+        that is known to have happened gives its stored result and is not made again."""
+
+
+class Executor(Protocol):
+    """Runs attempts of one kind of node. Cancelling `run` must stop the work, processes and all."""
+
+    def digest(self, use: str) -> str:
+        """What identifies the code behind a registered name, as part of a node's key. Raises `not_registered`."""
+
+    async def run(self, use: str, inputs: Value, attempt: Attempt) -> Done:
+        """One attempt. Any exception is a failed attempt; the engine classifies it."""
+
+
+class Processes(Protocol):
+    """What is known of processes, to tell a dead worker from a slow one."""
+
+    def this(self) -> tuple[str, str, int, float]:
+        """(host, boot, pid, start time) of this process."""
+
+    def alive(self, worker: WorkerRow) -> bool | None:
+        """Whether the worker's process lives; None when it is on another host and cannot be asked."""
+
+    def kill(self, worker: WorkerRow) -> None:
+        """SIGKILL a worker of this host."""

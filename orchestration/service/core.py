@@ -1,0 +1,303 @@
+"""The core as its surfaces see it: every verb of Omium, for a caller, over one store.
+
+MCP tools, the command line and the Python client are thin layers over this class. A verb persists, answers and ends: no
+run ever lives in a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import anyio
+
+from omium.orchestration.definition.hashing import definition_hash
+from omium.orchestration.definition.json_schema import validate_inputs
+from omium.orchestration.definition.model import NodeDef, WorkflowDef
+from omium.orchestration.definition.schema import to_document
+from omium.orchestration.engine.engine import Engine
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import NodeId, Principal, RunId, is_id, new_id
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.fold import apply
+from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
+from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, RunQuery, RunRow, Store, SystemClock, Write
+from omium.orchestration.service.approvals import ApprovalService
+from omium.orchestration.service.catalog import Catalog
+from omium.orchestration.service.reading import Reading, row_of, run_view
+from omium.orchestration.service.views import Caller, RunView
+from omium.orchestration.service.watching import watching
+from omium.orchestration.values import Encoded, digest_of, encode
+
+_SETTLED = RUN_TERMINAL | {RunStatus.WAITING_APPROVAL, RunStatus.PAUSED, RunStatus.DRAFT}
+MAX_QUEUED = 100_000
+MAX_DEPTH = 16  # runs that start runs that start runs
+
+
+class RunService(Reading):
+    """Starting runs and steering them."""
+
+    def __init__(self, store: Store, catalog: Catalog, *, engine: Engine | None = None, clock: Clock | None = None) -> None:
+        super().__init__(store, catalog)
+        self.engine = engine
+        self.clock = clock or SystemClock()
+
+    def bind(self, engine: Engine) -> None:
+        """Give the core the engine of this process, which was built with this core's callbacks."""
+        self.engine = engine
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    async def run_workflow(
+        self,
+        caller: Caller,
+        workflow: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        title: str = "",
+        priority: int = 0,
+        workspace: str | None = None,
+        deadline_s: float | None = None,
+        idempotency_key: str | None = None,
+        start: bool = True,
+    ) -> RunView:
+        """Create a run of a registered workflow and answer at once. With `start` False it stays a draft.
+
+        Raises `not_found` (workflow, with the nearest names), `invalid_argument` (inputs, each problem with its path),
+        `not_registered` (workspace), `queue_full`, `conflict` (the idempotency key was used with other arguments)."""
+        definition = self._definition(workflow)
+        given = validate_inputs(definition, dict(inputs or {}))
+        if workspace is not None and workspace not in self.catalog.workspaces:
+            known = ", ".join(sorted(self.catalog.workspaces)) or "none"
+            raise OmiumError("not_registered", f"the workspace {workspace!r} is not declared.", f"Declared: {known}.")
+        if not -1000 <= priority <= 1000:
+            raise OmiumError("invalid_argument", f"the priority {priority} is not between -1000 and 1000.")
+        if deadline_s is not None and deadline_s <= 0:
+            raise OmiumError("invalid_argument", f"a deadline of {deadline_s} s is over before it begins.")
+        seconds = deadline_s if deadline_s is not None else definition.deadline_s
+        now = self.clock.now_us()
+        run_id = RunId(new_id("run", now // 1000))
+        create = _Creation(definition, given)
+        command = c.CreateRun(
+            definition=create.document.digest,
+            workflow=definition.name,
+            inputs=create.inputs.digest,
+            project=caller.project,
+            title=title,
+            priority=priority,
+            deadline_at=None if seconds is None else now + int(seconds * 1e6),
+            session=caller.session,
+            workspace=workspace,
+        )
+        arguments = [definition.name, create.inputs.digest, title, priority, workspace, deadline_s, start]
+        key = self.idempotency(caller, "run_workflow", idempotency_key, arguments, {"run": run_id})
+        if key is None:
+            await self._check_room(caller)
+        created = await self._create(caller.principal, run_id, command, create, start, key)
+        if isinstance(created, RunState):
+            return run_view(row_of(created), state=created)
+        return run_view(await self.row(caller, RunId(created["run"])))
+
+    def _definition(self, workflow: str) -> WorkflowDef:
+        found = self.catalog.workflows.get(workflow)
+        if found is None:
+            raise self.unknown_workflow(workflow)
+        return found
+
+    async def _check_room(self, caller: Caller) -> None:
+        """Back-pressure: a queue that grows without bound helps nobody."""
+        if self.engine is None or self.engine.busy < self.engine.config.runs:
+            return
+        waiting = await self.store.queued([caller.project])
+        if waiting >= MAX_QUEUED:
+            raise OmiumError(
+                "queue_full",
+                f"{waiting} runs wait to be executed.",
+                "Try again later, or start more workers.",
+                retry_after_s=30,
+            )
+
+    async def _create(
+        self,
+        actor: Principal,
+        run_id: RunId,
+        command: c.CreateRun,
+        creation: _Creation,
+        start: bool,
+        key: IdempotencyKey | None = None,
+    ) -> RunState | Mapping[str, Any]:
+        """Write the run, and have it executed here when there is room. Its state; or what an earlier request got."""
+        engine = self.engine
+        claim = engine.worker if engine is not None and start and engine.has_room(command.project) else None
+        commands: list[c.Command] = [command]
+        if start:
+            commands += [c.PlanRun(), c.StartRun()]
+        blobs = (NewBlob(creation.document), NewBlob(creation.inputs))
+        written = await self.store.write(
+            Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key)
+        )
+        if written.replayed is not None:
+            return written.replayed
+        state = RunState(run_id)
+        for event in written.events:
+            state = apply(state, event)
+        if engine is not None and written.fence is not None:
+            engine.adopt_new(deepcopy(state), written.fence, creation.definition, creation.given)
+        elif engine is not None:
+            engine.look()
+        return state
+
+    async def create_child(self, parent: RunState, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
+        """Create the run of a `workflow` node. Raises like `run_workflow`; a child that exists already is left alone."""
+        definition = self._definition(workflow)
+        if not isinstance(inputs, dict):
+            raise OmiumError("invalid_argument", f"node {node_id} gives its child {type(inputs).__name__}, not an object.")
+        depth = int((parent.caller or {}).get("depth", 0)) + 1
+        if depth > MAX_DEPTH:
+            raise OmiumError("invalid_argument", f"runs that start runs: {MAX_DEPTH} levels are allowed.")
+        creation = _Creation(definition, validate_inputs(definition, inputs))
+        command = c.CreateRun(
+            definition=creation.document.digest,
+            workflow=definition.name,
+            inputs=creation.inputs.digest,
+            project=parent.project,
+            title=f"{parent.title or parent.workflow} / {node_id}",
+            priority=parent.priority,
+            caller={"run": parent.run_id, "node": node_id, "generation": parent.node(node_id).generation, "depth": depth},
+            session=parent.session,
+        )
+        try:
+            await self._create(Principal("engine"), child, command, creation, True)
+        except OmiumError as error:
+            if error.code != "conflict":
+                raise
+
+    # --- steering -------------------------------------------------------------------------------------------------
+
+    async def pause(
+        self,
+        caller: Caller,
+        run_id: RunId,
+        *,
+        reason: str | None = None,
+        interrupt: bool = False,
+        idempotency_key: str | None = None,
+    ) -> RunView:
+        """No new node starts; one in flight finishes, or is stopped with `interrupt` where its definition allows."""
+        command = c.PauseRun(reason, interrupt)
+        return await self._steer(caller, run_id, "pause", command, [reason, interrupt], idempotency_key)
+
+    async def resume(
+        self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
+    ) -> RunView:
+        """Go on after a pause or a rollback; a draft is started."""
+        row = await self.row(caller, run_id)
+        if row.status == RunStatus.DRAFT:
+            return await self._steer(caller, run_id, "resume", c.PlanRun(), [reason], idempotency_key, c.StartRun())
+        return await self._steer(caller, run_id, "resume", c.ResumeRun(reason), [reason], idempotency_key)
+
+    async def cancel(
+        self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
+    ) -> RunView:
+        """End the run and everything below it: nodes in flight are killed, pending approvals and child runs cancelled."""
+        view = await self._steer(caller, run_id, "cancel", c.CancelRun(reason), [reason], idempotency_key)
+        for child in await self.store.runs(RunQuery(caller=run_id, limit=100_000)):
+            if child.ended_at is None:
+                await self.cancel(caller, child.id, reason=f"its parent {run_id} was cancelled")
+        return view
+
+    async def signal(self, caller: Caller, run_id: RunId, name: str, payload: Any = None) -> RunView:
+        """Send a signal to the nodes that wait, or will wait, for one of this name; one signal wakes one node."""
+        await self.row(caller, run_id)
+        encoded = encode(payload)
+        await self.store.write(
+            Write(run_id, [c.Signal(name, encoded.digest, encoded.size)], caller.principal, blobs=(NewBlob(encoded),))
+        )
+        return await self.get_run(caller, run_id)
+
+    async def _steer(
+        self,
+        caller: Caller,
+        run_id: RunId,
+        verb: str,
+        command: c.Command,
+        arguments: Sequence[Any],
+        idempotency_key: str | None,
+        *more: c.Command,
+    ) -> RunView:
+        await self.row(caller, run_id)
+        key = self.idempotency(caller, verb, idempotency_key, [run_id, *arguments], {"run": run_id})
+        await self.store.write(Write(run_id, [command, *more], caller.principal, idempotency=key))
+        return await self.get_run(caller, run_id)
+
+    async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:
+        """The run once it has ended, waits for a decision or is paused; or as it stands after `seconds`."""
+        await self.row(caller, run_id)
+        async with watching(self.store, run_id) as watch:
+            with anyio.move_on_after(seconds):
+                while RunStatus((await self.row(caller, run_id)).status) not in _SETTLED:
+                    await watch.wait()
+        return await self.get_run(caller, run_id, detail=detail)
+
+    # --- shared -----------------------------------------------------------------------------------------------------
+
+    def idempotency(
+        self, caller: Caller, operation: str, key: str | None, arguments: Sequence[Any], result: Mapping[str, Any]
+    ) -> IdempotencyKey | None:
+        """The key of a request, scoped to its project, caller and operation."""
+        if key is None:
+            return None
+        if not 1 <= len(key) <= 200:
+            raise OmiumError("invalid_argument", "an idempotency key has 1 to 200 characters.")
+        scope = f"{caller.project}\0{caller.principal}\0{operation}"
+        return IdempotencyKey(scope, key, digest_of(list(arguments)), result)
+
+    async def find_run(self, caller: Caller, text: str) -> RunId:
+        """The run that a person means: a whole id, the end or the beginning of one that is unique, or "last"."""
+        if is_id(text, "run"):
+            return (await self.row(caller, RunId(text))).id
+        projects = (caller.project,)
+        if text == "last":
+            found = await self.store.runs(RunQuery(projects=projects, limit=1))
+        elif len(text) >= 4:
+            wanted = text.removeprefix("run_").upper()
+            candidates = await self.store.runs(RunQuery(projects=projects, text=wanted, limit=50))
+            found = [row for row in candidates if row.id[4:].startswith(wanted) or row.id.endswith(wanted)]
+        else:
+            found = []
+        if len(found) == 1:
+            return found[0].id
+        what = "is not unique" if found else "is no run"
+        ids = ", ".join(row.id for row in found[:5])
+        raise OmiumError("not_found", f"{text!r} {what}.", f"Did you mean one of {ids}?" if ids else "List the runs.")
+
+    async def row(self, caller: Caller, run_id: RunId) -> RunRow:
+        """The run's row, if the caller may know of it."""
+        found = await self.store.run(run_id)
+        if found is None or found.project != caller.project:
+            raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
+        return found
+
+
+class _Creation:
+    """A definition and inputs, encoded once."""
+
+    def __init__(self, definition: WorkflowDef, given: dict[str, Any]) -> None:
+        self.definition = definition
+        self.given = given
+        self.document: Encoded = encode(to_document(definition))
+        self.inputs: Encoded = encode(given)
+
+
+class Core(ApprovalService, RunService):
+    """Every verb."""
+
+    def check_names(self, nodes: Sequence[NodeDef]) -> None:
+        """Refuse the steps of a plan that name anything unregistered."""
+        from omium.orchestration.definition.check import check_names
+
+        check_names(tuple(nodes), self.catalog.registered())
+
+
+__all__ = ["Core", "RunService", "definition_hash"]

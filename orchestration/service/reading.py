@@ -1,0 +1,337 @@
+"""Looking at runs: views made from rows and folds."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from omium.orchestration.definition.address import container_of
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.definition.hashing import definition_hash
+from omium.orchestration.definition.model import WorkflowDef
+from omium.orchestration.definition.plan import parse_plan
+from omium.orchestration.engine.programs import Programs
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, Seq
+from omium.orchestration.log.events import EventType
+from omium.orchestration.log.rows import RUN_COLUMNS, run_row
+from omium.orchestration.log.state import NODE_TERMINAL, RUN_TERMINAL, NodeState, NodeStatus, RunState, RunStatus
+from omium.orchestration.log.transitions import allowed
+from omium.orchestration.ports import ApprovalRow, RunQuery, RunRow, Store
+from omium.orchestration.service.catalog import Catalog
+from omium.orchestration.service.views import ApprovalView, Caller, EventView, NodeView, RunPage, RunView, WorkflowView
+from omium.orchestration.service.watching import watching
+from omium.orchestration.values import Value
+
+_CONSEQUENCES = {
+    "node": "The run goes on from this question with the decision as its output; a rejection fails the node.",
+    "step": "Approving starts the node; rejecting fails it; skipping leaves it out.",
+    "error": "Retry runs the node again; skip goes on without it; abort fails it.",
+    "unknown_effect": "Retry makes the call again, although it may have happened; skip leaves the node out; abort fails it.",
+    "plan": "Approving runs the plan.",
+}
+
+
+class Reading:
+    """The read side of the core."""
+
+    def __init__(self, store: Store, catalog: Catalog) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.programs = Programs()
+
+    async def row(self, caller: Caller, run_id: RunId) -> RunRow:
+        raise AssertionError("provided by RunService")
+
+    # --- workflows ------------------------------------------------------------------------------------------------
+
+    async def list_workflows(self, caller: Caller) -> list[WorkflowView]:
+        """The registered workflows, by name."""
+        return [_workflow(w, self.catalog.source_of(name)) for name, w in sorted(self.catalog.workflows.items())]
+
+    async def get_workflow(self, caller: Caller, name: str) -> tuple[WorkflowView, WorkflowDef]:
+        found = self.catalog.workflows.get(name)
+        if found is None:
+            raise self.unknown_workflow(name)
+        return _workflow(found, self.catalog.source_of(name)), found
+
+    def unknown_workflow(self, name: str) -> OmiumError:
+        near = difflib.get_close_matches(name, list(self.catalog.workflows), n=3)
+        hint = f"Did you mean {', '.join(near)}?" if near else "List the workflows to see what is registered."
+        return OmiumError("not_found", f"there is no workflow {name!r}.", hint)
+
+    # --- runs -----------------------------------------------------------------------------------------------------
+
+    async def get_run(self, caller: Caller, run_id: RunId, *, detail: bool = False) -> RunView:
+        """A run as it stands; with `detail` its nodes, output and pending approvals."""
+        row = await self.row(caller, run_id)
+        state = await self.store.state(run_id)
+        structure = await self.structure(state)
+        nodes = node_views(state, structure)
+        pending = await self.store.approvals(run_id=run_id) if detail or row.status == "waiting_approval" else []
+        output = await self.store.value(state.output) if detail and state.output is not None else None
+        return run_view(
+            row,
+            state=state,
+            nodes=nodes if detail else (),
+            counted=nodes,
+            output=output,
+            approvals=[self.approval_view(one, row) for one in pending],
+        )
+
+    async def list_runs(
+        self,
+        caller: Caller,
+        *,
+        statuses: Sequence[str] = (),
+        workflow: str | None = None,
+        text: str | None = None,
+        parent: RunId | None = None,
+        session: str | None = None,
+        before: RunId | None = None,
+        limit: int = 50,
+    ) -> RunPage:
+        """Newest first. Raises `invalid_argument` for an unknown status or a limit outside 1 to 500."""
+        unknown = [status for status in statuses if status not in set(RunStatus)]
+        if unknown:
+            known = ", ".join(RunStatus)
+            raise OmiumError("invalid_argument", f"{unknown[0]!r} is no status of a run.", f"Statuses: {known}.")
+        if not 1 <= limit <= 500:
+            raise OmiumError("invalid_argument", f"a page has 1 to 500 runs, not {limit}.")
+        query = RunQuery(
+            projects=(caller.project,),
+            statuses=tuple(statuses),
+            workflow=workflow,
+            text=text,
+            parent=parent,
+            session=session,
+            before=before,
+            limit=limit + 1,
+        )
+        rows = await self.store.runs(query)
+        more = len(rows) > limit
+        return RunPage([run_view(row) for row in rows[:limit]], rows[limit - 1].id if more else None)
+
+    async def structure(self, state: RunState) -> Structure:
+        """Where the nodes of a run stand, with the plans that have expanded."""
+        program = self.programs.get(state.definition)
+        if program is None:
+            program = self.programs.put(state.definition, await self.store.value(state.definition))
+        structure = Structure(program.workflow)
+        plans = [n for n, node in state.nodes.items() if node.expansion is not None and "plan" in node.expansion]
+        for node_id in sorted(plans, key=len):  # a container's address is shorter than what is inside it
+            expansion = state.nodes[node_id].expansion or {}
+            definition = structure.node_def(node_id)
+            nodes = parse_plan(
+                await self.store.value(expansion["plan"]),
+                inputs=structure.workflow.inputs,
+                readable=structure.readable(node_id),
+                agent=definition.use if definition.kind == "agent" else None,
+            )
+            structure.add_plan(node_id, nodes)
+        return structure
+
+    async def events(self, caller: Caller, run_id: RunId, *, after: int = 0, limit: int = 200) -> list[EventView]:
+        """Events after a position, in order."""
+        await self.row(caller, run_id)
+        found = await self.store.events(run_id, Seq(after), limit)
+        return [EventView(e.seq, e.type.value, e.at, e.actor, e.data, e.hash.hex()) for e in found]
+
+    async def follow(self, caller: Caller, run_id: RunId, *, after: int = 0) -> AsyncIterator[EventView]:
+        """Events as they come, from `after` on; ends when the run has ended and everything was given."""
+        async with watching(self.store, run_id) as watch:
+            while True:
+                row = await self.row(caller, run_id)
+                page = await self.events(caller, run_id, after=after)
+                for event in page:
+                    after = event.seq
+                    yield event
+                if not page:
+                    if RunStatus(row.status) in RUN_TERMINAL and row.seq <= after:
+                        return
+                    await watch.wait()
+
+    async def node_output(self, caller: Caller, run_id: RunId, node: str) -> Value:
+        """What a node gave. Raises `not_found` when it has given nothing (yet)."""
+        await self.row(caller, run_id)
+        state = await self.store.state(run_id)
+        found = state.nodes.get(NodeId(node))
+        if found is None or found.output is None:
+            raise OmiumError("not_found", f"node {node!r} of run {run_id} has no output.")
+        return await self.store.value(found.output)
+
+    async def artifact(self, caller: Caller, run_id: RunId, name: str) -> Value:
+        """The newest artifact of this name."""
+        await self.row(caller, run_id)
+        digest: Digest | None = None
+        for event in await self.store.events(run_id, limit=1_000_000):
+            if event.type is EventType.ARTIFACT_SAVED and event.data["name"] == name:
+                digest = event.data["digest"]
+        if digest is None:
+            raise OmiumError("not_found", f"run {run_id} has no artifact {name!r}.")
+        return await self.store.value(digest)
+
+    # --- approvals ------------------------------------------------------------------------------------------------
+
+    def approval_view(self, row: ApprovalRow, run: RunRow) -> ApprovalView:
+        return ApprovalView(
+            id=row.id,
+            run_id=row.run_id,
+            workflow=run.workflow,
+            node=row.node,
+            scope=row.scope,
+            status=row.status,
+            question=row.question,
+            options=row.options,
+            min_assurance=row.min_assurance,
+            requested_at=row.requested_at,
+            expires_at=row.expires_at,
+            decision=row.decision,
+            decided_by=row.decided_by,
+            assurance=row.assurance,
+            feedback=row.feedback,
+            decided_at=row.decided_at,
+            details=row.details,
+            consequence=_CONSEQUENCES.get(row.scope, ""),
+        )
+
+    async def list_approvals(
+        self, caller: Caller, *, run_id: RunId | None = None, pending: bool = True
+    ) -> list[ApprovalView]:
+        """Oldest first."""
+        if run_id is not None:
+            await self.row(caller, run_id)
+        rows = await self.store.approvals(projects=[caller.project], run_id=run_id, pending=pending)
+        runs: dict[RunId, RunRow] = {}
+        for row in rows:
+            if row.run_id not in runs:
+                runs[row.run_id] = await self.row(caller, row.run_id)
+        return [self.approval_view(row, runs[row.run_id]) for row in rows]
+
+    async def get_approval(self, caller: Caller, approval_id: ApprovalId) -> ApprovalView:
+        row = await self.store.approval(approval_id)
+        run = await self.store.run(row.run_id) if row is not None else None
+        if row is None or run is None or run.project != caller.project:
+            raise OmiumError("not_found", f"there is no approval {approval_id}.", "List the approvals that wait.")
+        return self.approval_view(row, run)
+
+
+def _workflow(definition: WorkflowDef, source: str | None) -> WorkflowView:
+    return WorkflowView(
+        definition.name,
+        definition.description,
+        definition_hash(definition),
+        definition.inputs,
+        len(definition.nodes),
+        source,
+    )
+
+
+def _shown_status(state: RunState, node: NodeState) -> NodeStatus:
+    """A node that nothing happened to ends with its run."""
+    if node.status in NODE_TERMINAL or state.status not in RUN_TERMINAL:
+        return node.status
+    return NodeStatus.CANCELLED
+
+
+def node_views(state: RunState, structure: Structure) -> list[NodeView]:
+    """Every node that there is: those of the definition and of what has expanded, containers before their insides."""
+    views: list[NodeView] = []
+    inside: dict[NodeId | None, list[NodeId]] = {}
+    for node_id in state.nodes:
+        inside.setdefault(container_of(node_id), []).append(node_id)
+
+    def walk(ids: Iterable[NodeId]) -> None:
+        for node_id in ids:
+            node = state.node(node_id)
+            views.append(_node_view(state, structure, node_id, node))
+            children = list(inside.get(node_id, ()))
+            if node.expansion is not None and ("plan" in node.expansion or structure.node_def(node_id).kind == "group"):
+                if node_id.endswith("]") or not (structure.node_def(node_id).for_each or structure.node_def(node_id).repeat):
+                    children = list(structure.children_of(node_id))
+            walk(children)
+
+    walk(structure.children_of(None))
+    return views
+
+
+def _node_view(state: RunState, structure: Structure, node_id: NodeId, node: NodeState) -> NodeView:
+    definition = structure.node_def(node_id)
+    return NodeView(
+        id=node_id,
+        kind=definition.kind,
+        status=_shown_status(state, node).value,
+        generation=node.generation,
+        attempt=node.attempt,
+        failures=node.failures,
+        started_at=node.started_at,
+        ended_at=node.ended_at,
+        needs=structure.needs_of(node_id),
+        use=definition.use,
+        output=node.output,
+        output_size=node.size,
+        error=node.error,
+        reason=node.reason,
+        wait=node.wait,
+        due_at=node.due_at,
+        approval=node.approval,
+        reused_from=node.reused_from,
+        usage=node.usage,
+    )
+
+
+def row_of(state: RunState) -> RunRow:
+    """The row that a store has, or will have, of this state."""
+    values = dict(zip(RUN_COLUMNS, run_row(state), strict=True))
+    return RunRow(**{**values, "error": state.error})
+
+
+def run_view(
+    row: RunRow,
+    *,
+    state: RunState | None = None,
+    nodes: Sequence[NodeView] = (),
+    counted: Sequence[NodeView] = (),
+    output: Value = None,
+    approvals: Sequence[ApprovalView] = (),
+) -> RunView:
+    """The view of a row, with what a fold adds to it."""
+    counts = Counter(node.status for node in counted)
+    ended = sum(counts[status.value] for status in NODE_TERMINAL)
+    return RunView(
+        id=row.id,
+        project=row.project,
+        workflow=row.workflow,
+        title=row.title,
+        status=row.status,
+        reason=row.reason,
+        definition=row.definition,
+        generation=row.generation,
+        seq=row.seq,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        cost_usd=row.cost_usd,
+        tokens=row.tokens,
+        allowed=allowed(RunStatus(row.status)),
+        error=row.error,
+        output=output,
+        output_digest=row.output,
+        parent_run=row.parent_run,
+        parent_seq=row.parent_seq,
+        branch=row.branch,
+        hypothesis=row.hypothesis,
+        closed=row.closed,
+        caller_run=row.caller_run,
+        caller_node=row.caller_node,
+        session=row.session,
+        workspace=state.workspace if state is not None else None,
+        progress=ended / len(counted) if counted else float(row.ended_at is not None),
+        counts=dict(counts),
+        current=[node.id for node in counted if node.status == "running"],
+        nodes=nodes,
+        approvals=approvals,
+    )

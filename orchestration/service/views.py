@@ -1,0 +1,281 @@
+"""What the core answers: plain frozen data that every surface shows in its own way.
+
+Times are microseconds UTC since the epoch, durations milliseconds, costs US dollars, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omium.orchestration.ids import ApprovalId, Digest, NodeId, PlanToken, Principal, ProjectId, RunId, Seq
+from omium.orchestration.values import Value
+
+Role = Literal["viewer", "operator", "approver", "admin"]
+Assurance = Literal["none", "elicited", "separate_identity", "out_of_band", "signed"]
+Reuse = Literal["none", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. Every read and write is scoped to the project; `session` is a label, not an identity."""
+
+    principal: Principal
+    project: ProjectId = ProjectId("default")
+    role: Role = "admin"
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowView:
+    """A registered workflow. `definition` is the digest that a run of it records."""
+
+    name: str
+    description: str
+    definition: Digest
+    inputs: Mapping[str, Any] | None  # JSON Schema
+    nodes: int
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    id: NodeId
+    kind: str
+    status: str
+    generation: int
+    attempt: int
+    failures: int
+    started_at: int | None
+    ended_at: int | None
+    needs: Sequence[NodeId] = ()
+    use: str | None = None
+    output: Digest | None = None
+    output_size: int = 0
+    error: Mapping[str, Any] | None = None
+    reason: str | None = None
+    wait: Mapping[str, Any] | None = None
+    due_at: int | None = None
+    approval: ApprovalId | None = None
+    reused_from: str | None = None
+    usage: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalView:
+    """A question, with all that is needed to decide it."""
+
+    id: ApprovalId
+    run_id: RunId
+    workflow: str
+    node: NodeId | None
+    scope: str
+    status: str
+    question: str
+    options: Sequence[str]
+    min_assurance: str
+    requested_at: int
+    expires_at: int
+    decision: str | None = None
+    decided_by: str | None = None
+    assurance: str | None = None
+    feedback: str | None = None
+    decided_at: int | None = None
+    details: Mapping[str, Any] | None = None
+    consequence: str = ""  # what the decision sets in motion, in one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as it stands. `nodes` is empty in lists; `progress` is the share of ended nodes, 0 to 1."""
+
+    id: RunId
+    project: ProjectId
+    workflow: str
+    title: str
+    status: str
+    reason: str | None
+    definition: Digest
+    generation: int
+    seq: Seq
+    created_at: int
+    updated_at: int
+    started_at: int | None
+    ended_at: int | None
+    cost_usd: float
+    tokens: int
+    allowed: Sequence[str]  # verbs that the run takes now
+    error: Mapping[str, Any] | None = None
+    output: Value = None
+    output_digest: Digest | None = None
+    parent_run: RunId | None = None
+    parent_seq: Seq | None = None
+    branch: str | None = None
+    hypothesis: str | None = None
+    closed: str | None = None
+    caller_run: RunId | None = None
+    caller_node: NodeId | None = None
+    session: str | None = None
+    workspace: str | None = None
+    owner: str | None = None  # the worker that executes it now
+    progress: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)  # nodes by status
+    current: Sequence[NodeId] = ()  # nodes that run now
+    nodes: Sequence[NodeView] = ()
+    approvals: Sequence[ApprovalView] = ()  # pending ones
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    runs: Sequence[RunView]
+    next: RunId | None  # pass as `before` for the next page
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointView:
+    """A position to go back to: `<run>@<seq>`."""
+
+    run_id: RunId
+    seq: Seq
+    at: int
+    kind: str  # the event: node.completed, checkpoint.created, ...
+    node: NodeId | None
+    label: str | None = None
+    note: str | None = None
+    superseded: bool = False  # a later rollback or play-from left it behind; it can still be gone to
+
+    @property
+    def position(self) -> str:
+        return f"{self.run_id}@{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPage:
+    checkpoints: Sequence[CheckpointView]
+    next: Seq | None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectView:
+    """A call in the ledger, as a history operation sees it."""
+
+    node: NodeId
+    call: str
+    kind: str
+    outcome: str | None
+    compensate: str | None = None
+    compensated: str | None = None  # the outcome of its compensation
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """What a history operation would do. Pass `token` to do exactly this; it is good for one use until `expires_at`."""
+
+    token: PlanToken
+    expires_at: int
+    operation: Literal["rollback", "branch", "play_from_node"]
+    run_id: RunId
+    at: Seq
+    reruns: Sequence[NodeId]
+    reused: Sequence[NodeId]
+    asked_again: Sequence[NodeId]  # approvals
+    repeated_effects: Sequence[EffectView]  # known to have happened, and would happen again
+    undone_effects: Sequence[EffectView]  # a rollback goes behind them: compensated, or not to be undone
+    files: Sequence[Mapping[str, Any]]  # path, status
+    last_cost_usd: float
+    last_tokens: int
+    last_ms: int
+    saved_cost_usd: float = 0.0
+    saved_tokens: int = 0
+    in_place: bool = True  # false: the result is a new run
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryResult:
+    """What a history operation did. `run` is the run that it was done to, or the new one."""
+
+    operation: str
+    run: RunView
+    reset: Sequence[NodeId]
+    files_changed: int = 0
+    files_removed: int = 0
+    files_added: int = 0
+    undone: Sequence[EffectView] = ()
+    not_undone: Sequence[EffectView] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDifference:
+    node: NodeId
+    change: Literal["same", "changed", "only_a", "only_b"]
+    a: NodeView | None
+    b: NodeView | None
+    output_diff: str | None = None  # a bounded unified diff of the pretty-printed values
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonView:
+    a: RunView
+    b: RunView
+    first_divergence: NodeId | None
+    nodes: Sequence[NodeDifference]
+    files: Sequence[Mapping[str, Any]]  # path, status, patch
+    cost_usd: tuple[float, float]
+    tokens: tuple[int, int]
+    duration_ms: tuple[int | None, int | None]
+    decisions: Sequence[Mapping[str, Any]]
+    outputs_equal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayView:
+    """The recorded results fed to the current definition, without effects."""
+
+    run_id: RunId
+    identical: bool
+    replayed: int  # nodes
+    digest: Digest  # over the sequence of (node, key, output): equal replays give equal digests
+    divergence: Mapping[str, Any] | None  # node, reason, recorded, now
+
+
+@dataclass(frozen=True, slots=True)
+class BranchView:
+    run: RunView
+    depth: int
+    children: Sequence[BranchView]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedNode:
+    node: str
+    kind: str
+    use: str | None
+    level: int
+    asks: str | None  # the gate's question, unrendered
+    estimate_ms: int | None
+    estimate_cost_usd: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationView:
+    """A dry run: order, gates and estimates; nothing is executed or stored."""
+
+    workflow: str
+    definition: Digest
+    order: Sequence[SimulatedNode]
+    approvals: int
+    estimate_ms: int | None
+    estimate_cost_usd: float | None
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    seq: Seq
+    type: str
+    at: int
+    actor: Principal
+    data: Mapping[str, Any]
+    hash: str

@@ -1,0 +1,54 @@
+"""Waiting for something to happen to a run, without asking again and again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from omium.orchestration.ids import RunId
+from omium.orchestration.log.events import Event
+from omium.orchestration.ports import Store
+
+
+class Watch:
+    """Set by every event of one run, and by any commit of another process."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Until something has happened since the last call."""
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+@asynccontextmanager
+async def watching(store: Store, run_id: RunId) -> AsyncIterator[Watch]:
+    """A watch over a run; look at the run after entering, then wait."""
+    watch = Watch()
+
+    def hear(heard: RunId, _: Sequence[Event]) -> None:
+        if heard == run_id:
+            watch.ring()
+
+    changes = store.changes(own=False)
+
+    async def others() -> None:
+        async for _ in changes:
+            watch.ring()
+
+    unlisten = store.listen(hear)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(others)
+            yield watch
+            tasks.cancel_scope.cancel()
+    finally:
+        unlisten()
+        with anyio.CancelScope(shield=True):
+            await changes.aclose()

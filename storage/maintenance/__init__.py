@@ -1,0 +1,48 @@
+"""What keeps a database sound, small and recoverable. Each function takes a `Keeper`, which `keeper(store)` gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omium.storage.maintenance.backup import Backup, backup, restore
+from omium.storage.maintenance.contents import quarantine, runs_needing
+from omium.storage.maintenance.logs import append_project_event, export_heads, record_heads
+from omium.storage.maintenance.projections import Rebuilt, rebuild
+from omium.storage.maintenance.retention import Erased, Policy, Retained, erase, retain
+from omium.storage.maintenance.sweep import Swept, sweep
+from omium.storage.maintenance.tables import Keeper, SqliteKeeper
+from omium.storage.maintenance.verify import nearest_valid_checkpoint, verify
+from omium.storage.sqlite.store import SqliteStore
+
+
+def keeper(store: Any) -> Keeper:
+    """How maintenance reaches the database of an open store."""
+    if isinstance(store, SqliteStore):
+        return SqliteKeeper(store)
+    raise TypeError(f"{type(store).__name__} is no store of this package")
+
+
+__all__ = [
+    "Backup",
+    "Erased",
+    "Keeper",
+    "Policy",
+    "Rebuilt",
+    "Retained",
+    "SqliteKeeper",
+    "Swept",
+    "append_project_event",
+    "backup",
+    "erase",
+    "export_heads",
+    "keeper",
+    "nearest_valid_checkpoint",
+    "quarantine",
+    "rebuild",
+    "record_heads",
+    "restore",
+    "retain",
+    "runs_needing",
+    "sweep",
+    "verify",
+]

@@ -1,0 +1,199 @@
+"""Copies of a SQLite database with its large blobs, taken while others write; and the way back.
+
+A backup is a directory like the one that it is a copy of: `omium.db` and `blobs`. It is complete and verified, or it is
+not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+
+from omium.orchestration.crashpoints import crash_point
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest
+from omium.orchestration.log.chain import Chain
+from omium.orchestration.ports import Damage
+from omium.storage.blobfiles import BlobFiles
+from omium.storage.maintenance.tables import SqliteKeeper, snapshot
+from omium.storage.maintenance.verify import check
+from omium.storage.sqlite.errors import translated
+
+T = TypeVar("T")
+
+DATABASE: Final = "omium.db"
+BLOBS: Final = "blobs"
+
+_ATTEMPTS: Final = 3  # an erasure that comes in between makes one of them void
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What was copied. `size`: bytes. `damages`: what is wrong with it, which was wrong before."""
+
+    path: Path
+    runs: int
+    files: int
+    size: int
+    damages: Sequence[Damage]
+
+
+async def backup(keeper: SqliteKeeper, target: Path) -> Backup:
+    """Copy the database and its large blobs to the new directory `target`, while others go on working.
+
+    The copy is verified before it gets its name; damage that was there before is copied and listed, not hidden. Raises
+    `conflict` when `target` exists, `storage_unavailable` when it cannot be written.
+    """
+    return await anyio.to_thread.run_sync(_write, target, lambda partial: _fill(keeper, partial), keeper.chain)
+
+
+async def restore(source: Path, database: Path, chain: Chain) -> Backup:
+    """Put a backup where `database` is to be; nobody may have that open, and it must not exist.
+
+    `source`: a directory that `backup` made. Raises `not_found` when there is none, `integrity` when it is damaged (and
+    then nothing is restored), `conflict` when `database` exists, `storage_unavailable` when it cannot be written.
+    """
+    return await anyio.to_thread.run_sync(_restore, source, database, chain)
+
+
+def _restore(source: Path, database: Path, chain: Chain) -> Backup:
+    saved = source / DATABASE
+    if not saved.is_file():
+        raise OmiumError(
+            "not_found", f"{source} is no backup: it has no {DATABASE}.", "Give the directory of a backup."
+        )
+    for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
+        if database.with_name(name).exists():
+            raise OmiumError("conflict", f"{database.with_name(name)} exists.", "Move it away, then restore.")
+    damages = _verified(saved, chain)
+    if damages:
+        raise OmiumError(
+            "integrity",
+            f"the backup is damaged at {len(damages)} places, first: {damages[0].subject}: {damages[0].problem}.",
+            "Restore an older one.",
+            places=[damage.subject for damage in damages[:100]],
+        )
+    with _reporting(database):
+        blobs, into = BlobFiles(source / BLOBS), BlobFiles(database.parent / BLOBS)
+        files = list(blobs.list())
+        for digest in files:  # before the database that names them; a file that is there already is kept
+            into.put(digest, blobs.get(digest))
+        partial = database.with_name(f".{database.name}.{secrets.token_hex(8)}.partial")
+        try:
+            shutil.copyfile(saved, partial)
+            partial.chmod(0o600)
+            _sync(partial)
+            crash_point("backup.copied")
+            os.link(partial, database)  # unlike a rename, it never replaces what somebody made meanwhile
+        except FileExistsError:
+            raise OmiumError("conflict", f"{database} exists.", "Move it away, then restore.") from None
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync(database.parent)
+    return _described(database, len(files), damages)
+
+
+def _write(target: Path, fill: Callable[[Path], int], chain: Chain) -> Backup:
+    """A new directory: filled and verified under another name, then renamed."""
+    if target.exists():
+        raise OmiumError("conflict", f"{target} exists.", "Name a directory that does not.")
+    with _reporting(target):
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
+        partial.mkdir(mode=0o700, parents=True)
+        try:
+            files = fill(partial)
+            damages = _verified(partial / DATABASE, chain)
+            _sync(partial / DATABASE)
+            _sync(partial)
+            crash_point("backup.copied")
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _sync(target.parent)
+        return _described(target / DATABASE, files, damages)
+
+
+def _fill(keeper: SqliteKeeper, directory: Path) -> int:
+    """Copy database and files; how many files. The database first: files are only added to what it names, except by an
+    erasure or a sweep, and then it is copied again."""
+    for _ in range(_ATTEMPTS):
+        _copy_database(keeper.path, directory / DATABASE)
+        files, missing = _copy_files(directory / DATABASE, keeper.files, BlobFiles(directory / BLOBS))
+        if not any(_is_gone(keeper.path, digest) for digest in missing):
+            break  # what is missing was missing before: the verification says so
+    return files
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    with contextlib.closing(sqlite3.connect(source)) as live, contextlib.closing(sqlite3.connect(target)) as copy:
+        live.execute("PRAGMA busy_timeout = 5000")
+        live.execute("BEGIN")  # one snapshot: a copy that follows the writers might never end
+        live.execute("SELECT 1 FROM events LIMIT 1").fetchall()
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read from a medium that cannot be written
+
+
+def _copy_files(database: Path, source: BlobFiles, target: BlobFiles) -> tuple[int, list[Digest]]:
+    copied, missing = 0, []
+    with snapshot(database) as tables:
+        for (name,) in tables.each("SELECT digest FROM blobs WHERE encoding = 'file'"):
+            digest = Digest(name)
+            try:
+                data = source.get(digest)
+            except OmiumError as error:
+                if error.code != "not_found":
+                    raise
+                missing.append(digest)
+            else:
+                target.put(digest, data)
+                copied += 1
+    return copied, missing
+
+
+def _is_gone(database: Path, digest: Digest) -> bool:
+    with snapshot(database) as tables:
+        return tables.first("SELECT 1 FROM blobs WHERE digest = :digest AND encoding = 'file'", digest=digest) is None
+
+
+def _verified(database: Path, chain: Chain) -> list[Damage]:
+    with snapshot(database) as tables:
+        return list(check(tables, BlobFiles(database.parent / BLOBS), chain))
+
+
+def _described(database: Path, files: int, damages: Sequence[Damage]) -> Backup:
+    with snapshot(database) as tables:
+        row = tables.first("SELECT count(*) FROM runs")
+    blobs = BlobFiles(database.parent / BLOBS)
+    size = database.stat().st_size + sum(blobs.size(digest) for digest in blobs.list())
+    return Backup(database.parent, row[0] if row is not None else 0, files, size, damages)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _reporting(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise translated(error, place) from error
+
+
+__all__ = ["BLOBS", "DATABASE", "Backup", "backup", "restore"]

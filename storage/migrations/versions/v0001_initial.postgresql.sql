@@ -1,0 +1,239 @@
+CREATE TABLE events (
+	run_id TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	type TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	actor TEXT NOT NULL,
+	data BYTEA NOT NULL,
+	prev_hash BYTEA NOT NULL,
+	hash BYTEA NOT NULL,
+	PRIMARY KEY (run_id, seq)
+)
+-- end of statement
+CREATE TABLE runs (
+	id TEXT NOT NULL,
+	project TEXT NOT NULL,
+	workflow TEXT NOT NULL,
+	title TEXT NOT NULL,
+	definition TEXT NOT NULL,
+	inputs TEXT NOT NULL,
+	status TEXT NOT NULL,
+	reason TEXT,
+	priority BIGINT NOT NULL,
+	generation BIGINT NOT NULL,
+	created_at BIGINT NOT NULL,
+	updated_at BIGINT NOT NULL,
+	started_at BIGINT,
+	ended_at BIGINT,
+	seq BIGINT NOT NULL,
+	head BYTEA NOT NULL,
+	output TEXT,
+	error BYTEA,
+	parent_run TEXT,
+	parent_seq BIGINT,
+	caller_run TEXT,
+	caller_node TEXT,
+	branch TEXT,
+	hypothesis TEXT,
+	closed TEXT,
+	session TEXT,
+	completed_nodes BIGINT NOT NULL,
+	cost_usd FLOAT(53) NOT NULL,
+	tokens BIGINT NOT NULL,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE INDEX runs_by_project ON runs (project, id)
+-- end of statement
+CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_status ON runs (project, status, id)
+-- end of statement
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+-- end of statement
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+-- end of statement
+CREATE TABLE nodes (
+	run_id TEXT NOT NULL,
+	node TEXT NOT NULL,
+	status TEXT NOT NULL,
+	generation BIGINT NOT NULL,
+	attempt BIGINT NOT NULL,
+	seq BIGINT NOT NULL,
+	key TEXT,
+	output TEXT,
+	size BIGINT NOT NULL,
+	started_at BIGINT,
+	ended_at BIGINT,
+	detail BYTEA,
+	PRIMARY KEY (run_id, node)
+)
+-- end of statement
+CREATE TABLE approvals (
+	id TEXT NOT NULL,
+	run_id TEXT NOT NULL,
+	node TEXT,
+	generation BIGINT NOT NULL,
+	scope TEXT NOT NULL,
+	status TEXT NOT NULL,
+	question TEXT NOT NULL,
+	options BYTEA NOT NULL,
+	min_assurance TEXT NOT NULL,
+	requested_at BIGINT NOT NULL,
+	expires_at BIGINT NOT NULL,
+	decision TEXT,
+	decided_by TEXT,
+	assurance TEXT,
+	feedback TEXT,
+	decided_at BIGINT,
+	consumed INTEGER NOT NULL,
+	binding TEXT,
+	details BYTEA,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE INDEX approvals_pending ON approvals (requested_at) WHERE status = 'pending'
+-- end of statement
+CREATE INDEX approvals_by_run ON approvals (run_id)
+-- end of statement
+CREATE TABLE effects (
+	id TEXT NOT NULL,
+	run_id TEXT NOT NULL,
+	node TEXT NOT NULL,
+	generation BIGINT NOT NULL,
+	attempt BIGINT NOT NULL,
+	call TEXT NOT NULL,
+	kind TEXT NOT NULL,
+	on_unknown TEXT NOT NULL,
+	outcome TEXT,
+	result TEXT,
+	error BYTEA,
+	compensate TEXT,
+	detail BYTEA,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE INDEX effects_by_run ON effects (run_id)
+-- end of statement
+CREATE TABLE labels (
+	run_id TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	label TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	note TEXT,
+	tree TEXT,
+	created_at BIGINT NOT NULL,
+	actor TEXT NOT NULL,
+	PRIMARY KEY (run_id, seq)
+)
+-- end of statement
+CREATE TABLE links (
+	digest TEXT NOT NULL,
+	run_id TEXT NOT NULL,
+	PRIMARY KEY (digest, run_id)
+)
+-- end of statement
+CREATE TABLE blobs (
+	digest TEXT NOT NULL,
+	size BIGINT NOT NULL,
+	encoding TEXT NOT NULL,
+	base TEXT,
+	depth BIGINT NOT NULL,
+	touched_at BIGINT NOT NULL,
+	data BYTEA NOT NULL,
+	PRIMARY KEY (digest)
+)
+-- end of statement
+CREATE INDEX blobs_by_base ON blobs (base) WHERE base IS NOT NULL
+-- end of statement
+CREATE TABLE claims (
+	run_id TEXT NOT NULL,
+	project TEXT NOT NULL,
+	priority BIGINT NOT NULL,
+	worker TEXT,
+	fence BIGINT NOT NULL,
+	wake_at BIGINT,
+	PRIMARY KEY (run_id)
+)
+-- end of statement
+CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
+-- end of statement
+CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
+-- end of statement
+CREATE TABLE workers (
+	id TEXT NOT NULL,
+	host TEXT NOT NULL,
+	boot TEXT NOT NULL,
+	pid BIGINT NOT NULL,
+	start_time FLOAT(53) NOT NULL,
+	beat BIGINT NOT NULL,
+	serving BYTEA NOT NULL,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE TABLE keys (
+	scope TEXT NOT NULL,
+	key TEXT NOT NULL,
+	arguments TEXT NOT NULL,
+	result BYTEA NOT NULL,
+	created_at BIGINT NOT NULL,
+	PRIMARY KEY (scope, key)
+)
+-- end of statement
+CREATE TABLE plans (
+	token TEXT NOT NULL,
+	caller TEXT NOT NULL,
+	run_id TEXT NOT NULL,
+	operation TEXT NOT NULL,
+	binding TEXT NOT NULL,
+	expires_at BIGINT NOT NULL,
+	document BYTEA NOT NULL,
+	PRIMARY KEY (token)
+)
+-- end of statement
+CREATE TABLE snapshots (
+	run_id TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	document BYTEA NOT NULL,
+	PRIMARY KEY (run_id, seq)
+)
+-- end of statement
+CREATE TABLE project_events (
+	project TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	type TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	actor TEXT NOT NULL,
+	data BYTEA NOT NULL,
+	prev_hash BYTEA NOT NULL,
+	hash BYTEA NOT NULL,
+	PRIMARY KEY (project, seq)
+)
+-- end of statement
+CREATE TABLE dropped_runs (
+	run_id TEXT NOT NULL,
+	project TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	head BYTEA NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (run_id)
+)
+-- end of statement
+CREATE FUNCTION history_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'history is append-only' USING ERRCODE = 'restrict_violation'; END $$
+-- end of statement
+CREATE FUNCTION history_of_dropped_runs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NOT EXISTS (SELECT 1 FROM dropped_runs d WHERE d.run_id = OLD.run_id) THEN RAISE EXCEPTION 'history is append-only' USING ERRCODE = 'restrict_violation'; END IF; RETURN OLD; END $$
+-- end of statement
+CREATE TRIGGER events_no_update BEFORE UPDATE ON events FOR EACH ROW EXECUTE FUNCTION history_is_append_only()
+-- end of statement
+CREATE TRIGGER events_no_delete BEFORE DELETE ON events FOR EACH ROW EXECUTE FUNCTION history_of_dropped_runs()
+-- end of statement
+CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION history_is_append_only()
+-- end of statement
+CREATE TRIGGER project_events_no_update BEFORE UPDATE ON project_events FOR EACH ROW EXECUTE FUNCTION history_is_append_only()
+-- end of statement
+CREATE TRIGGER project_events_no_delete BEFORE DELETE ON project_events FOR EACH ROW EXECUTE FUNCTION history_is_append_only()
+-- end of statement
+CREATE TRIGGER project_events_no_truncate BEFORE TRUNCATE ON project_events FOR EACH STATEMENT EXECUTE FUNCTION history_is_append_only()
+-- end of statement

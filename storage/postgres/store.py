@@ -1,0 +1,198 @@
+"""The store in PostgreSQL: one task that group-commits, reads on a pool beside it, and a session that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import orjson
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
+from omium.orchestration.log.chain import Chain
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.state import to_document
+from omium.orchestration.ports import Claimed, Clock, NewBlob, PlanRow, Subscription, SystemClock, WorkerRow, Write, Written
+from omium.storage.blobfiles import BlobFiles
+from omium.storage.blobs import Packer
+from omium.storage.migrate import migrate_postgres
+from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
+from omium.storage.postgres.errors import translated
+from omium.storage.postgres.tail import Tail
+from omium.storage.postgres.writer import Heard, Writer
+from omium.storage.reads import Reads
+
+_READER = {"default_transaction_read_only": "on", "jit": "off"}
+
+_REGISTER = (
+    "INSERT INTO workers (id, host, boot, pid, start_time, beat, serving) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    " ON CONFLICT (id) DO UPDATE SET host = excluded.host, boot = excluded.boot, pid = excluded.pid,"
+    " start_time = excluded.start_time, beat = excluded.beat, serving = excluded.serving"
+)
+_BEAT = "UPDATE workers SET beat = beat + 1 WHERE id = $1"
+_RETIRE = (  # claims are locked in the order in which the writer locks them
+    "WITH held AS (SELECT run_id FROM claims WHERE worker = $1 ORDER BY run_id FOR UPDATE),"
+    " freed AS (UPDATE claims c SET worker = NULL, wake_at = $2 FROM held WHERE c.run_id = held.run_id RETURNING 1),"
+    " gone AS (DELETE FROM workers WHERE id = $1)"
+    " SELECT count(*) FROM freed"
+)
+_CLAIM = (
+    "WITH due AS (SELECT run_id, priority, wake_at FROM claims"
+    " WHERE worker IS NULL AND wake_at <= $1 AND project = ANY($2::text[])"
+    " ORDER BY priority DESC, wake_at, run_id LIMIT $3 FOR UPDATE SKIP LOCKED),"
+    " taken AS (UPDATE claims c SET worker = $4, fence = fence + 1, wake_at = NULL FROM due"
+    " WHERE c.run_id = due.run_id RETURNING c.run_id, c.fence)"
+    " SELECT run_id, taken.fence FROM taken JOIN due USING (run_id) ORDER BY due.priority DESC, due.wake_at, run_id"
+)
+_TAKE = (
+    "UPDATE claims SET worker = $1, fence = fence + 1, wake_at = NULL WHERE run_id = $2 AND worker IS NULL RETURNING fence"
+)
+# The run is locked first, as by every write: what is appended meanwhile is either seen here, or sees the run without an
+# owner and wakes it.
+_RELEASE = (
+    "WITH head AS MATERIALIZED (SELECT r.id, r.seq = $3 AND c.worker IS NOT NULL AND c.fence = $2 AS holds"
+    " FROM runs r JOIN claims c ON c.run_id = r.id WHERE r.id = $1 FOR UPDATE OF r, c),"
+    " freed AS (UPDATE claims c SET worker = NULL, wake_at = $4 FROM head h WHERE c.run_id = h.id AND h.holds RETURNING 1)"
+    " SELECT count(*) FROM freed"
+)
+_PUT_PLAN = (
+    "WITH expired AS (DELETE FROM plans WHERE expires_at < $8)"
+    " INSERT INTO plans (token, caller, run_id, operation, binding, expires_at, document)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7)"
+)
+_TAKE_PLAN = (
+    "DELETE FROM plans WHERE token = $1 AND caller = $2 AND expires_at > $3"
+    " RETURNING token, caller, run_id, operation, binding, expires_at, document"
+)
+_SNAPSHOT = "INSERT INTO snapshots (run_id, seq, document) VALUES ($1, $2, $3) ON CONFLICT (run_id, seq) DO NOTHING"
+
+
+def _nothing(rows: Sequence[Any]) -> None:
+    """The shape of a statement without a result."""
+
+
+class PostgresStore(Reads):
+    """See `orchestration.ports.Store`. Open it with `await PostgresStore.open(url)`."""
+
+    def __init__(
+        self, dsn: str, engine: AsyncEngine, files: BlobFiles | None, clock: Clock, chain: Chain, durability: Durability
+    ) -> None:
+        super().__init__(engine, Packer(files))
+        self.files = files
+        self.chain = chain
+        self.clock = clock
+        self._listeners: list[Callable[[RunId, Sequence[Event]], None]] = []
+        self._tail = Tail(dsn)
+        self._writer = Writer(
+            Link(dsn, durability), clock=clock, chain=chain, packer=Packer(files), hear=self._hear
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        chain_key: bytes | None = None,
+        durability: Durability = "full",
+        files_root: Path | None = None,
+    ) -> PostgresStore:
+        """Open the database `url` (`postgresql://user:password@host:port/name?sslmode=...`), creating or migrating its
+        tables. `files_root`: a directory for large blobs, the same one for all processes that use the database; without
+        it they go into the database. Raises `storage_unavailable`."""
+        dsn = dsn_of(url)
+
+        async def reader() -> Any:
+            try:
+                return await connect(dsn, "omium-reader", _READER)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                raise translated(error) from error
+
+        await migrate_postgres(dsn)
+        # In autocommit, because every read is one statement: no BEGIN and no ROLLBACK go around it.
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=reader, pool_size=4, max_overflow=4, isolation_level="AUTOCOMMIT"
+        )
+        files = BlobFiles(files_root) if files_root is not None else None
+        store = cls(dsn, engine, files, clock or SystemClock(), Chain(chain_key), durability)
+        await store._writer.open()
+        store._tail.open()
+        return store
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._tail.close()
+        await self._engine.dispose()
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def write(self, write: Write) -> Written:
+        return await self._writer.submit(write)
+
+    def _hear(self, heard: Sequence[Heard]) -> None:
+        for run_id, events in heard:
+            for hear in self._listeners:
+                hear(run_id, events)
+        self._tail.committed()
+
+    def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:
+        self._listeners.append(hear)
+        return lambda: self._listeners.remove(hear)
+
+    def changes(self) -> Subscription:
+        return self._tail.subscribe()
+
+    async def put(self, blobs: Sequence[NewBlob]) -> None:
+        if blobs:
+            await self._writer.put(blobs)
+
+    async def snapshot(self, run_id: RunId) -> None:
+        state = await self.state(run_id)
+        await self._writer.job(_SNAPSHOT, (run_id, state.seq, orjson.dumps(to_document(state))), _nothing, quiet=True)
+
+    # --- claims -------------------------------------------------------------------------------------------------
+
+    async def register(self, worker: WorkerRow) -> None:
+        row = (
+            worker.id, worker.host, worker.boot, worker.pid, worker.start_time, worker.beat,
+            orjson.dumps(list(worker.serving)),
+        )  # fmt: skip
+        await self._writer.job(_REGISTER, row, _nothing)
+
+    async def beat(self, worker: WorkerId) -> None:
+        await self._writer.job(_BEAT, (worker,), _nothing, quiet=True)
+
+    async def retire(self, worker: WorkerId) -> int:
+        return await self._writer.job(_RETIRE, (worker, self.clock.now_us()), lambda rows: int(rows[0][0]))
+
+    async def claim(self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int) -> list[Claimed]:
+        return await self._writer.job(
+            _CLAIM,
+            (now_us, list(projects), limit, worker),
+            lambda rows: [Claimed(RunId(row[0]), Fence(row[1])) for row in rows],
+        )
+
+    async def take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
+        return await self._writer.job(_TAKE, (worker, run_id), lambda rows: Fence(rows[0][0]) if rows else None)
+
+    async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
+        return await self._writer.job(_RELEASE, (run_id, fence, seq, wake_at), lambda rows: rows[0][0] == 1)
+
+    # --- plans --------------------------------------------------------------------------------------------------
+
+    async def put_plan(self, plan: PlanRow) -> None:
+        row = (
+            plan.token, plan.caller, plan.run_id, plan.operation, plan.binding, plan.expires_at,
+            orjson.dumps(plan.document), self.clock.now_us(),
+        )  # fmt: skip
+        await self._writer.job(_PUT_PLAN, row, _nothing, quiet=True)
+
+    async def take_plan(self, token: PlanToken, caller: Principal, now_us: int) -> PlanRow | None:
+        return await self._writer.job(
+            _TAKE_PLAN,
+            (token, caller, now_us),
+            lambda rows: PlanRow(*rows[0][:6], document=orjson.loads(rows[0][6])) if rows else None,
+            quiet=True,
+        )

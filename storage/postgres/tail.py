@@ -1,0 +1,131 @@
+"""How a process hears of the commits of others: LISTEN on a session of its own, with a poll beside it.
+
+A notification follows its commit on that same session rather than being part of it: PostgreSQL lets only one transaction
+that notifies commit at a time, in all its databases. Should a process die in between, the poll of the others, once a
+second, sees that transactions have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+
+from omium.storage.postgres.connection import Connection, connect
+
+_log = logging.getLogger(__name__)
+
+CHANNEL = "omium"
+POLL_S = 1.0
+NOTIFY_EVERY_S = 0.02  # at most: commits in between share a notification
+RECONNECT_S = 0.5
+
+_IDLE = {"synchronous_commit": "off"}  # it writes nothing that has to last
+
+
+class Changes:
+    """See `orchestration.ports.Subscription`."""
+
+    def __init__(self, registry: set[Changes]) -> None:
+        self._registry = registry
+        self._event = asyncio.Event()
+        self._closed = False
+        registry.add(self)
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def __aiter__(self) -> AsyncIterator[None]:
+        while not self._closed:
+            await self._event.wait()
+            self._event.clear()
+            if not self._closed:
+                yield
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._registry.discard(self)
+        self._event.set()
+
+
+class Tail:
+    """Wakes the subscriptions of this process, and tells other processes of its commits."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._subscriptions: set[Changes] = set()
+        self._committed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="omium-tail")
+
+    def subscribe(self) -> Changes:
+        return Changes(self._subscriptions)
+
+    def committed(self) -> None:
+        """This process has committed something."""
+        self._committed.set()
+        self._wake()
+
+    async def close(self) -> None:
+        for subscription in list(self._subscriptions):
+            await subscription.aclose()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def _wake(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.wake()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._session()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                _log.warning("the PostgreSQL database cannot be listened to: %s", error)
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _session(self) -> None:
+        """Listen until the session is lost."""
+        db = await connect(self._dsn, "omium-tail", _IDLE)
+        try:
+            await db.add_listener(CHANNEL, self._heard)
+            self._wake()  # whatever was said meanwhile was missed
+            seen = await self._position(db)
+            while True:
+                if await self._told():
+                    await db.execute(f"NOTIFY {CHANNEL}")
+                    # What comes in meanwhile is told after the pause.
+                    await asyncio.sleep(NOTIFY_EVERY_S)
+                elif (position := await self._position(db)) != seen:
+                    seen = position
+                    self._wake()
+        finally:
+            db.terminate()
+
+    async def _told(self) -> bool:
+        """Wait for a commit of this process. False after a second without one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._committed.wait()
+        committed = self._committed.is_set()
+        self._committed.clear()
+        return committed
+
+    async def _position(self, db: Connection) -> str:
+        """Which transactions have ended. It changes with every commit of the server, ours or not."""
+        return str(await db.fetchval("SELECT pg_current_snapshot()::text"))
+
+    def _heard(self, db: Connection, pid: int, channel: str, payload: Any) -> None:
+        if pid != db.get_server_pid():
+            self._wake()
+
+
+__all__ = ["Changes", "Tail"]

@@ -1,0 +1,314 @@
+"""Everything that is read from outside a write: one implementation over SQLAlchemy's async engine for both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import anyio
+import orjson
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import ApprovalId, Digest, Principal, ProjectId, RunId, Seq, WorkerId
+from omium.orchestration.log.events import Event, EventType
+from omium.orchestration.log.load import NeedEvents, NeedSnapshot, NeedValue, load
+from omium.orchestration.log.state import RunState
+from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery, RunRow, WorkerRow
+from omium.orchestration.values import Value, decode
+from omium.storage import schema as t
+from omium.storage.blobs import BlobRow, Packer
+
+T = TypeVar("T")
+
+# The ends of things: where going back makes sense. A start or a progress note is no place to return to.
+CHECKPOINTS = (
+    EventType.RUN_CREATED,
+    EventType.NODE_COMPLETED,
+    EventType.NODE_REUSED,
+    EventType.NODE_SKIPPED,
+    EventType.NODE_FAILED,
+    EventType.APPROVAL_DECIDED,
+    EventType.CHECKPOINT_CREATED,
+    EventType.RUN_COMPLETED,
+)
+
+_EVENT = (
+    t.events.c.run_id, t.events.c.seq, t.events.c.type, t.events.c.at, t.events.c.actor, t.events.c.data,
+    t.events.c.prev_hash, t.events.c.hash,
+)  # fmt: skip
+_BLOB = (t.blobs.c.digest, t.blobs.c.size, t.blobs.c.encoding, t.blobs.c.base, t.blobs.c.depth, t.blobs.c.data)
+_LATEST = 2**62
+_AT_ONCE = 200  # blobs
+_THREAD_FROM = 256 * 1024  # bytes of a value that is unpacked in a thread rather than in the event loop
+
+
+def as_event(row: Sequence[Any]) -> Event:
+    run_id, seq, kind, at, actor, data, prev_hash, digest = row
+    return Event(
+        RunId(run_id), Seq(seq), EventType(kind), at, Principal(actor), orjson.loads(data), bytes(prev_hash), bytes(digest)
+    )  # fmt: skip
+
+
+def _json(raw: bytes | None) -> Any:
+    return None if raw is None else orjson.loads(raw)
+
+
+def _run(row: Any) -> RunRow:
+    values = dict(row._mapping)
+    values["error"] = _json(values["error"])
+    values["head"] = bytes(values["head"])
+    return RunRow(**values)
+
+
+def _approval(row: Any) -> ApprovalRow:
+    values = dict(row._mapping)
+    values["options"], values["details"] = _json(values["options"]), _json(values["details"])
+    values["consumed"] = bool(values["consumed"])
+    return ApprovalRow(**values)
+
+
+def _effect(row: Any) -> EffectRow:
+    values = dict(row._mapping)
+    values["error"], values["detail"] = _json(values["error"]), _json(values["detail"])
+    return EffectRow(**values)
+
+
+def _like(text: str) -> str:
+    """A pattern that finds `text` literally."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+class Reads:
+    """Reads for one database. `packer` is this object's own: it is used by one task at a time."""
+
+    def __init__(self, engine: AsyncEngine, packer: Packer) -> None:
+        self._engine = engine
+        self._packer = packer
+        self._unpacking = anyio.Lock()
+
+    async def _all(self, statement: Select[Any]) -> Sequence[Any]:
+        try:
+            return await self._once(statement)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise unavailable(error) from error
+        try:  # the server was restarted since: the pool has thrown its old connections away
+            return await self._once(statement)
+        except DBAPIError as error:
+            raise unavailable(error) from error
+
+    async def _once(self, statement: Select[Any]) -> Sequence[Any]:
+        async with self._engine.connect() as connection:
+            rows: Sequence[Any] = (await connection.execute(statement)).all()
+            return rows
+
+    async def _first(self, statement: Select[Any]) -> Any:
+        rows = await self._all(statement)
+        return rows[0] if rows else None
+
+    # --- the log ------------------------------------------------------------------------------------------------
+
+    async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
+        state = await self._drive(load(run_id, upto))
+        if state.seq == 0:
+            raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
+        return state
+
+    async def _drive(self, loading: Generator[Any, Any, T]) -> T:
+        try:
+            need = next(loading)
+            while True:
+                need = loading.send(await self._answer(need))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _answer(self, need: NeedSnapshot | NeedEvents | NeedValue) -> Any:
+        if isinstance(need, NeedValue):
+            return await self.value(need.digest)
+        upto = need.upto if need.upto is not None else _LATEST
+        if isinstance(need, NeedSnapshot):
+            s = t.snapshots.c
+            row = await self._first(
+                select(s.document).where(s.run_id == need.run_id, s.seq <= upto).order_by(s.seq.desc()).limit(1)
+            )
+            return None if row is None else orjson.loads(row[0])
+        return await self._events(need.run_id, need.after, upto, None)
+
+    async def _events(self, run_id: RunId, after: int, upto: int, limit: int | None) -> list[Event]:
+        e = t.events.c
+        statement = select(*_EVENT).where(e.run_id == run_id, e.seq > after, e.seq <= upto).order_by(e.seq)
+        return [as_event(row) for row in await self._all(statement.limit(limit))]
+
+    async def events(self, run_id: RunId, after: Seq = Seq(0), limit: int = 1000) -> list[Event]:
+        return await self._events(run_id, after, _LATEST, limit)
+
+    async def checkpoints(self, run_id: RunId, before: Seq | None = None, limit: int = 50) -> list[Event]:
+        e = t.events.c
+        statement = (
+            select(*_EVENT)
+            .where(e.run_id == run_id, e.seq < (before if before is not None else _LATEST))
+            .where(e.type.in_([kind.value for kind in CHECKPOINTS]))
+            .order_by(e.seq.desc())
+            .limit(limit)
+        )
+        return [as_event(row) for row in await self._all(statement)]
+
+    async def heads(self, run_ids: Sequence[RunId]) -> dict[RunId, Seq]:
+        found: dict[RunId, Seq] = {}
+        for start in range(0, len(run_ids), 500):
+            part = run_ids[start : start + 500]
+            rows = await self._all(select(t.runs.c.id, t.runs.c.seq).where(t.runs.c.id.in_(part)))
+            found |= {RunId(row[0]): Seq(row[1]) for row in rows}
+        return found
+
+    # --- projections --------------------------------------------------------------------------------------------
+
+    async def run(self, run_id: RunId) -> RunRow | None:
+        row = await self._first(select(t.runs).where(t.runs.c.id == run_id))
+        return None if row is None else _run(row)
+
+    async def runs(self, query: RunQuery) -> list[RunRow]:
+        return [_run(row) for row in await self._all(runs_statement(query))]
+
+    async def approvals(
+        self,
+        *,
+        projects: Sequence[ProjectId] | None = None,
+        run_id: RunId | None = None,
+        pending: bool = True,
+        limit: int = 200,
+    ) -> list[ApprovalRow]:
+        a = t.approvals.c
+        statement = select(t.approvals).order_by(a.requested_at, a.id).limit(limit)
+        if pending:
+            statement = statement.where(a.status == "pending")
+        if run_id is not None:
+            statement = statement.where(a.run_id == run_id)
+        if projects is not None:
+            statement = statement.join(t.runs, t.runs.c.id == a.run_id).where(t.runs.c.project.in_(projects))
+        return [_approval(row) for row in await self._all(statement)]
+
+    async def approval(self, approval_id: ApprovalId) -> ApprovalRow | None:
+        row = await self._first(select(t.approvals).where(t.approvals.c.id == approval_id))
+        return None if row is None else _approval(row)
+
+    async def effects(self, run_id: RunId) -> list[EffectRow]:
+        e = t.effects.c
+        # In the order of the intents: that of the events, which the ledger's rows do not repeat.
+        intents = await self._all(
+            select(t.events.c.data)
+            .where(t.events.c.run_id == run_id, t.events.c.type == EventType.EFFECT_INTENDED.value)
+            .order_by(t.events.c.seq)
+        )
+        order = {orjson.loads(row[0])["effect"]: place for place, row in enumerate(intents)}
+        rows = [_effect(row) for row in await self._all(select(t.effects).where(e.run_id == run_id))]
+        return sorted(rows, key=lambda row: order.get(row.id, len(order)))
+
+    async def labels(self, run_id: RunId) -> list[LabelRow]:
+        rows = await self._all(select(t.labels).where(t.labels.c.run_id == run_id).order_by(t.labels.c.seq))
+        return [LabelRow(**dict(row._mapping)) for row in rows]
+
+    # --- values -------------------------------------------------------------------------------------------------
+
+    async def value(self, digest: Digest) -> Value:
+        return decode(await self.blob(digest))
+
+    async def values(self, digests: Sequence[Digest]) -> dict[Digest, Value]:
+        found: dict[Digest, Value] = {}
+        wanted = list(dict.fromkeys(digests))
+        for start in range(0, len(wanted), _AT_ONCE):
+            part = wanted[start : start + _AT_ONCE]
+            rows = await self._blob_rows(part)
+            found |= {digest: decode(await self._unpacked(digest, rows)) for digest in part}
+        return found
+
+    async def blob(self, digest: Digest) -> bytes:
+        """The verified canonical bytes."""
+        return await self._unpacked(digest, await self._blob_rows([digest]))
+
+    async def _blob_rows(self, digests: Sequence[Digest]) -> dict[Digest, BlobRow]:
+        """The rows of these blobs, and of all that they are patches upon."""
+        b = t.blobs
+        chain = select(b.c.digest, b.c.base).where(b.c.digest.in_(digests)).cte("chain", recursive=True)
+        chain = chain.union(select(b.c.digest, b.c.base).join(chain, b.c.digest == chain.c.base))
+        rows = await self._all(select(*_BLOB).where(b.c.digest.in_(select(chain.c.digest))))
+        return {Digest(row.digest): blob_row(row) for row in rows}
+
+    async def _unpacked(self, digest: Digest, rows: Mapping[Digest, BlobRow]) -> bytes:
+        async with self._unpacking:
+            if any(row.encoding == "file" or row.size > _THREAD_FROM for row in rows.values()):
+                return await anyio.to_thread.run_sync(self._packer.unpack, digest, rows.get)
+            return self._packer.unpack(digest, rows.get)
+
+    # --- plain tables -------------------------------------------------------------------------------------------
+
+    async def recall(self, scope: str, key: str) -> tuple[Digest, Any] | None:
+        k = t.keys.c
+        row = await self._first(select(k.arguments, k.result).where(k.scope == scope, k.key == key))
+        return None if row is None else (Digest(row[0]), orjson.loads(row[1]))
+
+    async def workers(self) -> list[WorkerRow]:
+        rows = await self._all(select(t.workers))
+        return [
+            WorkerRow(
+                WorkerId(row.id), row.host, row.boot, row.pid, row.start_time, row.beat, orjson.loads(row.serving)
+            )
+            for row in rows
+        ]
+
+    async def queued(self, projects: Sequence[ProjectId]) -> int:
+        c = t.claims.c
+        statement = select(func.count()).where(c.worker.is_(None), c.wake_at.is_not(None), c.project.in_(projects))
+        return int((await self._first(statement))[0])
+
+    async def next_wake(self, projects: Sequence[ProjectId]) -> int | None:
+        c = t.claims.c
+        row = await self._first(
+            select(func.min(c.wake_at)).where(c.worker.is_(None), c.wake_at.is_not(None), c.project.in_(projects))
+        )
+        return None if row is None else row[0]
+
+
+def blob_row(row: Any) -> BlobRow:
+    return BlobRow(Digest(row.digest), row.size, row.encoding, row.base, row.depth, bytes(row.data))
+
+
+def runs_statement(query: RunQuery) -> Select[Any]:
+    """One page of runs, newest first."""
+    r = t.runs.c
+    filters: list[ColumnElement[bool]] = []
+    if query.projects is not None:
+        filters.append(r.project.in_(query.projects))
+    if query.statuses:
+        filters.append(r.status.in_(query.statuses))
+    if query.workflow is not None:
+        filters.append(r.workflow == query.workflow)
+    if query.parent is not None:
+        filters.append(r.parent_run == query.parent)
+    if query.caller is not None:
+        filters.append(r.caller_run == query.caller)
+    if query.session is not None:
+        filters.append(r.session == query.session)
+    if query.before is not None:
+        filters.append(r.id < query.before)
+    if query.text:
+        pattern = _like(query.text)
+        filters.append(or_(*(column.ilike(pattern, escape="\\") for column in (r.id, r.workflow, r.title))))
+    return select(t.runs).where(and_(True, *filters)).order_by(r.id.desc()).limit(query.limit)
+
+
+def unavailable(error: DBAPIError) -> OmiumError:
+    return OmiumError(
+        "storage_unavailable",
+        f"the database cannot be read: {error.orig}.",
+        "Check that it is reachable; nothing was changed.",
+        cause=str(error.orig),
+    )
+
+
+__all__ = ["CHECKPOINTS", "AsyncConnection", "Reads", "as_event", "blob_row", "runs_statement", "unavailable"]

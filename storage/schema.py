@@ -1,0 +1,325 @@
+"""The tables, once, for both databases.
+
+`events` is the truth. `runs`, `nodes`, `approvals`, `effects`, `labels` and `links` are projections: written in the same
+transaction, never read to decide what a log says, and rebuilt from it at will. The rest are plain tables.
+Times are microseconds since the epoch; JSON columns hold bytes of UTF-8 JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import DDL, BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, event
+
+metadata = MetaData()
+
+
+def _text(name: str, *, key: bool = False, null: bool = False) -> Column[str]:
+    return Column(name, Text, primary_key=key, nullable=null)
+
+
+def _int(name: str, *, key: bool = False, null: bool = False) -> Column[int]:
+    return Column(name, BigInteger, primary_key=key, nullable=null, autoincrement=False)
+
+
+def _bytes(name: str, *, null: bool = False) -> Column[bytes]:
+    return Column(name, LargeBinary, nullable=null)
+
+
+# SQLite keeps these clustered by their key: the log of a run, and the nodes of a run, lie together.
+_CLUSTERED: dict[str, Any] = {"sqlite_with_rowid": False}
+
+events = Table(
+    "events",
+    metadata,
+    _text("run_id", key=True),
+    _int("seq", key=True),
+    _text("type"),
+    _int("at"),
+    _text("actor"),
+    _bytes("data"),
+    _bytes("prev_hash"),
+    _bytes("hash"),
+    **_CLUSTERED,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _text("id", key=True),
+    _text("project"),
+    _text("workflow"),
+    _text("title"),
+    _text("definition"),
+    _text("inputs"),
+    _text("status"),
+    _text("reason", null=True),
+    _int("priority"),
+    _int("generation"),
+    _int("created_at"),
+    _int("updated_at"),
+    _int("started_at", null=True),
+    _int("ended_at", null=True),
+    _int("seq"),
+    _bytes("head"),
+    _text("output", null=True),
+    _bytes("error", null=True),
+    _text("parent_run", null=True),
+    _int("parent_seq", null=True),
+    _text("caller_run", null=True),
+    _text("caller_node", null=True),
+    _text("branch", null=True),
+    _text("hypothesis", null=True),
+    _text("closed", null=True),
+    _text("session", null=True),
+    _int("completed_nodes"),
+    Column("cost_usd", Float(53), nullable=False),
+    _int("tokens"),
+    **_CLUSTERED,
+)
+Index("runs_by_status", runs.c.project, runs.c.status, runs.c.id)
+Index("runs_by_project", runs.c.project, runs.c.id)
+Index("runs_by_workflow", runs.c.project, runs.c.workflow, runs.c.id)
+Index("runs_by_parent", runs.c.parent_run, sqlite_where=runs.c.parent_run.is_not(None),
+      postgresql_where=runs.c.parent_run.is_not(None))  # fmt: skip
+Index("runs_by_caller", runs.c.caller_run, sqlite_where=runs.c.caller_run.is_not(None),
+      postgresql_where=runs.c.caller_run.is_not(None))  # fmt: skip
+Index("runs_by_session", runs.c.session, sqlite_where=runs.c.session.is_not(None),
+      postgresql_where=runs.c.session.is_not(None))  # fmt: skip
+
+nodes = Table(
+    "nodes",
+    metadata,
+    _text("run_id", key=True),
+    _text("node", key=True),
+    _text("status"),
+    _int("generation"),
+    _int("attempt"),
+    _int("seq"),
+    _text("key", null=True),
+    _text("output", null=True),
+    _int("size"),
+    _int("started_at", null=True),
+    _int("ended_at", null=True),
+    _bytes("detail", null=True),
+    **_CLUSTERED,
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    _text("id", key=True),
+    _text("run_id"),
+    _text("node", null=True),
+    _int("generation"),
+    _text("scope"),
+    _text("status"),
+    _text("question"),
+    _bytes("options"),
+    _text("min_assurance"),
+    _int("requested_at"),
+    _int("expires_at"),
+    _text("decision", null=True),
+    _text("decided_by", null=True),
+    _text("assurance", null=True),
+    _text("feedback", null=True),
+    _int("decided_at", null=True),
+    Column("consumed", Integer, nullable=False),
+    _text("binding", null=True),
+    _bytes("details", null=True),
+    **_CLUSTERED,
+)
+Index("approvals_by_run", approvals.c.run_id)
+Index("approvals_pending", approvals.c.requested_at, sqlite_where=approvals.c.status == "pending",
+      postgresql_where=approvals.c.status == "pending")  # fmt: skip
+
+effects = Table(
+    "effects",
+    metadata,
+    _text("id", key=True),
+    _text("run_id"),
+    _text("node"),
+    _int("generation"),
+    _int("attempt"),
+    _text("call"),
+    _text("kind"),
+    _text("on_unknown"),
+    _text("outcome", null=True),
+    _text("result", null=True),
+    _bytes("error", null=True),
+    _text("compensate", null=True),
+    _bytes("detail", null=True),
+    **_CLUSTERED,
+)
+Index("effects_by_run", effects.c.run_id)
+
+labels = Table(
+    "labels",
+    metadata,
+    _text("run_id", key=True),
+    _int("seq", key=True),
+    _text("label"),
+    _int("at"),
+    _text("note", null=True),
+    _text("tree", null=True),
+    _int("created_at"),
+    _text("actor"),
+    **_CLUSTERED,
+)
+
+links = Table(  # which blobs a run's log names: what the sweep must leave. By digest, since it asks who needs a blob.
+    "links",
+    metadata,
+    _text("digest", key=True),
+    _text("run_id", key=True),
+    **_CLUSTERED,
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    _text("digest", key=True),
+    _int("size"),
+    _text("encoding"),  # raw, zstd, patch, file; "bad" once quarantined
+    _text("base", null=True),
+    _int("depth"),  # length of the chain of patches below
+    _int("touched_at"),
+    _bytes("data"),
+)
+Index("blobs_by_base", blobs.c.base, sqlite_where=blobs.c.base.is_not(None),
+      postgresql_where=blobs.c.base.is_not(None))  # fmt: skip
+
+claims = Table(
+    "claims",
+    metadata,
+    _text("run_id", key=True),
+    _text("project"),
+    _int("priority"),
+    _text("worker", null=True),
+    _int("fence"),
+    _int("wake_at", null=True),
+)
+Index("claims_due", claims.c.project, claims.c.wake_at,
+      sqlite_where=claims.c.worker.is_(None), postgresql_where=claims.c.worker.is_(None))  # fmt: skip
+Index("claims_by_worker", claims.c.worker, sqlite_where=claims.c.worker.is_not(None),
+      postgresql_where=claims.c.worker.is_not(None))  # fmt: skip
+
+workers = Table(
+    "workers",
+    metadata,
+    _text("id", key=True),
+    _text("host"),
+    _text("boot"),
+    _int("pid"),
+    Column("start_time", Float(53), nullable=False),
+    _int("beat"),
+    _bytes("serving"),
+)
+
+keys = Table(  # idempotency
+    "keys",
+    metadata,
+    _text("scope", key=True),
+    _text("key", key=True),
+    _text("arguments"),
+    _bytes("result"),
+    _int("created_at"),
+    **_CLUSTERED,
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    _text("token", key=True),
+    _text("caller"),
+    _text("run_id"),
+    _text("operation"),
+    _text("binding"),
+    _int("expires_at"),
+    _bytes("document"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    _text("run_id", key=True),
+    _int("seq", key=True),
+    _bytes("document"),
+)
+
+project_events = Table(  # the chained log of what belongs to no run
+    "project_events",
+    metadata,
+    _text("project", key=True),
+    _int("seq", key=True),
+    _text("type"),
+    _int("at"),
+    _text("actor"),
+    _bytes("data"),
+    _bytes("prev_hash"),
+    _bytes("hash"),
+    **_CLUSTERED,
+)
+
+dropped_runs = Table(  # what stays of a run that retention dropped: where its log ended
+    "dropped_runs",
+    metadata,
+    _text("run_id", key=True),
+    _text("project"),
+    _int("seq"),
+    _bytes("head"),
+    _int("at"),
+)
+
+
+# --- history is append-only -----------------------------------------------------------------------------------------
+#
+# Triggers, so that no mistake in our own statements and no slip of a hand in a database shell rewrites history. Events
+# go only as whole runs, and only once `dropped_runs` says so: that row is written first, in the same transaction.
+# Inserts fire none of them.
+
+_REFUSAL = "history is append-only"
+_KEPT = "SELECT 1 FROM dropped_runs d WHERE d.run_id = OLD.run_id"
+
+
+def _sqlite_guard(table: Table, operation: str, unless: str | None = None) -> DDL:
+    when = f" WHEN NOT EXISTS ({unless})" if unless else ""
+    return DDL(  # type: ignore[no-untyped-call]
+        f"CREATE TRIGGER {table.name}_no_{operation.lower()} BEFORE {operation} ON {table.name}{when}"
+        f" BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+    ).execute_if(dialect="sqlite")
+
+
+def _postgres_guard(table: Table, operation: str, unless: str | None = None) -> DDL:
+    each = "STATEMENT" if operation == "TRUNCATE" else "ROW"
+    function = "history_of_dropped_runs" if unless else "history_is_append_only"
+    return DDL(  # type: ignore[no-untyped-call]
+        f"CREATE TRIGGER {table.name}_no_{operation.lower()} BEFORE {operation} ON {table.name}"
+        f" FOR EACH {each} EXECUTE FUNCTION {function}()"
+    ).execute_if(dialect="postgresql")
+
+
+def _postgres_function(name: str, body: str) -> DDL:
+    return DDL(  # type: ignore[no-untyped-call]
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+    ).execute_if(dialect="postgresql")
+
+
+_RAISE = f"RAISE EXCEPTION '{_REFUSAL}' USING ERRCODE = 'restrict_violation';"
+
+for _ddl in (
+    _postgres_function("history_is_append_only", _RAISE),
+    _postgres_function("history_of_dropped_runs", f"IF NOT EXISTS ({_KEPT}) THEN {_RAISE} END IF; RETURN OLD;"),
+    *(
+        guard(table, operation, unless)
+        for table, deletable in ((events, _KEPT), (project_events, None))
+        for guard, operation, unless in (
+            (_sqlite_guard, "UPDATE", None),
+            (_sqlite_guard, "DELETE", deletable),
+            (_postgres_guard, "UPDATE", None),
+            (_postgres_guard, "DELETE", deletable),
+            (_postgres_guard, "TRUNCATE", None),
+        )
+    ),
+):
+    event.listen(metadata, "after_create", _ddl)

@@ -1,0 +1,35 @@
+"""SQLite's errors in the product's words."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from omium.orchestration.errors import OmiumError
+
+_SAYINGS = (
+    ("locked", "is locked by another program", "Close the program that holds it, or try again."),
+    ("busy", "is locked by another program", "Close the program that holds it, or try again."),
+    ("readonly", "cannot be written", "Check the permissions of the file and of its directory."),
+    ("read-only", "cannot be written", "Check the permissions of the file and of its directory."),
+    ("full", "has no room: the disk is full", "Free some space; what was acknowledged is safe."),
+    ("disk i/o error", "cannot be read or written: the disk reports an error", "Check the disk."),
+    ("malformed", "is damaged", "Run `omium verify`, then restore the last backup."),
+    ("not a database", "is not an Omium database", "Point OMIUM_DATABASE at another file."),
+    ("unable to open", "cannot be opened", "Check that its directory exists and may be written."),
+)
+
+
+def translated(error: BaseException, path: Path) -> BaseException:
+    """An OmiumError("storage_unavailable") for what the database or the disk reports; anything else as it is."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return OmiumError("conflict", f"somebody else wrote the same row first: {error}.")
+    if isinstance(error, OverflowError):
+        return OmiumError("invalid_value", f"a number cannot be stored: {error}.", "Integers have 64 bits.")
+    if isinstance(error, sqlite3.Error | OSError):
+        text = str(error).lower()
+        for sign, problem, hint in _SAYINGS:
+            if sign in text:
+                return OmiumError("storage_unavailable", f"the database {path.name} {problem}.", hint, cause=str(error))
+        return OmiumError("storage_unavailable", f"the database {path.name} failed: {error}.", "", cause=str(error))
+    return error

@@ -1,0 +1,319 @@
+"""The store in one SQLite file: a group-committing writer thread, and reads beside it (WAL)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import orjson
+from sqlalchemy import event as sa_event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
+from omium.orchestration.log.chain import Chain
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.load import load
+from omium.orchestration.log.state import to_document
+from omium.orchestration.ports import Claimed, Clock, NewBlob, PlanRow, Subscription, SystemClock, WorkerRow, Write, Written
+from omium.storage.batch import Rows, drive
+from omium.storage.blobfiles import BlobFiles
+from omium.storage.blobs import Packer
+from omium.storage.migrate import migrate_sqlite
+from omium.storage.reads import Reads
+from omium.storage.sqlite import statements as sql
+from omium.storage.sqlite.errors import translated
+from omium.storage.sqlite.writer import Heard, Writer, connect
+
+T = TypeVar("T")
+
+POLL_S = 0.05  # how soon a change by another process is seen
+
+
+class SqliteStore(Reads):
+    """See `orchestration.ports.Store`. Open it with `await SqliteStore.open(path)`."""
+
+    def __init__(self, path: Path, engine: AsyncEngine, files: BlobFiles, clock: Clock, chain: Chain, durability: str):
+        super().__init__(engine, Packer(files))
+        self.path = path
+        self.files = files
+        self.chain = chain
+        self.clock = clock
+        self._listeners: list[Callable[[RunId, Sequence[Event]], None]] = []
+        self._subscriptions: set[_Changes] = set()
+        self._writing = Packer(files)
+        self._poll: sqlite3.Connection | None = None
+        self._writer = Writer(
+            path,
+            synchronous="FULL" if durability == "full" else "NORMAL",
+            clock=clock,
+            chain=chain,
+            packer=self._writing,
+            hear=self._hear,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        chain_key: bytes | None = None,
+        durability: str = "full",
+        files_root: Path | None = None,
+    ) -> SqliteStore:
+        """Open or create the database, migrating it if it is older. `files_root`: the directory of large blobs, `blobs`
+        beside the database unless given. Raises `storage_unavailable`."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise translated(error, path) from error
+        try:
+            await anyio.to_thread.run_sync(migrate_sqlite, path)
+        except (sqlite3.Error, OSError) as error:
+            raise translated(error, path) from error
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=4, max_overflow=4)
+
+        @sa_event.listens_for(engine.sync_engine, "connect")
+        def prepare(connection: Any, _: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA busy_timeout = 5000")
+            cursor.execute("PRAGMA query_only = 1")
+            cursor.close()
+
+        files = BlobFiles(files_root or path.parent / "blobs")
+        store = cls(path, engine, files, clock or SystemClock(), Chain(chain_key), durability)
+        await store._writer.open()
+        return store
+
+    async def close(self) -> None:
+        for subscription in list(self._subscriptions):
+            await subscription.aclose()
+        await self._writer.close()
+        if self._poll is not None:
+            self._poll.close()
+        await self._engine.dispose()
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def write(self, write: Write) -> Written:
+        return await self._writer.submit(write)
+
+    def _hear(self, heard: list[Heard]) -> None:
+        for run_id, events in heard:
+            for hear in self._listeners:
+                hear(run_id, events)
+        for subscription in self._subscriptions:
+            subscription.wake()
+
+    def unsubscribe(self, subscription: _Changes) -> None:
+        self._subscriptions.discard(subscription)
+
+    def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:
+        self._listeners.append(hear)
+        return lambda: self._listeners.remove(hear)
+
+    async def job(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the next write transaction; for the parts of this package that maintain the database."""
+        return await self._writer.job(work)
+
+    async def maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`job` for work that changes what was committed before: afterwards this process remembers none of that."""
+
+        def working(db: sqlite3.Connection) -> T:
+            try:
+                return work(db)
+            finally:
+                self._writer.forget()
+                self._writing.forget()
+
+        try:
+            return await self.job(working)
+        finally:
+            async with self._unpacking:
+                self._packer.forget()
+
+    async def put(self, blobs: Sequence[NewBlob]) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            rows = self._writing.pack(blobs, lambda digest: sql.blob_row(db, digest))
+            sql.insert(db, Rows(self.clock.now_us()), rows, ())
+
+        await self.job(work)
+
+    async def snapshot(self, run_id: RunId) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            state = drive(load(run_id), lambda need: self._writer.read(db, need))
+            row = (run_id, state.seq, orjson.dumps(to_document(state)))
+            sql.insert(db, Rows(self.clock.now_us(), snapshots=[row]), (), ())
+
+        await self.job(work)
+
+    # --- claims -------------------------------------------------------------------------------------------------
+
+    async def register(self, worker: WorkerRow) -> None:
+        row = (
+            worker.id, worker.host, worker.boot, worker.pid, worker.start_time, worker.beat,
+            orjson.dumps(list(worker.serving)),
+        )  # fmt: skip
+        statement = (
+            "INSERT OR REPLACE INTO workers (id, host, boot, pid, start_time, beat, serving) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
+        await self.job(lambda db: db.execute(statement, row) and None)
+
+    async def beat(self, worker: WorkerId) -> None:
+        await self.job(lambda db: db.execute("UPDATE workers SET beat = beat + 1 WHERE id = ?", (worker,)) and None)
+
+    async def retire(self, worker: WorkerId) -> int:
+        now = self.clock.now_us()
+
+        def work(db: sqlite3.Connection) -> int:
+            freed = db.execute("UPDATE claims SET worker = NULL, wake_at = ? WHERE worker = ?", (now, worker)).rowcount
+            db.execute("DELETE FROM workers WHERE id = ?", (worker,))
+            return freed
+
+        return await self.job(work)
+
+    async def claim(self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int) -> list[Claimed]:
+        marks = ", ".join("?" * len(projects))
+        due = (
+            f"SELECT run_id, fence FROM claims WHERE worker IS NULL AND wake_at <= ? AND project IN ({marks})"  # noqa: S608
+            " ORDER BY priority DESC, wake_at, run_id LIMIT ?"
+        )
+
+        def work(db: sqlite3.Connection) -> list[Claimed]:
+            rows = db.execute(due, (now_us, *projects, limit)).fetchall()
+            db.executemany(
+                "UPDATE claims SET worker = ?, fence = fence + 1, wake_at = NULL WHERE run_id = ?",
+                [(worker, run_id) for run_id, _ in rows],
+            )
+            return [Claimed(RunId(run_id), Fence(fence + 1)) for run_id, fence in rows]
+
+        return await self.job(work)
+
+    async def take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
+        def work(db: sqlite3.Connection) -> Fence | None:
+            row = db.execute(
+                "UPDATE claims SET worker = ?, fence = fence + 1, wake_at = NULL WHERE run_id = ? AND worker IS NULL"
+                " RETURNING fence",
+                (worker, run_id),
+            ).fetchone()
+            return None if row is None else Fence(row[0])
+
+        return await self.job(work)
+
+    async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
+        def work(db: sqlite3.Connection) -> bool:
+            freed = db.execute(
+                "UPDATE claims SET worker = NULL, wake_at = ? WHERE run_id = ? AND fence = ? AND worker IS NOT NULL"
+                " AND (SELECT seq FROM runs WHERE id = ?) = ?",
+                (wake_at, run_id, fence, run_id, seq),
+            )
+            return freed.rowcount == 1
+
+        return await self.job(work)
+
+    # --- plans --------------------------------------------------------------------------------------------------
+
+    async def put_plan(self, plan: PlanRow) -> None:
+        row = (
+            plan.token, plan.caller, plan.run_id, plan.operation, plan.binding, plan.expires_at,
+            orjson.dumps(plan.document),
+        )  # fmt: skip
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM plans WHERE expires_at < ?", (self.clock.now_us(),))
+            db.execute(
+                "INSERT INTO plans (token, caller, run_id, operation, binding, expires_at, document)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+        await self.job(work)
+
+    async def take_plan(self, token: PlanToken, caller: Principal, now_us: int) -> PlanRow | None:
+        def work(db: sqlite3.Connection) -> PlanRow | None:
+            row = db.execute(
+                "DELETE FROM plans WHERE token = ? AND caller = ? AND expires_at > ?"
+                " RETURNING token, caller, run_id, operation, binding, expires_at, document",
+                (token, caller, now_us),
+            ).fetchone()
+            return None if row is None else PlanRow(*row[:-1], orjson.loads(row[-1]))
+
+        return await self.job(work)
+
+    # --- tails --------------------------------------------------------------------------------------------------
+
+    async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
+        rows = [(at_us, run_id, at_us) for run_id in run_ids]
+        statement = "UPDATE claims SET wake_at = ? WHERE run_id = ? AND worker IS NULL AND coalesce(wake_at, ?) >= ?"
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany(statement, [(*row, row[0]) for row in rows])
+
+        await self.job(work)
+
+    def changes(self, *, own: bool = True) -> Subscription:
+        subscription = _Changes(self, own)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def data_version(self) -> int:
+        """Changes whenever any connection commits. One read of a mapped page: microseconds, so it is done in the loop."""
+        if self._poll is None:
+            self._poll = connect(self.path)
+        return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
+
+    async def foreign(self) -> int:
+        """How often another connection has been seen to commit. Only the writer can tell its own commits from theirs."""
+        return await self.job(lambda _: self._writer.foreign)
+
+
+class _Changes:
+    """Wakes at this process's commits at once, and at others' by polling `data_version` on a connection of its own."""
+
+    def __init__(self, store: SqliteStore, own: bool) -> None:
+        self._store = store
+        self._own = own
+        self._event = asyncio.Event()
+        self._closed = False
+        self._version = store.data_version()
+        self._foreign = 0
+
+    def wake(self) -> None:
+        if self._own:
+            self._event.set()
+
+    async def __aiter__(self) -> AsyncIterator[None]:
+        if not self._own:
+            self._foreign = await self._store.foreign()
+        while not self._closed:
+            with anyio.move_on_after(POLL_S):
+                await self._event.wait()
+            woken = self._event.is_set()
+            self._event.clear()
+            if self._closed:
+                return
+            version = self._store.data_version()
+            if version != self._version:
+                self._version = version
+                woken = await self._was_foreign() or woken
+            if woken:
+                yield
+
+    async def _was_foreign(self) -> bool:
+        if self._own:
+            return True
+        before, self._foreign = self._foreign, await self._store.foreign()
+        return self._foreign != before
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._store.unsubscribe(self)
+            self._event.set()

@@ -1,0 +1,340 @@
+"""The one connection that writes, on its own thread.
+
+A commit costs an fsync; everything that gathers while one is under way shares the next. The thread takes whole batches
+in one hop, runs plain tuples through statements that SQLite keeps compiled, and wakes the event loop once per batch.
+Blobs are packed before the transaction begins, so that the lock is held for rows only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from omium.orchestration.crashpoints import crash_point
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Fence, RunId, Seq
+from omium.orchestration.log.chain import Chain
+from omium.orchestration.log.commands import EXECUTION, CreateRun
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.load import Need, NeedEvents, NeedSnapshot, NeedValue
+from omium.orchestration.ports import Clock, IdempotencyKey, Write, Written
+from omium.orchestration.values import decode
+from omium.storage.batch import Batch, Spoiled, StateCache, drive
+from omium.storage.blobs import BlobRow, Packer
+from omium.storage.sqlite import statements as sql
+from omium.storage.sqlite.errors import translated
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+MAX_BATCH = 512
+
+
+@dataclass(slots=True)
+class _Item:
+    """A write, or a job: a function that reads and writes tables inside the batch's transaction."""
+
+    work: Write | Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+    blobs: Sequence[BlobRow] = ()
+
+
+Heard = tuple[RunId, Sequence[Event]]
+
+
+class Writer:
+    """Commits what is submitted, batch by batch. All results come back in the event loop that submitted the work."""
+
+    def __init__(
+        self, path: Path, *, synchronous: str, clock: Clock, chain: Chain, packer: Packer, hear: Callable[[list[Heard]], None]
+    ) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._clock = clock
+        self._chain = chain
+        self._packer = packer
+        self._hear = hear
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._cache = StateCache()
+        self._owners: dict[RunId, int] = {}  # fencing tokens of the runs written lately
+        self._version = -1
+        self._closing = False
+        self.foreign = 0  # how often another connection's commits were noticed
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="omium-writer", daemon=True)
+
+    async def open(self) -> None:
+        self._thread.start()
+        await self._opened
+
+    async def close(self) -> None:
+        self._closing = True
+        self._items.put(None)
+        while self._thread.is_alive():  # it ends after its last commit
+            await asyncio.to_thread(self._thread.join, 1.0)
+
+    def submit(self, write: Write) -> asyncio.Future[Written]:
+        """Resolves once the write is durable."""
+        self._check_open()
+        future: asyncio.Future[Written] = self._loop.create_future()
+        self._items.put(_Item(write, future))
+        return future
+
+    def job(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Run `work` in the next transaction; resolves once that is durable."""
+        self._check_open()
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._items.put(_Item(work, future))
+        return future
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise OmiumError("storage_unavailable", "the store is closed.")
+
+    # --- the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            db = connect(self._path, self._synchronous)
+        except (sqlite3.Error, OSError) as error:
+            self._call(self._opened.set_exception, translated(error, self._path))
+            return
+        self._call(self._opened.set_result, None)
+        while (item := self._items.get()) is not None:
+            batch, last = [item], False
+            while len(batch) < MAX_BATCH:
+                try:
+                    more = self._items.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                batch.append(more)
+            self._commit(db, batch)
+            if last:
+                break
+        db.close()
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            _log.warning("the event loop ended before a commit could be reported")
+
+    def _commit(self, db: sqlite3.Connection, items: list[_Item]) -> None:
+        """One transaction for all; when that fails, one for each, so that nobody suffers for another's mistake."""
+        ready = []
+        for item in items:
+            if isinstance(item.work, Write) and item.work.blobs:
+                try:
+                    item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest))
+                except (OmiumError, sqlite3.Error, OSError) as error:
+                    self._deliver([(item, translated(error, self._path))], [])
+                    continue
+            ready.append(item)
+        if not ready:
+            return
+        try:
+            outcomes, heard = self._transaction(db, ready)
+        except (Spoiled, sqlite3.Error, OSError) as error:
+            self.forget()
+            if len(ready) > 1:
+                for item in ready:
+                    self._commit_one(db, item)
+                return
+            reason = error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error
+            outcomes, heard = [(ready[0], translated(reason, self._path))], []
+        except BaseException as error:  # a bug: whoever waits must hear of it, and the thread must live on
+            _log.exception("a batch failed")
+            self.forget()
+            if len(ready) > 1:
+                for item in ready:
+                    self._commit_one(db, item)
+                return
+            outcomes, heard = [(ready[0], error)], []
+        self._deliver(outcomes, heard)
+
+    def _commit_one(self, db: sqlite3.Connection, item: _Item) -> None:
+        try:
+            outcomes, heard = self._transaction(db, [item])
+        except (Spoiled, sqlite3.Error, OSError) as error:
+            self.forget()
+            reason = error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error
+            outcomes, heard = [(item, translated(reason, self._path))], []
+        except BaseException as error:
+            _log.exception("a write failed")
+            self.forget()
+            outcomes, heard = [(item, error)], []
+        self._deliver(outcomes, heard)
+
+    def forget(self) -> None:
+        """Read again what was written so far. To be called in this thread."""
+        self._cache.clear()
+        self._owners.clear()
+        self._version = -1
+
+    def _deliver(self, outcomes: list[tuple[_Item, Any]], heard: list[Heard]) -> None:
+        def settle() -> None:
+            if heard:
+                self._hear(heard)
+            for item, outcome in outcomes:
+                if item.future.done():  # the caller was cancelled; the write stands
+                    continue
+                if isinstance(outcome, BaseException):
+                    item.future.set_exception(outcome)
+                else:
+                    item.future.set_result(outcome)
+
+        self._call(settle)
+
+    def _transaction(
+        self, db: sqlite3.Connection, items: list[_Item]
+    ) -> tuple[list[tuple[_Item, Any]], list[Heard]]:
+        _begin(db)
+        try:
+            self._refresh(db)
+            now = self._clock.now_us()
+            outcomes: list[tuple[_Item, Any]] = []
+            heard: list[Heard] = []
+            batch = Batch(self._cache, self._chain, now)
+            blobs: list[BlobRow] = []
+            keys: list[tuple[IdempotencyKey, int]] = []
+            for item in items:
+                work = item.work
+                try:
+                    if isinstance(work, Write):
+                        written = self._write(db, batch, work, now, keys)
+                        blobs += item.blobs
+                        if written.events:
+                            heard.append((work.run_id, written.events))
+                        outcomes.append((item, written))
+                    else:
+                        # A job sees what the writes before it in the batch did.
+                        sql.insert(db, batch.rows(), blobs, keys)
+                        batch.commit()
+                        batch, blobs, keys = Batch(self._cache, self._chain, now), [], []
+                        outcomes.append((item, work(db)))
+                        self._owners.clear()
+                except OmiumError as refusal:
+                    outcomes.append((item, refusal))
+            sql.insert(db, batch.rows(), blobs, keys)
+            crash_point("commit.before")
+            db.execute("COMMIT")
+            crash_point("commit.after")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        batch.commit()
+        return outcomes, heard
+
+    def _refresh(self, db: sqlite3.Connection) -> None:
+        """Another connection has committed since: keep only what is still at the head, and look owners up again."""
+        (version,) = db.execute("PRAGMA data_version").fetchone()
+        if version == self._version:
+            return
+        self._version = version
+        self.foreign += 1
+        self._owners.clear()
+        known = self._cache.runs()
+        if known:
+            self._cache.keep(sql.heads(db, known))
+
+    def _write(
+        self, db: sqlite3.Connection, batch: Batch, write: Write, now: int, keys: list[tuple[IdempotencyKey, int]]
+    ) -> Written:
+        if write.idempotency is not None:
+            earlier = self._earlier(db, write.idempotency, keys)
+            if earlier is not None:
+                return earlier
+        creating = isinstance(write.commands[0], CreateRun)
+        if not creating:
+            self._check_fence(db, write)
+        elif sql.heads(db, [write.run_id]):
+            raise OmiumError("conflict", f"run {write.run_id} exists.")
+        events = drive(batch.apply(write), lambda need: self.read(db, need))
+        if write.idempotency is not None:
+            keys.append((write.idempotency, now))
+        fence = None
+        if creating and write.claim is not None:
+            fence = Fence(1)
+            self._owners[write.run_id] = 1
+        return Written(events, Seq(events[-1].seq), fence)
+
+    def _earlier(
+        self, db: sqlite3.Connection, wanted: IdempotencyKey, keys: list[tuple[IdempotencyKey, int]]
+    ) -> Written | None:
+        """What an earlier request with this key got, be it committed or a member of this batch."""
+        row = sql.key(db, wanted.scope, wanted.key)
+        for pending, _ in keys:
+            if (pending.scope, pending.key) == (wanted.scope, wanted.key):
+                row = (pending.arguments, orjson.dumps(pending.result))
+        if row is None:
+            return None
+        if row[0] != wanted.arguments:
+            raise OmiumError(
+                "conflict",
+                f"the idempotency key {wanted.key!r} was used with other arguments.",
+                "Use a new key for a new request.",
+            )
+        return Written((), Seq(0), replayed=orjson.loads(row[1]))
+
+    def _check_fence(self, db: sqlite3.Connection, write: Write) -> None:
+        if write.fence is None:
+            if any(type(command) in EXECUTION for command in write.commands):
+                raise OmiumError("fenced", f"run {write.run_id} is written without its owner's token.")
+            return
+        owner = self._owners.get(write.run_id)
+        if owner is None:
+            owner = self._owners[write.run_id] = sql.fence(db, write.run_id)
+        if owner != write.fence:
+            raise OmiumError(
+                "fenced", f"run {write.run_id} has another owner: token {write.fence} is not {owner}.", fence=owner
+            )
+
+    def read(self, db: sqlite3.Connection, need: Need) -> Any:
+        if isinstance(need, NeedSnapshot):
+            return sql.snapshot(db, need.run_id, need.upto)
+        if isinstance(need, NeedEvents):
+            return sql.events(db, need.run_id, need.after, need.upto)
+        assert isinstance(need, NeedValue)
+        return decode(self._packer.unpack(need.digest, lambda digest: sql.blob_row(db, digest)))
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    """Take the write lock. SQLite itself waits 5 s for it; three more tries follow before the caller hears of it."""
+    for pause in (0.1, 0.2, 0.4):
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) and "busy" not in str(error):
+                raise
+            time.sleep(pause)  # this is the writer's own thread: nothing else waits for it
+    db.execute("BEGIN IMMEDIATE")
+
+
+def connect(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
+    """A connection as the writer needs it. `synchronous` FULL: each commit reaches the disk before it returns."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    db.execute("PRAGMA busy_timeout = 5000")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'FULL' else 'NORMAL'}")
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("PRAGMA cache_size = -65536")
+    return db
+
+
+__all__ = ["Heard", "Writer", "connect"]
