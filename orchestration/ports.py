@@ -434,4 +434,4 @@ class Processes(Protocol):
         """Whether the worker's process lives; None when it is on another host and cannot be asked."""
 
     def kill(self, worker: WorkerRow) -> None:
-        """SIGKILL a worker of this host."""
+        """SIGKILL a worker of this host, if it still lives, and whatever it has started; nothing on another host."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, create_engine
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
@@ -30,6 +29,7 @@ from omium.storage.sqlite.errors import translated
 _log = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 120  # how long to wait for another process that migrates
+_POSTGRES: Final = "in PostgreSQL"
 _POSTGRES_LOCK: Final = 0x6F6D69756D  # of the advisory lock that migrations hold: "omium"
 _KEPT: Final = ("events", "project_events", "runs", "blobs")  # no migration may gain or lose rows of these
 
@@ -165,53 +165,56 @@ async def migrate_postgres(url: str, history: History = HISTORY) -> None:
 
     There is no backup: everything happens in one transaction, and the operator has the server's own backups.
     """
+    import asyncpg  # type: ignore[import-untyped]
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
-    address = make_url(url).set(drivername="postgresql+asyncpg")
-    name = address.database or "postgres"
-    engine = create_async_engine(address, poolclass=NullPool)
+    from omium.storage.postgres import connection as postgres
+    from omium.storage.postgres.errors import translated as translated_postgres
+
+    dsn = postgres.dsn_of(url)
+
+    async def session() -> Any:
+        return await postgres.connect(dsn, "omium-migration")
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            found = await connection.run_sync(_postgres_version, name)
+            found = await connection.run_sync(_postgres_version)
         if found == history.head:
             return
-        _refuse_newer(found, history, name)
+        _refuse_newer(found, history, _POSTGRES)
         async with engine.begin() as connection:
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
-            await connection.run_sync(_migrate_postgres_locked, name, history)
-    except (DBAPIError, OSError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        raise OmiumError(
-            "storage_unavailable",
-            f"the database {name} cannot be used: {reason}.",
-            "Check that the server is reachable and that the account may create tables.",
-            cause=str(reason),
-        ) from error
+            await connection.run_sync(_migrate_postgres_locked, history)
+    except DBAPIError as error:
+        raise translated_postgres(error.driver_exception or error) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise translated_postgres(error) from error
     finally:
         await engine.dispose()
 
 
-def _migrate_postgres_locked(connection: Connection, name: str, history: History) -> None:
-    found = _postgres_version(connection, name)
+def _migrate_postgres_locked(connection: Connection, history: History) -> None:
+    found = _postgres_version(connection)
     if found == history.head:
         return
-    _refuse_newer(found, history, name)
+    _refuse_newer(found, history, _POSTGRES)
     before = _postgres_counts(connection) if found is not None else {}
-    with _failing(name, history):
+    with _failing(_POSTGRES, history):
         _bring(connection, found, history)
         _check_counts(before, _postgres_counts(connection))
     crash_point("migration.before_commit")
 
 
-def _postgres_version(connection: Connection, name: str) -> str | None:
+def _postgres_version(connection: Connection) -> str | None:
     found = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
     tables = {row[0] for row in connection.exec_driver_sql(found)}
     if not tables & {_stamp.name, *metadata.tables}:
         return None
     there = _stamp.name in tables
     rows = connection.exec_driver_sql("SELECT version_num FROM alembic_version").all() if there else []
-    return _one_version([row[0] for row in rows], name)
+    return _one_version([row[0] for row in rows], _POSTGRES)
 
 
 def _postgres_counts(connection: Connection) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,9 +20,10 @@ from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery, RunRow, WorkerRow
 from omium.orchestration.values import Value, decode
 from omium.storage import schema as t
-from omium.storage.blobs import BlobRow, Packer
+from omium.storage.blobs import BlobRow, Packer, damaged
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 # The ends of things: where going back makes sense. A start or a progress note is no place to return to.
 CHECKPOINTS = (
@@ -46,10 +48,32 @@ _THREAD_FROM = 256 * 1024  # bytes of a value that is unpacked in a thread rathe
 
 
 def as_event(row: Sequence[Any]) -> Event:
+    """The event of a row. Raises `integrity` for one that is damaged so that it cannot be read at all; whether it is
+    what was written, only its chain can tell."""
     run_id, seq, kind, at, actor, data, prev_hash, digest = row
+    try:
+        type_, read = EventType(kind), orjson.loads(data)
+    except ValueError as error:
+        raise OmiumError(
+            "integrity",
+            f"event {seq} of run {run_id} is damaged: {error}.",
+            "Run `omium verify`, then restore the last backup.",
+            run=run_id,
+            seq=seq,
+        ) from error
     return Event(
-        RunId(run_id), Seq(seq), EventType(kind), at, Principal(actor), orjson.loads(data), bytes(prev_hash), bytes(digest)
+        RunId(run_id), Seq(seq), type_, at, Principal(actor), read, bytes(prev_hash), bytes(digest)
     )  # fmt: skip
+
+
+def as_document(raw: bytes) -> dict[str, Any] | None:
+    """A stored snapshot; None for a damaged one, which is as good as none."""
+    try:
+        document: dict[str, Any] = orjson.loads(raw)
+    except ValueError:
+        _log.warning("a snapshot is damaged and is not used")
+        return None
+    return document
 
 
 def _json(raw: bytes | None) -> Any:
@@ -136,7 +160,7 @@ class Reads:
             row = await self._first(
                 select(s.document).where(s.run_id == need.run_id, s.seq <= upto).order_by(s.seq.desc()).limit(1)
             )
-            return None if row is None else orjson.loads(row[0])
+            return None if row is None else as_document(row[0])
         return await self._events(need.run_id, need.after, upto, None)
 
     async def _events(self, run_id: RunId, after: int, upto: int, limit: int | None) -> list[Event]:
@@ -228,8 +252,21 @@ class Reads:
         return found
 
     async def blob(self, digest: Digest) -> bytes:
-        """The verified canonical bytes."""
+        """The verified canonical bytes. Raises `not_found`, or `integrity` after quarantining what is damaged."""
         return await self._unpacked(digest, await self._blob_rows([digest]))
+
+    async def _quarantined(self, error: OmiumError) -> OmiumError:
+        """The error that says which runs need the damaged blob, which nobody reads again unless a new copy heals it."""
+        from omium.storage.maintenance import keeper, quarantine, runs_needing
+
+        try:
+            digest, maintained = Digest(error.data["digest"]), keeper(self)
+            await quarantine(maintained, digest)
+            runs = await maintained.read(lambda tables: runs_needing(tables, digest))
+        except OmiumError as refusal:  # a database that cannot be written: the damage is what the caller must hear of
+            _log.warning("a damaged blob could not be quarantined: %s", refusal)
+            return error
+        return OmiumError(error.code, error.message, error.hint, digest=digest, runs=runs)
 
     async def _blob_rows(self, digests: Sequence[Digest]) -> dict[Digest, BlobRow]:
         """The rows of these blobs, and of all that they are patches upon."""
@@ -240,10 +277,20 @@ class Reads:
         return {Digest(row.digest): blob_row(row) for row in rows}
 
     async def _unpacked(self, digest: Digest, rows: Mapping[Digest, BlobRow]) -> bytes:
-        async with self._unpacking:
-            if any(row.encoding == "file" or row.size > _THREAD_FROM for row in rows.values()):
-                return await anyio.to_thread.run_sync(self._packer.unpack, digest, rows.get)
-            return self._packer.unpack(digest, rows.get)
+        row = rows.get(digest)
+        if row is None:  # it may still be at hand, but it was erased
+            raise OmiumError("not_found", f"blob {digest} is not stored; it may have been erased.", digest=digest)
+        try:
+            if row.encoding == "bad":
+                raise damaged(digest, "it is quarantined")
+            async with self._unpacking:
+                if any(row.encoding == "file" or row.size > _THREAD_FROM for row in rows.values()):
+                    return await anyio.to_thread.run_sync(self._packer.unpack, digest, rows.get)
+                return self._packer.unpack(digest, rows.get)
+        except OmiumError as error:
+            if error.code != "integrity":
+                raise
+            raise await self._quarantined(error) from error
 
     # --- plain tables -------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -86,6 +87,7 @@ def indexed(instance: str, key: int | str) -> NodeId:
     return NodeId(f"{instance}[{key}]")
 
 
+@lru_cache(maxsize=65_536)  # asked again and again of the same nodes
 def container_of(instance: str) -> NodeId | None:
     """What it is directly inside of: `fix[2].test` -> `fix[2]` -> `fix` -> None (the workflow)."""
     # Ids have neither dots nor brackets and keys no brackets, so the last bracket or dot is the separator.

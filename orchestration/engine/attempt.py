@@ -36,7 +36,7 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_draws", "_execution", "_pending", "attempt", "base", "ended", "error", "generation", "guidance", "inputs", "key", "node",
+        "_draws", "_execution", "_pending", "_over", "attempt", "base", "cancelled", "error", "generation", "guidance", "inputs", "is_over", "key", "node",
         "node_id", "resumed", "run_id", "scope", "scratch", "timeout_s", "tree", "vars", "workspace",
     )  # fmt: skip
 
@@ -58,10 +58,29 @@ class NodeAttempt:
         self.base: Digest | None = None  # the largest input, which the output may be stored as a patch against
         self.tree: str | None = None  # the workspace tree that it starts from
         self.error: OmiumError | None = None  # why it cannot even begin
-        self.scope = anyio.CancelScope()
-        self.ended = anyio.Event()
+        self.scope: anyio.CancelScope | None = None  # while its code runs
+        self.is_over = False
+        self.cancelled = False
+        self._over: anyio.Event | None = None
         self._draws = 0
         self._pending: list[c.Command] = []
+
+    def cancel(self) -> None:
+        """Stop the work; `wait_until_over` tells when it has stopped."""
+        if self.scope is not None:
+            self.scope.cancel()
+        self.cancelled = True
+
+    def over(self) -> None:
+        """Its code has returned, whatever the reason."""
+        self.is_over = True
+        if self._over is not None:
+            self._over.set()
+
+    async def wait_until_over(self) -> None:
+        if not self.is_over:
+            self._over = self._over or anyio.Event()
+            await self._over.wait()
 
     def take_pending(self) -> list[c.Command]:
         """The commands that wait for the next commit of this attempt."""
@@ -94,7 +113,7 @@ class NodeAttempt:
     def _draw(self, kind: str, value: Value) -> Value:
         self._draws += 1
         call = f"{kind}#{self._draws}"
-        drawn = self._execution.state.node(self.node_id).draws or {}
+        drawn = self._execution.folded.node(self.node_id).draws or {}
         if call in drawn:  # an interrupted attempt drew it before: this one sees the same
             return datetime.fromisoformat(drawn[call]) if kind == "now" else drawn[call]
         told = value.isoformat() if isinstance(value, datetime) else value
@@ -146,7 +165,7 @@ class NodeAttempt:
     ) -> Digest | None:
         """The stored result when the call is known to have happened; otherwise None, and the intent is durable."""
         identity = effect_id(self.run_id, self.node_id, self.generation, call)
-        known: EffectState | None = self._execution.state.effects.get(identity)
+        known: EffectState | None = self._execution.folded.effects.get(identity)
         if known is not None and known.outcome == "done":
             return known.result
         policy = on_unknown or self.node.on_unknown or DEFAULT_ON_UNKNOWN.get(self.node.kind, "rerun")

@@ -6,8 +6,8 @@ comes out. So a completion costs what it has dependents, whatever the size of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omium.orchestration.definition.address import child, container_of
@@ -41,11 +41,11 @@ class _Fan:
     children: Sequence[NodeId]
     width: int  # how many may be under way
     stop_early: bool  # no new child starts once one has failed
+    ahead: Container[NodeId] = ()  # under way already when this was opened
     next: int = 0
     under_way: int = 0
     left: int = 0
     failed: bool = False
-    started: set[NodeId] = field(default_factory=set)
 
 
 class Board:
@@ -72,10 +72,18 @@ class Board:
             self.closing.append(container)
         self.ready += [child(container, name) for name in graph.nodes if name not in ended and not missing[name]]
 
-    def open_fan(self, container: NodeId, children: Sequence[NodeId], width: int | None, stop_early: bool) -> None:
-        """Count the expansions of a node; at most `width` come out before one of them ends."""
+    def open_fan(
+        self,
+        container: NodeId,
+        children: Sequence[NodeId],
+        width: int | None,
+        stop_early: bool,
+        ahead: frozenset[NodeId] = frozenset(),
+    ) -> None:
+        """Count the expansions of a node; at most `width` are under way at once. Those `ahead` are already, and do not
+        come out."""
         known = [self.outcomes.get(one) for one in children]
-        fan = _Fan(children, width or max(1, len(children)), stop_early)
+        fan = _Fan(children, width or max(1, len(children)), stop_early, ahead, under_way=len(ahead))
         fan.left = sum(outcome is None for outcome in known)
         fan.failed = any(outcome is not None and outcome.status is NodeStatus.FAILED for outcome in known)
         self._fans[container] = fan
@@ -88,7 +96,7 @@ class Board:
         while not stopped and fan.under_way < fan.width and fan.next < len(fan.children):
             one = fan.children[fan.next]
             fan.next += 1
-            if one not in self.outcomes:
+            if one not in self.outcomes and one not in fan.ahead:
                 fan.under_way += 1
                 self.ready.append(one)
         return fan.under_way > 0 if stopped else fan.left > 0

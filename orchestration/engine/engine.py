@@ -40,10 +40,12 @@ _ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """slots: nodes that run at once in this process; runs: runs that it owns at once; resources: named limits, also
+    """slots: nodes that run at once in this process (those that need a process of their own have tighter limits: `cli`
+    below, and the pool that runs functions); runs: runs that it owns at once; resources: named limits, also
     `agent:NAME`, `function:NAME`; projects: whose runs it claims."""
 
-    slots: int = 256
+    slots: int = 4_096
+    commands: int = 16
     runs: int = 2_000
     resources: Mapping[str, int] = field(default_factory=dict)
     projects: Sequence[ProjectId] = (ProjectId("default"),)
@@ -79,7 +81,9 @@ class Engine:
         self.values = ValueCache(store)
         self.programs = Programs()
         self.workspaces = RunFiles(store, workspaces, specs or {})
-        self.queue: ReadyQueue[tuple[Execution, NodeId]] = ReadyQueue(self.config.slots, self.config.resources)
+        self.queue: ReadyQueue[tuple[Execution, NodeId]] = ReadyQueue(
+            self.config.slots, {"kind:cli": self.config.commands, **self.config.resources}
+        )
         self.worker = WorkerId(new_id("wrk"))
         self.check_names = check_names
         self._executors = executors
@@ -181,8 +185,8 @@ class Engine:
             heads = await self.store.heads(list(self._executions))
             for run_id, head in heads.items():
                 execution = self._executions.get(run_id)
-                if execution is not None and head > execution.state.seq:
-                    execution.hear(await self.store.events(run_id, execution.state.seq))
+                if execution is not None and head > execution.folded.seq:
+                    execution.hear(await self.store.events(run_id, execution.folded.seq))
             for child in list(self._children):
                 row = await self.store.run(child)
                 if row is not None and row.ended_at is not None:
@@ -329,7 +333,7 @@ class Engine:
                 failures.append(data["error"])
         said = [
             approval.feedback
-            for approval in run.state.approvals.values()
+            for approval in run.folded.approvals.values()
             if approval.node == attempt.node_id and approval.feedback
         ]
         return Guidance(failures[-3:], said)
@@ -342,7 +346,7 @@ class Engine:
         """Create the run of a `workflow` node, which its parent's log already names."""
         self.watch_child(child, run)
         try:
-            await self._create_child(run.state, node_id, child, workflow, inputs)
+            await self._create_child(run.folded, node_id, child, workflow, inputs)
         except OmiumError as error:
             await run.child_refused(node_id, child, error)
 

@@ -1,16 +1,16 @@
 """One run that this process owns: its nodes are started, waited for and committed here.
 
 Scheduling goes ahead of the commits: the end of a node and the start of those that it frees are one write. When a write
-is refused, because somebody paused, reset or took the run meanwhile, everything in memory is thrown away and built again
-from what is committed (`_resync`), which is also how control events are answered. Nothing runs before its start is
-durable, and nobody is told of an end before that is.
+is refused, because somebody paused, reset or took the run meanwhile, the ends in it are written alone, and everything else
+in memory is thrown away and built again from what is committed (`_resync`), which is also how control events are answered.
+Nothing runs before its start is durable, and nobody is told of an end before that is.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
@@ -22,6 +22,7 @@ from omium.orchestration.engine.board import Board, Outcome
 from omium.orchestration.engine.failures import describe
 from omium.orchestration.engine.limits import Limit, Ticket
 from omium.orchestration.engine.programs import Program
+from omium.orchestration.engine.turn import Turn
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
@@ -38,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 ENGINE = Principal("engine")
 
+Place: TypeAlias = "tuple[Execution, NodeId]"
+Items: TypeAlias = tuple[Any, Sequence[str] | None, Mapping[str, int] | None]
+
 # Written by others, or by this process on somebody's behalf: what is in memory must be looked at again.
 _CONTROL = frozenset(
     {
@@ -46,20 +50,10 @@ _CONTROL = frozenset(
     }
 )  # fmt: skip
 _REACHES_BACK = frozenset({E.RUN_ROLLED_BACK, E.RUN_PLAYED_FROM})
+_REFUSED = frozenset({"conflict", "not_allowed", "not_found", "already_decided"})
 _LINGER_US = 2_000_000  # a timer that is due sooner is waited for here; for a later one the run is given up
-
-
-class Turn:
-    """What one step of scheduling gathers: commands and blobs of one write, and what begins once that is durable: nodes
-    to run, and child runs to create (node, run, workflow, inputs)."""
-
-    __slots__ = ("blobs", "children", "commands", "started")
-
-    def __init__(self) -> None:
-        self.commands: list[c.Command] = []
-        self.blobs: list[NewBlob] = []
-        self.started: list[NodeId] = []
-        self.children: list[tuple[NodeId, RunId, str, Any]] = []
+_MAX_REFUSALS = 50  # in a row, each after building again: then it is a bug, and the run ends rather than spins
+_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0  # between tries of a database that is away
 
 
 class Execution:
@@ -69,55 +63,74 @@ class Execution:
         self.engine = engine
         self.run_id: RunId = state.run_id
         self.fence = fence
-        self.state = state
+        self.folded = state
         self.program = program
         self.structure = Structure(program.workflow)
         self.board = Board(self.structure)
         self.attempts: dict[NodeId, NodeAttempt] = {}
-        self.tickets: dict[NodeId, Ticket[tuple[Execution, NodeId]]] = {}
+        self.tickets: dict[NodeId, Ticket[Place]] = {}
         self.parked: dict[NodeId, str] = {}  # what nodes wait for: approval, timer, signal, child, backoff
+        self.children: dict[RunId, NodeId] = {}  # the child runs that nodes wait for
         self.width = Limit(program.workflow.max_parallel or 1_000_000)
         self.workspace = Limit(1_000_000)
         self.inputs: Any = None
-        self._items: dict[NodeId, tuple[Any, Sequence[str] | None]] = {}
+        self.armed: int | None = None  # when the engine's timer calls next
         self.finished = anyio.Event()
-        self.closed = False  # the run's own end is written
+        self.closed = False  # the run's own end is written, or is in a write that is under way
+        self.stopping: str | None = None
+        self._items: dict[NodeId, Items] = {}
+        self._failures: dict[NodeId, list[Mapping[str, Any]]] | None = None
+        self._settled = False  # what the last owner left in flight is settled
         self._behind = False  # events are in the log that this fold has not seen
+        self._heard: list[Event] | None = None  # while the state is read: what is committed meanwhile
         self._open = True
         self._opened = anyio.Event()
         self._busy = 0
         self._idle = anyio.Event()
-        self._resyncing = False
+        self._building = False  # everything is, or is about to be, built again
+        self._again = False  # and once more after that
+        self._unsaid: list[c.Command] = []  # notes and draws of attempts that were stopped
+        self._refusals = 0
+        self._timing = anyio.Lock()
         self._released = False
-        self.stopping: str | None = None
+        self._called = False  # nudged while it was being released
 
     # --- the log --------------------------------------------------------------------------------------------------
 
     def hear(self, events: Sequence[Event]) -> None:
         """Take in committed events, in order. Called in the event loop, before whoever wrote them goes on."""
+        if self._heard is not None:
+            self._heard += events
+            return
         control = False
         for event in events:
-            if event.seq <= self.state.seq:
+            if event.seq <= self.folded.seq:
                 continue
-            if event.seq != self.state.seq + 1 or event.type in _REACHES_BACK:
+            if event.seq != self.folded.seq + 1 or event.type in _REACHES_BACK:
                 self._behind = True
             if not self._behind:
-                self.state = apply(self.state, event)
+                self.folded = apply(self.folded, event)
             control = control or event.type in _CONTROL
+            if self._failures is not None and event.type is E.NODE_ATTEMPT_FAILED:
+                self._failures.setdefault(event.data["node"], []).append(event.data["error"])
         if control or self._behind:
             self.nudge()
 
     def nudge(self) -> None:
         """Look at everything again, soon."""
-        if not self._resyncing and not self._released:
-            self._resyncing = True
-            self.engine.spawn(self._resync)
+        if self._released:
+            self._called = True
+        elif not self._again:
+            self._again = True
+            if not self._building:
+                self._building = True
+                self.engine.spawn(self._resync)
 
     async def commit(self, commands: Sequence[c.Command], blobs: Iterable[NewBlob] = ()) -> None:
         """Write; a disk that is full or a database that is away is waited for, since what was done must not be lost.
         Raises what `Store.write` raises otherwise."""
         write = Write(self.run_id, commands, ENGINE, fence=self.fence, blobs=tuple(blobs))
-        pause = 0.5
+        pause = _PAUSE_S
         while True:
             try:
                 await self.engine.store.write(write)
@@ -127,7 +140,7 @@ class Execution:
                     raise
                 _log.warning("run %s cannot be written, trying again: %s", self.run_id, error)
                 await anyio.sleep(pause)
-                pause = min(pause * 2, 30.0)
+                pause = min(pause * 2, _MAX_PAUSE_S)
 
     # --- turns ----------------------------------------------------------------------------------------------------
 
@@ -143,44 +156,59 @@ class Execution:
 
     async def adopt(self) -> None:
         """Take the run up: settle what its last owner left, and go on."""
-        self._resyncing = True
-        await self._resync(first=True)
+        self._building = self._again = True
+        await self._resync()
 
     async def begin(self) -> None:
         """Start a run that has just been created: there is nothing to settle and nothing to read."""
-        await self._enter()
-        try:
-            self.board.open_scope(None)
-            turn = Turn()
-            await self._advance(turn)
-            started = await self._commit(turn)
-        finally:
-            self._leave()
-        self._launch(started)
-        await self._rest()
+        self._settled = True
+        await self._take_turn(self._open_run)
 
-    async def start_taken(self, nodes: list[NodeId]) -> None:
+    async def _open_run(self, turn: Turn) -> None:
+        self.board.open_scope(None)
+
+    async def start_taken(self, tickets: Sequence[Ticket[Place]]) -> None:
         """Start nodes that got their slots in somebody else's turn."""
-        await self._enter()
-        try:
-            turn = Turn()
-            for node_id in nodes:
-                if node_id in self.tickets:
+
+        async def start(turn: Turn) -> None:
+            for ticket in tickets:
+                node_id = ticket.item[1]
+                if self.tickets.get(node_id) is ticket and not self._is_over():
                     await starting.start(self, turn, node_id)
-            await self._advance(turn)
-            started = await self._commit(turn)
-        finally:
-            self._leave()
-        self._launch(started)
-        await self._rest()
+
+        await self._take_turn(start)
 
     async def on_time(self) -> None:
-        """A timer of this run is due."""
+        """A timer of this run is due. One such turn at a time: what is taken up is not to be taken twice."""
+        async with self._timing:
+            await self._take_turn(self._take_due)
+
+    async def _take_due(self, turn: Turn) -> None:
+        if not self._is_over():
+            await parking.take_due(self, turn)
+            due = parking.next_due(self)
+            if due is not None:
+                turn.wake(due)
+
+    async def on_child(self, child: RunId) -> None:
+        """A child run has ended."""
+
+        async def take(turn: Turn) -> None:
+            node_id = self.children.get(child)
+            if node_id is not None and not self._is_over():
+                await parking.take_child(self, turn, node_id)
+
+        async with self._timing:
+            await self._take_turn(take)
+
+    async def _take_turn(self, what: Callable[[Turn], Awaitable[None]]) -> None:
+        """Do something of the run's, go on from there, and write it all at once."""
         await self._enter()
         try:
             turn = Turn()
-            await parking.take_due(self, turn)
-            await self._advance(turn)
+            if not self._released:
+                await what(turn)
+                await self._advance(turn)
             started = await self._commit(turn)
         finally:
             self._leave()
@@ -189,8 +217,9 @@ class Execution:
 
     async def _advance(self, turn: Turn) -> None:
         """Go as far as possible without waiting for anything."""
-        if self._is_over():
-            return  # what has ended is noted; the rest is built again when the run goes on
+        if self._is_over() or self.closed:
+            self.engine.deal(None)  # what has ended is noted; the rest is built again when the run goes on
+            return
         board = self.board
         while True:
             while board.ready or board.closing:
@@ -203,8 +232,8 @@ class Execution:
             mine = self.engine.deal(self)
             if not mine:
                 break
-            for node_id in mine:
-                await starting.start(self, turn, node_id)
+            for ticket in mine:
+                await starting.start(self, turn, ticket.item[1])
         if self._stands_still(turn):
             turn.commands.append(c.WaitRun())
 
@@ -214,31 +243,51 @@ class Execution:
             bool(self.parked)
             and not self.attempts
             and not self.tickets
-            and self.state.status is RunStatus.EXECUTING
+            and self.folded.status is RunStatus.EXECUTING
             and not self.closed
             and all(kind == "approval" for kind in self.parked.values())
         )
 
     async def _commit(self, turn: Turn) -> list[NodeId]:
-        """Write the turn; the nodes that may run now. A refusal has everything built again."""
-        if not turn.commands:
-            return turn.started
-        try:
-            await self.commit(turn.commands, turn.blobs)
-        except OmiumError as error:
-            for node_id in turn.started:
-                self.drop_attempt(node_id)
-            if error.code == "fenced":
-                self._lost()
-            elif error.code in ("conflict", "not_allowed", "not_found"):
-                self._behind = True
-                self.nudge()
-            else:
-                raise
-            return []
+        """Write the turn; the nodes that may run now. A refusal has everything built again, but for the end of an attempt,
+        which is written alone: what was done is not done twice because somebody paused the run meanwhile."""
+        if turn.commands:
+            try:
+                await self.commit(turn.commands, turn.blobs)
+            except OmiumError as error:
+                for node_id in turn.started:
+                    self.drop_attempt(node_id)
+                await self._refused(error, turn)
+                return []
+            self._refusals = 0
         for node_id, child, workflow, inputs in turn.children:
-            self.engine.spawn(self.engine.start_child, self, node_id, child, workflow, inputs)
+            self.engine.spawn(self.engine.children.start, self, node_id, child, workflow, inputs)
+        if turn.due is not None:
+            self.arm(turn.due)
         return turn.started
+
+    async def _refused(self, error: OmiumError, turn: Turn | None = None) -> None:
+        """A write was refused. Raises what is no refusal."""
+        if error.code == "fenced":
+            self._lost()
+            return
+        if error.code not in _REFUSED or self._refusals >= _MAX_REFUSALS:
+            raise error
+        self._refusals += 1
+        if turn is not None and 0 < turn.facts < len(turn.commands):
+            try:
+                await self.commit(turn.commands[: turn.facts], turn.blobs)
+            except OmiumError as refused:  # it is of an older generation, or the run has ended
+                if refused.code not in _REFUSED:
+                    await self._refused(refused)
+        self._behind = True
+        self.nudge()
+
+    def arm(self, due_us: int) -> None:
+        """Have `on_time` called at this time, if not before."""
+        if self.armed is None or due_us < self.armed:
+            self.armed = due_us
+            self.engine.at(due_us, self)
 
     def _launch(self, nodes: Iterable[NodeId]) -> None:
         for node_id in nodes:
@@ -259,6 +308,7 @@ class Execution:
                 if self.attempts.get(attempt.node_id) is attempt:
                     turn = Turn()
                     await steps.finish(self, turn, attempt, result)
+                    turn.facts = len(turn.commands)
                     await self._advance(turn)
                     started = await self._commit(turn)
             finally:
@@ -273,84 +323,128 @@ class Execution:
         self.attempts.pop(node_id, None)
         ticket = self.tickets.pop(node_id, None)
         if ticket is not None:
-            self.engine.queue.give_back(ticket)
+            self.engine.queue.drop(ticket)
 
     # --- building again -------------------------------------------------------------------------------------------
 
-    async def _resync(self, first: bool = False) -> None:
-        """Build everything in memory from what is committed, with no turn under way."""
+    async def _resync(self) -> None:
+        """Build everything in memory from what is committed, with no turn under way, until nothing more is heard."""
         self._open = False
+        pause = _PAUSE_S
         try:
-            while self._busy:
-                self._idle = anyio.Event()
-                await self._idle.wait()
-            self._resyncing = False  # what is heard from here on asks for another round
-            if first or self._behind or await self._has_grown():
-                self.state = await self.engine.store.state(self.run_id)
-                self._behind = False
-            await self._stop_what_is_not_wanted()
-            turn = Turn()
-            if not self._is_over():
-                await self._rebuild(turn, first)
-                await self._advance(turn)
-            started = await self._commit(turn)
-        except OmiumError as error:
-            _log.exception("run %s cannot be taken up", self.run_id)
-            started = []
-            await self.give_up(error)
+            while self._again and not self._released:
+                while self._busy:
+                    self._idle = anyio.Event()
+                    await self._idle.wait()
+                self._again = False  # what is heard from here on asks for another round
+                try:
+                    self._launch(await self._build())
+                except OmiumError as error:
+                    if error.code == "storage_unavailable" and self.stopping is None:
+                        _log.warning("run %s cannot be read, trying again: %s", self.run_id, error)
+                        await anyio.sleep(pause)
+                        pause = min(pause * 2, _MAX_PAUSE_S)
+                        self._again = self._behind = True
+                    else:
+                        await self._refused(error)
         finally:
+            self._building = False
             self._open = True
             self._opened.set()
             self._opened = anyio.Event()
-        self._launch(started)
+        self.engine.deal(None)
         await self._rest()
+
+    async def _build(self) -> list[NodeId]:
+        """One round: bring the fold up to date, stop and settle what must not go on, and schedule the rest."""
+        if self._behind or await self._has_grown():
+            await self._read()
+        await self._stop_what_is_not_wanted()
+        if self.folded.status not in RUN_TERMINAL:
+            await self._settle_in_flight()
+            if parking.is_decided(self) and self.folded.status is RunStatus.WAITING_APPROVAL:
+                # A decision was made just before the run was noted to stand still for it.
+                await self.commit([c.PauseRun("decided"), c.ResumeRun("decided")])
+        if self.program.has_children:
+            await self.engine.children.cancel_orphans(self.folded)
+        if self._behind:
+            self.nudge()
+            return []
+        turn = Turn()
+        if not self._is_over():
+            await self._rebuild(turn)
+            await self._advance(turn)
+        return await self._commit(turn)
+
+    async def _read(self) -> None:
+        """Fold the log again. What is committed while it is read is heard afterwards."""
+        self._heard = []
+        try:
+            self.folded = await self.engine.store.state(self.run_id)
+            self._behind = False
+        finally:
+            heard, self._heard = self._heard, None
+            self.hear(heard)
 
     async def _has_grown(self) -> bool:
         heads = await self.engine.store.heads([self.run_id])
-        return heads.get(self.run_id, Seq(0)) > self.state.seq
+        return heads.get(self.run_id, Seq(0)) > self.folded.seq
 
     def _is_over(self) -> bool:
-        return self.stopping is not None or self.state.status in RUN_TERMINAL or self.state.status is RunStatus.PAUSED
+        return (
+            self.stopping is not None or self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
+        )
 
     async def _stop_what_is_not_wanted(self) -> None:
         """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone."""
-        for ticket in self.tickets.values():
-            if ticket.item[1] not in self.attempts:
-                ticket.dead = True
-        self.tickets = {n: ticket for n, ticket in self.tickets.items() if n in self.attempts}
-        interrupted: list[NodeAttempt] = []
-        for node_id, attempt in list(self.attempts.items()):
-            node = self.state.node(node_id)
-            current = node.in_flight and (node.generation, node.attempt) == (attempt.generation, attempt.attempt)
-            paused = self.state.status is RunStatus.PAUSED and self.state.interrupt and attempt.node.on_pause == "interrupt"
-            if not current or paused or self.stopping is not None or self.state.status in RUN_TERMINAL:
-                if current and attempt.ended.is_set():
-                    continue  # it has just ended, and only waits for its turn to say so
-                attempt.scope.cancel()
-                if current and self.state.status not in RUN_TERMINAL:
-                    interrupted.append(attempt)
-                await attempt.ended.wait()
-                self.drop_attempt(node_id)
-        if interrupted:
-            reason = "paused" if self.state.status is RunStatus.PAUSED else (self.stopping or "handover")
-            await self._interrupt(interrupted, reason)
+        for node_id in [n for n in self.tickets if n not in self.attempts]:
+            self.drop_attempt(node_id)
+        stopped: list[tuple[NodeAttempt, bool]] = []
+        for attempt in list(self.attempts.values()):
+            current = self._is_current(attempt)
+            if current and (not self._is_to_stop(attempt) or attempt.ended.is_set()):
+                continue  # it goes on, or it has just ended and only waits for its turn to say so
+            attempt.scope.cancel()
+            stopped.append((attempt, current))
+        for attempt, current in stopped:
+            await attempt.ended.wait()
+            if current and attempt.succeeded and self._is_current(attempt):
+                continue  # it came to its end before it could be stopped
+            if current:
+                self._unsaid += attempt.take_pending()
+            self.drop_attempt(attempt.node_id)
 
-    async def _interrupt(self, attempts: list[NodeAttempt], reason: str) -> None:
-        commands: list[c.Command] = []
-        for attempt in attempts:
-            commands += attempt.take_pending()
-            commands.append(c.InterruptNode(attempt.node_id, attempt.generation, attempt.attempt, reason))
-        await self.commit(commands)
+    def _is_current(self, attempt: NodeAttempt) -> bool:
+        node = self.folded.node(attempt.node_id)
+        return node.in_flight and (node.generation, node.attempt) == (attempt.generation, attempt.attempt)
 
-    async def _rebuild(self, turn: Turn, first: bool) -> None:
-        self.parked, self.closed, self._items = {}, False, {}
+    def _is_to_stop(self, attempt: NodeAttempt) -> bool:
+        if self.folded.status is RunStatus.PAUSED and self.folded.interrupt and attempt.node.on_pause == "interrupt":
+            return True
+        return self.stopping is not None or self.folded.status in RUN_TERMINAL
+
+    async def _settle_in_flight(self) -> None:
+        """Say of every node that is in flight in the log, and not here, what becomes of it."""
+        left = [n for n, node in self.folded.nodes.items() if node.in_flight and n not in self.attempts]
+        unsaid, self._unsaid = self._unsaid, []
+        if left:
+            reason = "paused" if self.folded.status is RunStatus.PAUSED else (self.stopping or "handover")
+            commands, due = steps.settle(self, left, reason if self._settled else "owner_lost")
+            await self.commit([*unsaid, *commands])
+            if due is not None:
+                self.arm(due)
+        self._settled = True
+
+    async def _rebuild(self, turn: Turn) -> None:
+        self.parked, self.children, self.closed, self._items = {}, {}, False, {}
         if self.inputs is None:
-            self.inputs = await self.engine.values.load(self.state.inputs)
-        if first:
-            await steps.recover(self)
+            self.inputs = await self.engine.values.load(self.folded.inputs)
         await steps.restore_workspace(self)
         await steps.open_boards(self)
         await parking.take_parked(self, turn)
+        due = parking.next_due(self)
+        if due is not None:
+            turn.wake(due)
 
     @classmethod
     def unreadable(cls, engine: Engine, state: RunState, fence: Fence) -> Execution:
@@ -359,45 +453,70 @@ class Execution:
 
     async def give_up(self, error: Exception) -> None:
         """The run cannot go on at all: its definition cannot be read, a value is damaged, a bug was met."""
-        if isinstance(error, OmiumError) and error.code == "fenced":
-            self._lost()
+        if self._released:
             return
+        code = error.code if isinstance(error, OmiumError) else None
+        if code != "fenced":
+            _log.error("run %s cannot go on: %s", self.run_id, error)
         for attempt in self.attempts.values():
             attempt.scope.cancel()
         try:
-            if self.state.status not in RUN_TERMINAL:
+            # A database that is away while this worker stops is no fault of the run's: the next owner goes on.
+            if code not in ("fenced", "storage_unavailable") and self.folded.status not in RUN_TERMINAL:
+                self.closed = True
                 await self.commit([c.FailRun(describe(error))])
-            await self.engine.store.release(self.run_id, self.fence, self.state.seq, None)
-        except OmiumError:
-            _log.exception("run %s cannot be failed either", self.run_id)
+        except OmiumError as refused:
+            _log.error("run %s cannot be failed either: %s", self.run_id, refused)
+        try:
+            if code != "fenced":
+                await self.engine.store.release(self.run_id, self.fence, self.folded.seq, None)
+        except OmiumError as refused:
+            _log.error("run %s cannot be released: %s", self.run_id, refused)
         self._lost()
 
-    async def child_refused(self, node_id: NodeId, child: RunId, error: OmiumError) -> None:
-        """The child run of a node could not be created: the node fails."""
-        node = self.state.node(node_id)
-        if node.wait == {"kind": "child", "run": child}:
-            await self.commit([c.FailNode(node_id, node.generation, describe(error))])
-            self.nudge()
+    async def fail_waiting(self, node_id: NodeId, wait: Mapping[str, Any], error: OmiumError) -> None:
+        """What a node waits for cannot come: its child run could not be created."""
+
+        async def fail(turn: Turn) -> None:
+            if self.folded.node(node_id).wait == wait and not self._is_over():
+                steps.failed(self, turn, node_id, describe(error))
+
+        await self._take_turn(fail)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
     async def _rest(self) -> None:
         """Give the run up when nothing is left to do here for now."""
-        if self.attempts or self.tickets or self._busy or self._resyncing or self._released:
+        if self.attempts or self.tickets or self._busy or self._building or self._released:
             return
         wake_at = None
         if not self._is_over():
             wake_at = parking.next_due(self)
             if wake_at is not None and wake_at < self.engine.clock.now_us() + _LINGER_US:
-                self.engine.at(wake_at, self)
+                self.arm(wake_at)
                 return
-        elif self.stopping is not None and self.state.status not in RUN_TERMINAL | {RunStatus.PAUSED}:
+        elif self.stopping is not None and self.folded.status not in RUN_TERMINAL | {RunStatus.PAUSED}:
             wake_at = self.engine.clock.now_us()  # for the next worker, at once
         self._released = True
-        if await self.engine.store.release(self.run_id, self.fence, self.state.seq, wake_at):
+        pause = _PAUSE_S
+        while True:
+            try:
+                free = await self.engine.store.release(self.run_id, self.fence, self.folded.seq, wake_at)
+                break
+            except OmiumError as error:
+                if error.code != "storage_unavailable" or self.stopping is not None:
+                    _log.error("run %s cannot be released: %s", self.run_id, error)
+                    self._lost()
+                    return
+                await anyio.sleep(pause)
+                pause = min(pause * 2, _MAX_PAUSE_S)
+        if free:
             self._gone()
+            if self._called:
+                await self.engine.store.wake([self.run_id], self.engine.clock.now_us())
+                self.engine.look()
         else:  # the log has grown: look again
-            self._released = False
+            self._released = self._called = False
             self._behind = True
             self.nudge()
 
@@ -409,6 +528,7 @@ class Execution:
         for node_id in list(self.tickets):
             self.drop_attempt(node_id)
         self._gone()
+        self.engine.deal(None)
 
     def _gone(self) -> None:
         self._released = True
@@ -421,20 +541,33 @@ class Execution:
         self.nudge()
         await self.finished.wait()
 
-    def keep_items(self, node_id: NodeId, items: Any, keys: tuple[str, ...] | None) -> None:
-        self._items[node_id] = (items, keys)
+    # --- what nodes ask of their run --------------------------------------------------------------------------------
 
-    async def items_of(self, node_id: NodeId) -> tuple[Any, Sequence[str] | None]:
-        """The items of a fan-out and their keys, as they were when it expanded."""
+    def keep_items(self, node_id: NodeId, items: Any, keys: Sequence[str] | None) -> None:
+        places = None if keys is None else {key: place for place, key in enumerate(keys)}
+        self._items[node_id] = (items, keys, places)
+
+    async def items_of(self, node_id: NodeId) -> Items:
+        """The items of a fan-out, their keys and the place of each key, as they were when it expanded."""
         if node_id not in self._items:
-            expansion = self.state.node(node_id).expansion or {}
-            items = await self.engine.values.load(expansion["items"])
-            self._items[node_id] = (items, expansion.get("keys"))
+            expansion = self.folded.node(node_id).expansion or {}
+            self.keep_items(node_id, await self.engine.values.load(expansion["items"]), expansion.get("keys"))
         return self._items[node_id]
+
+    async def failures_of(self, node_id: NodeId) -> list[Mapping[str, Any]]:
+        """How the attempts of a node failed, oldest first. The log is read once; from then on, failures are heard."""
+        if self._failures is None:
+            found: dict[NodeId, list[Mapping[str, Any]]] = {}
+            after = Seq(0)
+            while page := await self.engine.store.events(self.run_id, after):
+                for event in page:
+                    after = event.seq
+                    if event.type is E.NODE_ATTEMPT_FAILED:
+                        found.setdefault(event.data["node"], []).append(event.data["error"])
+            self._failures = found
+        return self._failures.get(node_id, [])
 
     def note(self, node_id: NodeId, outcome: Outcome) -> None:
         """A node has ended, as far as this turn goes."""
         self.parked.pop(node_id, None)
         self.board.ended(node_id, outcome)
-
-

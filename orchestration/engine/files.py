@@ -11,7 +11,7 @@ from omium.orchestration.ids import Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Store, Write
-from omium.orchestration.ports_workspace import Tree, Workspaces, WorkspaceSpec
+from omium.orchestration.ports_workspace import FileChange, Tree, Workspaces, WorkspaceSpec
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.attempt import NodeAttempt
@@ -49,13 +49,13 @@ class RunFiles:
 
     async def start_tree(self, run: Execution, attempt: NodeAttempt) -> str:
         """The tree from which a node starts, with the directory open and, for a writer that runs again, put back."""
-        attempt.workspace = await self.open(run.state)
-        before = run.state.node(attempt.node_id)
+        attempt.workspace = await self.open(run.folded)
+        before = run.folded.node(attempt.node_id)
         if attempt.node.workspace == "write" and before.tree_start is not None and before.attempt > 0:
             await self._need().restore(run.run_id, Tree(before.tree_start))
             return before.tree_start
-        if run.state.tree is not None:
-            return run.state.tree
+        if run.folded.tree is not None:
+            return run.folded.tree
         tree = await self._need().capture(run.run_id, "start")
         await run.commit([c.CaptureWorkspace(tree, "start")])
         return tree
@@ -82,6 +82,10 @@ class RunFiles:
             await self._write(run_id, c.StartRestore(tree, "history"))
             await workspaces.open(run_id, self._spec(state), Tree(tree))
             await self._write(run_id, c.FinishRestore(tree))
+
+    async def diff(self, a: str, b: str, *, patch_limit: int = 0) -> list[FileChange]:
+        """What changed from one captured tree to another, by path, with patches of at most `patch_limit` bytes."""
+        return await self._need().diff(Tree(a), Tree(b), patch_limit=patch_limit)
 
     async def _write(self, run_id: RunId, *commands: c.Command) -> None:
         await self._store.write(Write(run_id, commands, ENGINE))

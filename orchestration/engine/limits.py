@@ -1,22 +1,22 @@
 """Who may run now: slots by process, run, agent and named resource, and a queue by priority.
 
-Each waiting node costs O(log n) once; a node that a full limit holds back waits at that limit and is looked at again
-only when a slot of it is freed, so that nothing is ever scanned.
+Each waiting node costs O(log n); a node that a full limit holds back waits at that limit, and a slot that is freed there
+calls as many as it has room for, best first, so that nothing is ever scanned.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Limit:
-    """Slots of one kind. `exclusive` takes all of them, as a writer of a workspace does."""
+    """Slots of one kind. `exclusive` takes all of them, as a writer of a workspace does. `waiting` is a heap of
+    (ticket, exclusive)."""
 
     __slots__ = ("alone", "size", "used", "waiting")
 
@@ -24,7 +24,7 @@ class Limit:
         self.size = size
         self.used = 0
         self.alone = False
-        self.waiting: deque[object] = deque()
+        self.waiting: list[tuple[Ticket[Any], bool]] = []
 
     def fits(self, exclusive: bool) -> bool:
         return self.used == 0 if exclusive else not self.alone and self.used < self.size
@@ -37,17 +37,31 @@ class Limit:
         self.used -= 1
         self.alone = False
 
+    def called(self) -> Iterator[Ticket[Any]]:
+        """The best of those who wait, as many as the free slots may admit; they wait here no longer."""
+        free = 0 if self.alone else self.size - self.used
+        while self.waiting and free > 0:
+            ticket, exclusive = self.waiting[0]
+            if exclusive and self.used and not ticket.dead:
+                return  # it is next, and everyone else after it
+            heapq.heappop(self.waiting)
+            if not ticket.dead:
+                free -= self.size if exclusive else 1
+                yield ticket
+
 
 class Ticket(Generic[T]):
-    """A node that wants to run, and the limits that it counts against: (limit, exclusive)."""
+    """A node that wants to run, and the limits that it counts against: (limit, exclusive). It waits, then holds slots
+    until it gives them back; `dead` is one that nobody wants any more."""
 
-    __slots__ = ("dead", "item", "limits", "order")
+    __slots__ = ("dead", "held", "item", "limits", "order")
 
     def __init__(self, item: T, limits: Sequence[tuple[Limit, bool]], order: tuple[int, int]) -> None:
         self.item = item
         self.limits = limits
         self.order = order
         self.dead = False
+        self.held = False
 
     def __lt__(self, other: Ticket[T]) -> bool:
         return self.order < other.order
@@ -77,26 +91,38 @@ class ReadyQueue(Generic[T]):
             if not self.process.fits(False):
                 return
             ticket = heapq.heappop(self._heap)
-            if ticket.dead:
-                continue
-            for limit, exclusive in ticket.limits:
-                if not limit.fits(exclusive):
-                    limit.waiting.append(ticket)
-                    break
-            else:
+            full: Limit | None = None
+            if not ticket.dead:
                 for limit, exclusive in ticket.limits:
-                    limit.take(exclusive)
-                yield ticket
+                    if not limit.fits(exclusive):
+                        heapq.heappush(limit.waiting, (ticket, exclusive))
+                        full = limit
+                        break
+                else:
+                    for limit, exclusive in ticket.limits:
+                        limit.take(exclusive)
+                    ticket.held = True
+                    yield ticket
+                    continue
+            # It may have been called for a free slot that it does not take: the next one there has its chance.
+            for limit, _ in ticket.limits:
+                if limit is not full and limit.waiting:
+                    self._call(limit)
 
-    def give_back(self, ticket: Ticket[T]) -> None:
-        """Free a ticket's slots; whoever waited for one of them is looked at again."""
-        for limit, _ in ticket.limits:
-            limit.give()
-            if limit.waiting and limit is not self.process:
-                # A freed exclusive hold may admit several; each that still does not fit goes back to wait.
-                waiting, limit.waiting = limit.waiting, deque()
-                for other in waiting:
-                    heapq.heappush(self._heap, other)  # type: ignore[misc]
+    def drop(self, ticket: Ticket[T]) -> None:
+        """Be done with a ticket: it gives back the slots that it holds, or waits for none any more."""
+        ticket.dead = True
+        if ticket.held:
+            ticket.held = False
+            for limit, _ in ticket.limits:
+                limit.give()
+                if limit.waiting:
+                    self._call(limit)
+
+    def _call(self, limit: Limit) -> None:
+        for ticket in limit.called():
+            heapq.heappush(self._heap, ticket)
 
     def __len__(self) -> int:
+        """How many may be looked at now, were there slots: those that wait at a limit do not count."""
         return len(self._heap)

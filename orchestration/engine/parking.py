@@ -20,7 +20,7 @@ _REFUSALS = frozenset({"reject", "abort", "expired"})
 
 async def take_parked(run: Execution, turn: Turn) -> None:
     """After building again: note what waits, and take up what no longer has to."""
-    for node_id, node in list(run.state.nodes.items()):
+    for node_id, node in list(run.folded.nodes.items()):
         kind = _waits_for(run, node)
         if kind is not None:
             run.parked[node_id] = kind
@@ -40,14 +40,14 @@ def _waits_for(run: Execution, node: NodeState) -> str | None:
 async def take_due(run: Execution, turn: Turn) -> None:
     """Take up everything whose time has come or whose answer is there."""
     now = run.engine.clock.now_us()
-    if run.state.deadline_at is not None and now >= run.state.deadline_at:
+    if run.folded.deadline_at is not None and now >= run.folded.deadline_at:
         told = {"category": "timeout", "type": "omium", "code": "timeout", "message": "the run's deadline has passed"}
         turn.commands.append(c.FailRun(told))
         run.closed = True
         return
     taken: dict[str, int] = {}
     for node_id, kind in list(run.parked.items()):
-        node = run.state.node(node_id)
+        node = run.folded.node(node_id)
         if kind == "approval":
             _decided(run, turn, node_id, node, now)
         elif kind == "backoff" and (node.due_at or 0) <= now:
@@ -57,7 +57,7 @@ async def take_due(run: Execution, turn: Turn) -> None:
             _end_wait(run, turn, node_id, node, {"waited_until": node.wait["due_at"]})
         elif kind == "signal" and node.wait is not None:
             name = node.wait["name"]
-            waiting = run.state.signals.get(name, [])
+            waiting = run.folded.signals.get(name, [])
             place = taken.get(name, 0)
             if place < len(waiting):
                 taken[name] = place + 1
@@ -96,7 +96,7 @@ def _fail(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, error: d
 
 def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, now: int) -> None:
     """Go on from a decision, or let the question expire."""
-    approval = run.state.approvals.get(node.approval) if node.approval is not None else None
+    approval = run.folded.approvals.get(node.approval) if node.approval is not None else None
     if approval is None or node.approval is None:
         return  # the request is in a write that is under way
     if approval.decision is None:
@@ -111,7 +111,12 @@ def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, now: 
     elif approval.decision == "skip":
         starting.skip(run, turn, node_id, "decision", approval=node.approval)
     elif approval.scope == "node":
-        told = {"decision": approval.decision, "by": approval.by, "feedback": approval.feedback, "approval": node.approval}
+        told = {
+            "decision": approval.decision,
+            "by": approval.by,
+            "feedback": approval.feedback,
+            "approval": node.approval,
+        }
         stored = starting.keep(run, turn, told)
         turn.commands.append(
             c.CompleteNode(node_id, node.generation, stored.digest, stored.size, approval=node.approval)
@@ -125,7 +130,7 @@ def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, now: 
 
 def _settle_unknown(run: Execution, turn: Turn, node_id: NodeId, node: NodeState) -> None:
     """A human said to try again: what was unknown counts as not having happened."""
-    for identity, effect in run.state.effects.items():
+    for identity, effect in run.folded.effects.items():
         if effect.node == node_id and effect.generation == node.generation and effect.outcome in (None, "unknown"):
             turn.commands.append(c.SettleEffect(identity, "not_sent", error={"message": "decided by a human"}))
 
@@ -152,10 +157,10 @@ def next_due(run: Execution) -> int | None:
 
 
 def _due_times(run: Execution) -> Iterator[int]:
-    if run.state.deadline_at is not None:
-        yield run.state.deadline_at
+    if run.folded.deadline_at is not None:
+        yield run.folded.deadline_at
     for node_id, kind in run.parked.items():
-        node = run.state.node(node_id)
+        node = run.folded.node(node_id)
         if kind == "backoff" and node.due_at is not None:
             yield node.due_at
         elif kind == "timer" and node.wait is not None:
@@ -163,6 +168,6 @@ def _due_times(run: Execution) -> Iterator[int]:
         elif kind == "child":
             yield run.engine.clock.now_us() + CHILD_POLL_US
         elif kind == "approval" and node.approval is not None:
-            approval = run.state.approvals.get(node.approval)
+            approval = run.folded.approvals.get(node.approval)
             if approval is not None and approval.decision is None:
                 yield approval.expires_at

@@ -36,7 +36,7 @@ async def build(
             told["output"] = await run.engine.values.load(outcome.output)
             outputs[name] = outcome.output
         elif outcome.status is NodeStatus.FAILED:
-            told["error"] = run.state.node(instance).error
+            told["error"] = run.folded.node(instance).error
         nodes[name] = told
     scope: dict[str, Any] = {"inputs": run.inputs, "nodes": nodes, "run": _about(run)}
     if node_id is not None and "[" in node_id:
@@ -45,7 +45,7 @@ async def build(
 
 
 def _about(run: Execution) -> Mapping[str, Any]:
-    state = run.state
+    state = run.folded
     return {
         "id": state.run_id,
         "workflow": state.workflow,

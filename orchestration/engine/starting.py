@@ -24,34 +24,37 @@ if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution, Turn
 
 _SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})
-_REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
+REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
 
 
 async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
     """Decide what becomes of a node whose upstreams have all ended."""
     if node_id in run.attempts or node_id in run.tickets or node_id in run.parked:
         return
-    if run.state.node(node_id).status not in (NodeStatus.PENDING, NodeStatus.PAUSED):
+    if run.folded.node(node_id).status not in (NodeStatus.PENDING, NodeStatus.PAUSED):
         return  # it waits for its insides, a decision, a time: after building again, it is looked at apart
     node = run.structure.node_def(node_id)
     program = run.program.node(node)
     try:
         scope, _ = await scopes.build(run, node_id, program.names, program.every)
         if not node_id.endswith("]"):  # an expansion's edges and conditions are those of the whole
-            verdict = _verdict(run, node_id, node, scope)
+            verdict = skip_verdict(run, node_id, node, scope)
             if verdict is not None:
                 skip(run, turn, node_id, *verdict)
                 return
+        if "output" in overridden(run, node_id):
+            _give(run, turn, node_id, overridden(run, node_id)["output"])
+            return
         if node.for_each is not None and not node_id.endswith("]"):
             await _fan_out(run, turn, node_id, node, scope)
         elif node.repeat is not None and not node_id.endswith("]"):
             begin(run, turn, node_id)
-            turn.commands.append(c.ExpandNode(node_id, run.state.node(node_id).generation, 1))
+            turn.commands.append(c.ExpandNode(node_id, run.folded.node(node_id).generation, 1))
             run.board.open_fan(node_id, [indexed(node_id, 0)], 1, True)
         elif node.kind == "group":
             begin(run, turn, node_id)
             count = len(node.body)
-            turn.commands.append(c.ExpandNode(node_id, run.state.node(node_id).generation, count))
+            turn.commands.append(c.ExpandNode(node_id, run.folded.node(node_id).generation, count))
             run.board.open_scope(node_id)
         else:
             await _admit_leaf(run, turn, node_id, node, scope)
@@ -59,7 +62,9 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
         _fail_to_begin(run, turn, node_id, error)
 
 
-def _verdict(run: Execution, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> tuple[str, NodeId | None] | None:
+def skip_verdict(
+    run: Execution, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]
+) -> tuple[str, NodeId | None] | None:
     """Why the node is skipped: (reason, the node to blame); None when it is not."""
     counting = 0
     for need in node.needs:
@@ -81,24 +86,51 @@ def _verdict(run: Execution, node_id: NodeId, node: NodeDef, scope: Mapping[str,
     return None
 
 
+def overridden(run: Execution, node_id: NodeId) -> Mapping[str, Any]:
+    """What a branch or a replay changed in a node: `{"with": ...}`, `{"output": ...}`, or nothing."""
+    changed: Mapping[str, Any] = run.folded.overrides.get("nodes", {}).get(node_id) or {}
+    return changed
+
+
+def _give(run: Execution, turn: Turn, node_id: NodeId, value: Any) -> None:
+    """Complete a node with an output that was given for it, without executing it."""
+    begin(run, turn, node_id)
+    stored = keep(run, turn, value)
+    generation = run.folded.node(node_id).generation
+    turn.commands.append(c.CompleteNode(node_id, generation, stored.digest, stored.size))
+    run.note(node_id, Outcome(NodeStatus.COMPLETED, stored.digest, stored.size))
+
+
+def given(run: Execution, node_id: NodeId, rendered: Any) -> Any:
+    """A rendered input, or the form of it that enters the key, with what was overridden in it. That is data: what looks
+    like a template in it is none."""
+    changed = overridden(run, node_id).get("with")
+    return rendered if changed is None else {**rendered, **changed}
+
+
 def skip(
-    run: Execution, turn: Turn, node_id: NodeId, reason: str, cause: NodeId | None = None, approval: ApprovalId | None = None
+    run: Execution,
+    turn: Turn,
+    node_id: NodeId,
+    reason: str,
+    cause: NodeId | None = None,
+    approval: ApprovalId | None = None,
 ) -> None:
-    generation = run.state.node(node_id).generation
+    generation = run.folded.node(node_id).generation
     turn.commands.append(c.SkipNode(node_id, generation, reason, cause, approval))
     run.note(node_id, Outcome(NodeStatus.SKIPPED, reason=reason))
 
 
 def begin(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalId | None = None) -> None:
     """Start a node that takes no slot: a container, a wait, a sub-run."""
-    turn.commands.append(c.StartNode(node_id, run.state.node(node_id).generation, approval=approval))
+    turn.commands.append(c.StartNode(node_id, run.folded.node(node_id).generation, approval=approval))
 
 
 def _fail_to_begin(run: Execution, turn: Turn, node_id: NodeId, error: OmiumError) -> None:
     """The node's own template or condition is at fault: it fails without having run."""
     from omium.orchestration.engine.failures import describe
 
-    state = run.state.node(node_id)
+    state = run.folded.node(node_id)
     begin(run, turn, node_id)
     told = describe(error)
     turn.commands.append(c.FailAttempt(node_id, state.generation, state.attempt + 1, told))
@@ -111,7 +143,9 @@ async def _fan_out(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, s
     if not isinstance(items, list):
         raise OmiumError("expression_error", f"for_each of {node_id} needs a list, not {type(items).__name__}.")
     if len(items) > MAX_NODES:
-        raise OmiumError("invalid_value", f"for_each of {node_id} has {len(items)} items; at most {MAX_NODES} are allowed.")
+        raise OmiumError(
+            "invalid_value", f"for_each of {node_id} has {len(items)} items; at most {MAX_NODES} are allowed."
+        )
     keys: tuple[str, ...] | None = None
     if node.for_each.key is not None:
         expression = node.for_each.key
@@ -123,7 +157,7 @@ async def _fan_out(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, s
             raise OmiumError("invalid_value", f"for_each of {node_id} has the key {twice!r} twice.")
     stored = keep(run, turn, items)
     begin(run, turn, node_id)
-    generation = run.state.node(node_id).generation
+    generation = run.folded.node(node_id).generation
     turn.commands.append(c.ExpandNode(node_id, generation, len(items), items=stored.digest, keys=keys))
     run.keep_items(node_id, items, keys)
     children = [indexed(node_id, key) for key in (keys if keys is not None else range(len(items)))]
@@ -131,7 +165,7 @@ async def _fan_out(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, s
 
 
 async def _admit_leaf(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
-    state = run.state.node(node_id)
+    state = run.folded.node(node_id)
     now = run.engine.clock.now_us()
     if state.due_at is not None and state.due_at > now:
         run.parked[node_id] = "backoff"
@@ -149,7 +183,7 @@ async def _admit_leaf(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef
         return
     gate = gates.step_gate(run.program.workflow, node, scope) if not state.attempt else None
     if gate is not None:
-        inputs, form = resolve(node.input, scope, {})
+        inputs = given(run, node_id, resolve(node.input, scope, {})[0])
         binding = keep(run, turn, {"node": node_id, "use": node.use, "input": inputs}).digest
         _ask(run, turn, gates.request(node_id, state.generation, gate, scope, now, kind="step", binding=binding))
         return
@@ -170,24 +204,26 @@ def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
         limit = run.engine.queue.named(name)
         if limit is not None:
             limits.append((limit, False))
+    if (limit := run.engine.queue.named(f"kind:{node.kind}")) is not None:
+        limits.append((limit, False))
     if node.use is not None and (limit := run.engine.queue.named(f"{node.kind}:{node.use}")) is not None:
         limits.append((limit, False))
     if node.workspace != "none":
         limits.append((run.workspace, node.workspace == "write"))
-    run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.state.priority * 1000 + node.priority)
+    run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.folded.priority * 1000 + node.priority)
 
 
 def _wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
     from datetime import datetime
 
     assert node.wait is not None
-    generation = run.state.node(node_id).generation
+    generation = run.folded.node(node_id).generation
     now = run.engine.clock.now_us()
     if node.wait.signal is not None:
         begin(run, turn, node_id)
         turn.commands.append(c.WaitNode(node_id, generation, signal=node.wait.signal))
         run.parked[node_id] = "signal"
-        if run.state.signals.get(node.wait.signal):
+        if run.folded.signals.get(node.wait.signal):
             run.engine.at(now, run)
         return
     if node.wait.until is not None:
@@ -197,7 +233,9 @@ def _wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Map
             if moment.tzinfo is None:
                 raise ValueError("it has no offset from UTC")
         except ValueError as error:
-            raise OmiumError("expression_error", f"{node_id} waits until {text!r}, which is no time: {error}.") from error
+            raise OmiumError(
+                "expression_error", f"{node_id} waits until {text!r}, which is no time: {error}."
+            ) from error
         due_at = int(moment.timestamp() * 1e6)
     else:
         seconds = render(node.wait.seconds, scope)
@@ -213,9 +251,9 @@ def _wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Map
 async def _sub_run(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
     """Start a child run; its id is durable before it is created, so that a crash in between creates no second one."""
     child = RunId(new_id("run", run.engine.clock.now_us() // 1000))
-    inputs = render(node.input, scope)
+    inputs = given(run, node_id, render(node.input, scope))
     begin(run, turn, node_id)
-    turn.commands.append(c.WaitNode(node_id, run.state.node(node_id).generation, child=child))
+    turn.commands.append(c.WaitNode(node_id, run.folded.node(node_id).generation, child=child))
     turn.children.append((node_id, child, str(node.use), inputs))
     run.parked[node_id] = "child"
 
@@ -223,7 +261,7 @@ async def _sub_run(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, s
 async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalId | None = None) -> None:
     """Start a node that has its slots: settle its inputs and its key; reuse a result if the run says so."""
     node = run.structure.node_def(node_id)
-    state = run.state.node(node_id)
+    state = run.folded.node(node_id)
     attempt = NodeAttempt(run, node_id, node, state.generation, state.attempt + 1)
     attempt.resumed = state.reason in ("owner_lost", "handover", "paused") and state.attempt > 0
     try:
@@ -231,8 +269,8 @@ async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalI
     except OmiumError as error:
         attempt.error = error
     key = attempt.key
-    if key is not None and run.state.reuse == "unchanged" and node.kind in _REUSABLE and not node.expands:
-        kept = run.state.reusable.get(key)
+    if key is not None and run.folded.reuse == "unchanged" and node.kind in REUSABLE and not node.expands:
+        kept = run.folded.reusable.get(key)
         if kept is not None and approval is None:
             if kept.tree is not None:
                 await run.engine.workspaces.bring_to(run.run_id, kept.tree)
@@ -247,7 +285,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalI
 
 def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
     """The decision that this start uses up."""
-    state = run.state.node(node_id)
+    state = run.folded.node(node_id)
     if state.status is not NodeStatus.WAITING_APPROVAL or state.approval is None:
         return None
     return state.approval
@@ -256,9 +294,7 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     program = run.program.node(node)
     scope, outputs = await scopes.build(run, attempt.node_id, program.names, program.every)
-    override = run.state.overrides.get("nodes", {}).get(attempt.node_id) or {}
-    template = {**node.input, **override["with"]} if "with" in override else node.input
-    inputs, form = resolve(template, scope, outputs)
+    inputs, form = (given(run, attempt.node_id, one) for one in resolve(node.input, scope, outputs))
     attempt.vars = {**scope, "input": inputs}
     attempt.inputs = inputs
     for condition in node.requires:

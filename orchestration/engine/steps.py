@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,7 +12,7 @@ from omium.orchestration.definition.expressions import holds, render
 from omium.orchestration.definition.model import NodeDef
 from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.engine import gates, scopes, starting
-from omium.orchestration.engine.attempt import DEFAULT_ON_UNKNOWN, NodeAttempt
+from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.failures import backoff_s, describe, may_retry
 from omium.orchestration.errors import OmiumError
@@ -43,13 +42,13 @@ async def execute(run: Execution, attempt: NodeAttempt) -> Ended:
     done: Done | None = None
     failure: BaseException | None = attempt.error
     try:
-        if failure is None:
-            with attempt.scope:
+        if failure is None and not attempt.cancelled:
+            with anyio.CancelScope() as attempt.scope:
                 done = await _bounded(run, attempt)
     except Exception as error:  # the boundary between the engine and code that it does not know
         failure = error
     finally:
-        attempt.ended.set()
+        attempt.over()
     return Ended(done, failure, round((time.perf_counter() - began) * 1000, 3))
 
 
@@ -96,15 +95,21 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
 async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, done: Done, ms: float) -> None:
     node_id, node = attempt.node_id, attempt.node
     tree = await run.engine.workspaces.capture(run, attempt) if node.workspace == "write" else None
-    override = run.state.overrides.get("nodes", {}).get(node_id) or {}
     if node.expands:
         await _expand_plan(run, turn, attempt, done.output)
         return
-    value = override["output"] if "output" in override else done.output
-    encoded = starting.keep(run, turn, value, attempt.base)
+    encoded = starting.keep(run, turn, done.output, attempt.base)
     turn.commands.append(
         c.CompleteNode(
-            node_id, attempt.generation, encoded.digest, encoded.size, attempt.attempt, attempt.key, tree, done.usage, ms
+            node_id,
+            attempt.generation,
+            encoded.digest,
+            encoded.size,
+            attempt.attempt,
+            attempt.key,
+            tree,
+            done.usage,
+            ms,
         )
     )
     run.note(node_id, Outcome(NodeStatus.COMPLETED, encoded.digest, encoded.size))
@@ -127,7 +132,7 @@ async def _expand_plan(run: Execution, turn: Turn, attempt: NodeAttempt, plan: A
 
 
 def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException) -> None:
-    node_id, node, state = attempt.node_id, attempt.node, run.state.node(attempt.node_id)
+    node_id, node, state = attempt.node_id, attempt.node, run.folded.node(attempt.node_id)
     told = describe(error)
     failures = state.failures + 1
     if may_retry(node.retry, told["category"], failures):
@@ -141,9 +146,7 @@ def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException
         # Asked in the attempt's own place: the node is still running, and what is decided goes on from there.
         spec, now = gates.error_gate(node_id, told), run.engine.clock.now_us()
         about = {"error": {name: told[name] for name in told if name != "traceback"}}
-        turn.commands.append(
-            gates.request(node_id, attempt.generation, spec, {}, now, kind="error", details=about)
-        )
+        turn.commands.append(gates.request(node_id, attempt.generation, spec, {}, now, kind="error", details=about))
         run.parked[node_id] = "approval"
         return
     retries = node.retry.max_attempts > 1
@@ -173,7 +176,7 @@ async def close(run: Execution, turn: Turn, container: NodeId | None) -> None:
 
 
 def _generation(run: Execution, node_id: NodeId) -> int:
-    return run.state.node(node_id).generation
+    return run.folded.node(node_id).generation
 
 
 def _complete_container(run: Execution, turn: Turn, container: NodeId, value: Any) -> None:
@@ -302,7 +305,7 @@ async def _close_run(run: Execution, turn: Turn) -> None:
 
 async def recover(run: Execution) -> None:
     """Settle every node that the last owner left in flight, by its effects: run again, ask, or fail."""
-    state = run.state
+    state = run.folded
     in_flight = [node_id for node_id, node in state.nodes.items() if node.in_flight]
     if not in_flight:
         return
@@ -332,17 +335,16 @@ async def recover(run: Execution) -> None:
     await run.commit(commands)
 
 
-
 async def restore_workspace(run: Execution) -> None:
     """Bring the files to where a history operation left the run, before anything starts; repeats an unfinished one."""
-    tree = run.state.restoring
+    tree = run.folded.restoring
     if tree is not None:
         await run.engine.workspaces.finish_restore(run.run_id, tree)
 
 
 async def open_boards(run: Execution) -> None:
     """Count again what is open: the run, and every container that waits for its children, outermost first."""
-    board, state = run.board, run.state
+    board, state = run.board, run.folded
     board.restore(state)
     waiting = [
         node_id
@@ -380,7 +382,7 @@ def _depth(node_id: NodeId) -> int:
 
 
 async def _reopen_plan(run: Execution, node_id: NodeId) -> None:
-    expansion = run.state.nodes[node_id].expansion
+    expansion = run.folded.nodes[node_id].expansion
     assert expansion is not None
     plan = await run.engine.values.load(expansion["plan"])
     definition = run.structure.node_def(node_id)
@@ -388,5 +390,3 @@ async def _reopen_plan(run: Execution, node_id: NodeId) -> None:
     readable = run.structure.readable(node_id)
     nodes = parse_plan(plan, inputs=run.program.workflow.inputs, readable=readable, agent=agent)
     run.structure.add_plan(node_id, nodes)
-
-

@@ -63,13 +63,16 @@ class Watch:
         for worker in await self._store.workers():
             if worker.id != self._worker and self._is_gone(worker):
                 count = await self._store.retire(worker.id)
-                _log.warning("worker %s (pid %s on %s) is gone: %s runs are free", worker.id, worker.pid, worker.host, count)
+                _log.warning(
+                    "worker %s (pid %s on %s) is gone: %s runs are free", worker.id, worker.pid, worker.host, count
+                )
                 freed += count
         return freed
 
     def _is_gone(self, worker: WorkerRow) -> bool:
         alive = self._processes.alive(worker)
         if alive is False:
+            self._processes.kill(worker)  # what it had started may live on
             return True
         now = anyio.current_time()
         beat, since = self._seen.get(worker.id, (-1, now))

@@ -16,7 +16,8 @@ from omium.orchestration.log.state import EffectOutcome
 @dataclass(frozen=True, slots=True)
 class CreateRun:
     """The first command of a log. `parent` makes it a branch: `{"run", "seq"}`; `reset` names what the branch does not
-    take over from there (digest of a list of node ids, with the list itself in `reset_nodes`)."""
+    take over from there (digest of a list of node ids, with the list itself in `reset_nodes`; the first is the node that is
+    played again), and `tree` the files that it begins with, where they are not those of the position."""
 
     definition: Digest
     workflow: str
@@ -28,6 +29,8 @@ class CreateRun:
     parent: Mapping[str, Any] | None = None
     reset: Digest | None = None
     reset_nodes: tuple[NodeId, ...] = ()
+    tree: str | None = None
+    reuse: str = "none"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     branch: str | None = None
     hypothesis: str | None = None
@@ -96,7 +99,7 @@ class RollBack:
 @dataclass(frozen=True, slots=True)
 class PlayFrom:
     node: NodeId
-    nodes: Digest  # blob: the list of node ids that are reset
+    nodes: Digest  # blob: the list of node ids that are reset; what is inside of them is reset with them
     affected: tuple[NodeId, ...]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     reuse: str = "none"
@@ -294,6 +297,7 @@ class Label:
     label: str
     note: str | None = None
     valid: bool = True
+    tree: str | None = None  # the workspace as of `at`
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (
             EventType.RUN_CREATED,
             "definition workflow inputs project",
-            "title priority deadline_at parent reset overrides branch hypothesis caller session workspace",
+            "title priority deadline_at parent reset tree reuse overrides branch hypothesis caller session workspace",
         ),
         (EventType.RUN_PLANNING, "", ""),
         (EventType.RUN_STARTED, "", ""),

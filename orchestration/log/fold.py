@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omium.orchestration.ids import ApprovalId, EffectId, NodeId, Seq
+from omium.orchestration.log.again import Again, index_in, is_loop
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import (
@@ -83,30 +84,40 @@ def _created(state: RunState, data: Mapping[str, Any], at: int, seq: int) -> Non
     state.parent, state.caller = data.get("parent"), data.get("caller")
     state.branch, state.hypothesis = data.get("branch"), data.get("hypothesis")
     state.session, state.overrides = data.get("session"), dict(data.get("overrides", {}))
-    state.workspace = data.get("workspace")
+    state.workspace, state.tree = data.get("workspace"), data.get("tree")
+    state.reuse = data.get("reuse", "none")
     state.created_at = at
 
 
 def _inherit(state: RunState, base: RunState, reset: Iterable[NodeId]) -> None:
     """A branch keeps what its parent had finished by then, less what it resets, and nothing that was under way."""
     state.generation = base.generation + 1
-    left = set(reset)
+    again = Again(reset, base)
     state.reusable = dict(base.reusable)
     for node_id, node in base.nodes.items():
-        if _stands(node) and node_id not in left:
+        if again.reopens(node_id):
+            _reopen(node, again.played, node_id, node.seq)
+        _revive(node)
+        if stands(node) and not again.resets(node_id):
             state.nodes[node_id] = node
         else:
             _put_aside(state, node_id, node)
     state.completed_nodes = sum(node.status is N.COMPLETED for node in state.nodes.values())
-    state.tree = base.tree
+    state.tree = state.tree or base.restoring or base.tree
     state.overrides = merge_overrides(base.overrides, state.overrides)
 
 
-def _stands(node: NodeState) -> bool:
+def stands(node: NodeState) -> bool:
     """A result that outlives a change of course. An expansion is one too: its finished children need not run again."""
     if node.status in NODE_TERMINAL:
         return node.status is not N.CANCELLED
     return node.wait is not None and node.wait["kind"] == "children"
+
+
+def _revive(node: NodeState) -> None:
+    """A container that was cancelled with its run waits for its insides again: it has expanded, and need not do so anew."""
+    if node.status is N.CANCELLED and node.expansion is not None:
+        node.status, node.wait, node.ended_at = N.RUNNING, {"kind": "children"}, None
 
 
 def _put_aside(state: RunState, node_id: NodeId, node: NodeState) -> None:
@@ -125,7 +136,9 @@ def merge_overrides(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched: Touched) -> RunState:
     """The state at the older position, paused, with everything unfinished pending in a new generation."""
     generation = int(data["generation"])
-    for node_id in [n for n, node in base.nodes.items() if not _stands(node)]:
+    for node in base.nodes.values():
+        _revive(node)
+    for node_id in [n for n, node in base.nodes.items() if not stands(node)]:
         del base.nodes[node_id]
     for node_id, node in now.nodes.items():
         kept = base.nodes.get(node_id)
@@ -147,7 +160,10 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.status, base.interrupt = R.PAUSED, True
     base.reason = data.get("reason")
     base.output = base.error = base.ended_at = None
-    base.signals = now.signals
+    base.started_at = base.started_at or now.started_at
+    base.signals, base.branches, base.closed = now.signals, now.branches, now.closed
+    if now.seq > base.seq:
+        base.left = [*base.left, [base.seq + 1, int(now.seq)]]
     base.cost_usd, base.tokens = now.cost_usd, now.tokens  # what was spent stays spent
     base.completed_nodes = sum(node.status is N.COMPLETED for node in base.nodes.values())
     base.restoring = data.get("restore")
@@ -156,17 +172,19 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
 
 def _played_from(state: RunState, data: Mapping[str, Any], nodes: Iterable[NodeId], touched: Touched) -> None:
     generation = state.generation = int(data["generation"])
-    affected = set(nodes)
+    again = Again((data["node"], *nodes), state)
     for node_id, node in list(state.nodes.items()):
-        if node_id in affected and is_inside(data["node"], node_id):
-            _reopen(node, data["node"], node_id, state.seq)
-            touched.nodes.add(node_id)
-        elif node_id in affected or node.status in (N.PENDING, N.PAUSED, N.CANCELLED):
+        if again.resets(node_id) or (node.status is N.CANCELLED and node.expansion is None):
             _put_aside(state, node_id, node)
             state.nodes[node_id] = NodeState(generation=generation)
             touched.nodes.add(node_id)
+        elif again.reopens(node_id) or node.status is N.CANCELLED:
+            _revive(node)
+            if again.reopens(node_id):
+                _reopen(node, data["node"], node_id, state.seq)
+            touched.nodes.add(node_id)
     for approval_id, approval in state.approvals.items():
-        if approval.decision is None and (approval.node is None or approval.node in affected):
+        if approval.decision is None and (approval.node is None or again.resets(approval.node)):
             approval.decision = "cancelled"
             touched.approvals.add(approval_id)
     state.overrides = merge_overrides(state.overrides, data.get("overrides", {}))
@@ -177,18 +195,13 @@ def _played_from(state: RunState, data: Mapping[str, Any], nodes: Iterable[NodeI
     state.restoring = data.get("restore", state.restoring)
 
 
-def is_inside(node_id: str, container: str) -> bool:
-    """Whether an instance lies within another: `fix[2].test` is inside `fix` and inside `fix[2]`."""
-    return node_id.startswith(container) and node_id[len(container) : len(container) + 1] in ("[", ".")
-
-
 def _reopen(node: NodeState, played: str, node_id: str, seq: int) -> None:
     """The containers of a node that is played again wait for their children once more; a loop forgets later rounds."""
     node.status, node.wait, node.seq = N.RUNNING, {"kind": "children"}, seq
     node.output, node.size, node.key, node.ended_at, node.error = None, 0, None, None, None
-    index = played[len(node_id) + 1 : played.find("]", len(node_id))]
-    if node.expansion is not None and not {"items", "plan"} & node.expansion.keys() and index.isdigit():
-        node.expansion = {**node.expansion, "count": int(index) + 1}
+    number = index_in(played, node_id)
+    if node.expansion is not None and is_loop(node.expansion) and number is not None:
+        node.expansion = {**node.expansion, "count": number + 1}
 
 
 def _status(status: R) -> Callable[..., None]:
@@ -235,6 +248,11 @@ def _ended(status: R) -> Callable[..., None]:
 
 def _nothing(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     """An event that is a record only."""
+
+
+def _branched(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    if "name" in data:
+        state.branches[data["name"]] = data["child"]
 
 
 def _closed(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -427,7 +445,7 @@ _APPLY: Mapping[E, Callable[[RunState, Mapping[str, Any], int, Seq, Touched], No
     E.RUN_FAILED: _ended(R.FAILED),
     E.RUN_CANCELLED: _ended(R.CANCELLED),
     E.RUN_RECOVERED: _nothing,
-    E.RUN_BRANCHED: _nothing,
+    E.RUN_BRANCHED: _branched,
     E.RUN_CLOSED: _closed,
     E.NODE_STARTED: _node_started,
     E.NODE_WAITING: _node_waiting,

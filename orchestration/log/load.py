@@ -51,12 +51,20 @@ Loading: TypeAlias = Generator[Need, Any, RunState]
 def load(run_id: RunId, upto: Seq | None = None) -> Loading:
     """The state of a run at a position (at its head, unless given). A run without events gives a draft at seq 0."""
     document: dict[str, Any] | None = yield NeedSnapshot(run_id, upto)
-    state = from_document(document) if document is not None else RunState(run_id)
+    state = _from_snapshot(run_id, document) if document is not None else RunState(run_id)
     events: Sequence[Event] = yield NeedEvents(run_id, state.seq, upto)
     touched = Touched()
     for event in events:
         state = yield from step(state, event, touched)
     return state
+
+
+def _from_snapshot(run_id: RunId, document: dict[str, Any]) -> RunState:
+    """A snapshot that is damaged, or of a version with other fields, is as good as none."""
+    try:
+        return from_document(document)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return RunState(run_id)
 
 
 def step(state: RunState, event: Event, touched: Touched) -> Loading:

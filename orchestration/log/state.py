@@ -142,10 +142,12 @@ class RunState:
     ended_at: int | None = None
     deadline_at: int | None = None
     generation: int = 0  # counts history operations
+    left: list[list[int]] = field(default_factory=list)  # positions, from and to, that rollbacks went back behind
     output: Digest | None = None
     error: dict[str, Any] | None = None
     reason: str | None = None
     parent: dict[str, Any] | None = None  # branch: {"run", "seq"}
+    branches: dict[str, str] = field(default_factory=dict)  # branches that were made of this run: name -> run
     caller: dict[str, Any] | None = None  # sub-run: {"run", "node", "generation"}
     branch: str | None = None
     hypothesis: str | None = None

@@ -163,6 +163,8 @@ def _create(state: RunState, m: c.CreateRun, at: int) -> list[Draft]:
         deadline_at=m.deadline_at,
         parent=dict(m.parent) if m.parent else None,
         reset=m.reset,
+        tree=m.tree,
+        reuse=m.reuse if m.reuse != "none" else None,
         overrides=dict(m.overrides) if m.overrides else None,
         branch=m.branch,
         hypothesis=m.hypothesis,
@@ -444,11 +446,23 @@ def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
 def _label(state: RunState, m: c.Label, at: int) -> list[Draft]:
     if not 1 <= m.at <= state.seq:
         raise OmiumError("invalid_argument", f"position {m.at} is not in the log of run {state.run_id}.")
-    data = _present(at=m.at, label=m.label, note=m.note, tree=state.tree, valid=m.valid)
+    tree = m.tree if m.tree is not None or m.at != state.seq else state.tree
+    data = _present(at=m.at, label=m.label, note=m.note, tree=tree, valid=m.valid)
     return [(E.CHECKPOINT_CREATED, data)]
 
 
 def _note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
+    if m.name is not None and m.name in state.branches:
+        raise OmiumError(
+            "conflict",
+            f"run {state.run_id} has a branch {m.name!r} already: {state.branches[m.name]}.",
+            "Give the branch another name.",
+            run=state.branches[m.name],
+        )
+    if not 1 <= m.at <= state.seq:
+        raise OmiumError(
+            "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."
+        )
     return [(E.RUN_BRANCHED, _present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
 
 

@@ -7,7 +7,6 @@ run ever lives in a call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 import anyio
@@ -20,6 +19,7 @@ from omium.orchestration.engine.engine import Engine
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, Principal, RunId, is_id, new_id
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, RunQuery, RunRow, Store, SystemClock, Write
@@ -27,7 +27,7 @@ from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.reading import Reading, row_of, run_view
 from omium.orchestration.service.views import Caller, RunView
-from omium.orchestration.service.watching import watching
+from omium.orchestration.service.watching import STATUS_CHANGES, watching
 from omium.orchestration.values import Encoded, digest_of, encode
 
 _SETTLED = RUN_TERMINAL | {RunStatus.WAITING_APPROVAL, RunStatus.PAUSED, RunStatus.DRAFT}
@@ -38,10 +38,13 @@ MAX_DEPTH = 16  # runs that start runs that start runs
 class RunService(Reading):
     """Starting runs and steering them."""
 
-    def __init__(self, store: Store, catalog: Catalog, *, engine: Engine | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, *, engine: Engine | None = None, clock: Clock | None = None
+    ) -> None:
         super().__init__(store, catalog)
         self.engine = engine
         self.clock = clock or SystemClock()
+        self._documents: dict[str, tuple[WorkflowDef, Encoded]] = {}  # by name: a registered one changes rarely
 
     def bind(self, engine: Engine) -> None:
         """Give the core the engine of this process, which was built with this core's callbacks."""
@@ -78,7 +81,7 @@ class RunService(Reading):
         seconds = deadline_s if deadline_s is not None else definition.deadline_s
         now = self.clock.now_us()
         run_id = RunId(new_id("run", now // 1000))
-        create = _Creation(definition, given)
+        create = self._creation(definition, given)
         command = c.CreateRun(
             definition=create.document.digest,
             workflow=definition.name,
@@ -98,6 +101,12 @@ class RunService(Reading):
         if isinstance(created, RunState):
             return run_view(row_of(created), state=created)
         return run_view(await self.row(caller, RunId(created["run"])))
+
+    def _creation(self, definition: WorkflowDef, given: dict[str, Any]) -> _Creation:
+        known = self._documents.get(definition.name)
+        if known is None or known[0] is not definition:
+            known = self._documents[definition.name] = (definition, encode(to_document(definition)))
+        return _Creation(definition, known[1], given)
 
     def _definition(self, workflow: str) -> WorkflowDef:
         found = self.catalog.workflows.get(workflow)
@@ -134,16 +143,12 @@ class RunService(Reading):
         if start:
             commands += [c.PlanRun(), c.StartRun()]
         blobs = (NewBlob(creation.document), NewBlob(creation.inputs))
-        written = await self.store.write(
-            Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key)
-        )
+        written = await self.store.write(Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key))
         if written.replayed is not None:
             return written.replayed
-        state = RunState(run_id)
-        for event in written.events:
-            state = apply(state, event)
+        state = _folded(run_id, written.events)
         if engine is not None and written.fence is not None:
-            engine.adopt_new(deepcopy(state), written.fence, creation.definition, creation.given)
+            engine.adopt_new(_folded(run_id, written.events), written.fence, creation.definition, creation.given)
         elif engine is not None:
             engine.look()
         return state
@@ -152,11 +157,13 @@ class RunService(Reading):
         """Create the run of a `workflow` node. Raises like `run_workflow`; a child that exists already is left alone."""
         definition = self._definition(workflow)
         if not isinstance(inputs, dict):
-            raise OmiumError("invalid_argument", f"node {node_id} gives its child {type(inputs).__name__}, not an object.")
+            raise OmiumError(
+                "invalid_argument", f"node {node_id} gives its child {type(inputs).__name__}, not an object."
+            )
         depth = int((parent.caller or {}).get("depth", 0)) + 1
         if depth > MAX_DEPTH:
             raise OmiumError("invalid_argument", f"runs that start runs: {MAX_DEPTH} levels are allowed.")
-        creation = _Creation(definition, validate_inputs(definition, inputs))
+        creation = self._creation(definition, validate_inputs(definition, inputs))
         command = c.CreateRun(
             definition=creation.document.digest,
             workflow=definition.name,
@@ -164,7 +171,12 @@ class RunService(Reading):
             project=parent.project,
             title=f"{parent.title or parent.workflow} / {node_id}",
             priority=parent.priority,
-            caller={"run": parent.run_id, "node": node_id, "generation": parent.node(node_id).generation, "depth": depth},
+            caller={
+                "run": parent.run_id,
+                "node": node_id,
+                "generation": parent.node(node_id).generation,
+                "depth": depth,
+            },
             session=parent.session,
         )
         try:
@@ -234,7 +246,7 @@ class RunService(Reading):
     async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:
         """The run once it has ended, waits for a decision or is paused; or as it stands after `seconds`."""
         await self.row(caller, run_id)
-        async with watching(self.store, run_id) as watch:
+        async with watching(self.store, run_id, STATUS_CHANGES) as watch:
             with anyio.move_on_after(seconds):
                 while RunStatus((await self.row(caller, run_id)).status) not in _SETTLED:
                     await watch.wait()
@@ -280,13 +292,20 @@ class RunService(Reading):
         return found
 
 
+def _folded(run_id: RunId, events: Sequence[Event]) -> RunState:
+    state = RunState(run_id)
+    for event in events:
+        state = apply(state, event)
+    return state
+
+
 class _Creation:
     """A definition and inputs, encoded once."""
 
-    def __init__(self, definition: WorkflowDef, given: dict[str, Any]) -> None:
+    def __init__(self, definition: WorkflowDef, document: Encoded, given: dict[str, Any]) -> None:
         self.definition = definition
         self.given = given
-        self.document: Encoded = encode(to_document(definition))
+        self.document = document
         self.inputs: Encoded = encode(given)
 
 

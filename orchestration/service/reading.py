@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
 
 from omium.orchestration.definition.address import container_of
 from omium.orchestration.definition.graph import Structure
@@ -249,7 +248,9 @@ def node_views(state: RunState, structure: Structure) -> list[NodeView]:
             views.append(_node_view(state, structure, node_id, node))
             children = list(inside.get(node_id, ()))
             if node.expansion is not None and ("plan" in node.expansion or structure.node_def(node_id).kind == "group"):
-                if node_id.endswith("]") or not (structure.node_def(node_id).for_each or structure.node_def(node_id).repeat):
+                if node_id.endswith("]") or not (
+                    structure.node_def(node_id).for_each or structure.node_def(node_id).repeat
+                ):
                     children = list(structure.children_of(node_id))
             walk(children)
 

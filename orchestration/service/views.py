@@ -144,6 +144,7 @@ class CheckpointView:
     label: str | None = None
     note: str | None = None
     superseded: bool = False  # a later rollback or play-from left it behind; it can still be gone to
+    valid: bool = True  # false: what it promised did not hold, and it cannot be gone to
 
     @property
     def position(self) -> str:
@@ -165,7 +166,8 @@ class EffectView:
     kind: str
     outcome: str | None
     compensate: str | None = None
-    compensated: str | None = None  # the outcome of its compensation
+    compensated: str | None = None  # the outcome of its compensation: done, failed, unknown
+    error: Mapping[str, Any] | None = None  # why the compensation failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ class PlanView:
     saved_cost_usd: float = 0.0
     saved_tokens: int = 0
     in_place: bool = True  # false: the result is a new run
+    notes: Sequence[str] = ()  # what else to know before doing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class HistoryResult:
     files_added: int = 0
     undone: Sequence[EffectView] = ()
     not_undone: Sequence[EffectView] = ()
+    notes: Sequence[str] = ()  # what is still to be done, and by whom
 
 
 @dataclass(frozen=True, slots=True)

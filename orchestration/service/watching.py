@@ -8,8 +8,15 @@ from contextlib import asynccontextmanager
 import anyio
 
 from omium.orchestration.ids import RunId
-from omium.orchestration.log.events import Event
+from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.ports import Store
+
+STATUS_CHANGES = frozenset(
+    {
+        EventType.RUN_WAITING, EventType.RUN_PAUSED, EventType.RUN_COMPLETED, EventType.RUN_FAILED,
+        EventType.RUN_CANCELLED, EventType.RUN_ROLLED_BACK,
+    }
+)  # fmt: skip
 
 
 class Watch:
@@ -28,12 +35,12 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(store: Store, run_id: RunId) -> AsyncIterator[Watch]:
-    """A watch over a run; look at the run after entering, then wait."""
+async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | None = None) -> AsyncIterator[Watch]:
+    """A watch over a run, or over its events of some kinds; look at the run after entering, then wait."""
     watch = Watch()
 
-    def hear(heard: RunId, _: Sequence[Event]) -> None:
-        if heard == run_id:
+    def hear(heard: RunId, events: Sequence[Event]) -> None:
+        if heard == run_id and (kinds is None or any(event.type in kinds for event in events)):
             watch.ring()
 
     changes = store.changes(own=False)

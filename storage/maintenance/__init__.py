@@ -10,7 +10,7 @@ from omium.storage.maintenance.logs import append_project_event, export_heads, r
 from omium.storage.maintenance.projections import Rebuilt, rebuild
 from omium.storage.maintenance.retention import Erased, Policy, Retained, erase, retain
 from omium.storage.maintenance.sweep import Swept, sweep
-from omium.storage.maintenance.tables import Keeper, SqliteKeeper
+from omium.storage.maintenance.tables import Keeper, SqliteKeeper, Tables
 from omium.storage.maintenance.verify import nearest_valid_checkpoint, verify
 from omium.storage.sqlite.store import SqliteStore
 
@@ -19,6 +19,10 @@ def keeper(store: Any) -> Keeper:
     """How maintenance reaches the database of an open store."""
     if isinstance(store, SqliteStore):
         return SqliteKeeper(store)
+    if type(store).__name__ == "PostgresStore":  # its driver is an extra: whoever has such a store has that too
+        from omium.storage.maintenance.postgres import PostgresKeeper
+
+        return PostgresKeeper(store)
     raise TypeError(f"{type(store).__name__} is no store of this package")
 
 
@@ -31,6 +35,7 @@ __all__ = [
     "Retained",
     "SqliteKeeper",
     "Swept",
+    "Tables",
     "append_project_event",
     "backup",
     "erase",

@@ -56,16 +56,17 @@ async def backup(keeper: SqliteKeeper, target: Path) -> Backup:
     return await anyio.to_thread.run_sync(_write, target, lambda partial: _fill(keeper, partial), keeper.chain)
 
 
-async def restore(source: Path, database: Path, chain: Chain) -> Backup:
+async def restore(source: Path, database: Path, chain: Chain, files_root: Path | None = None) -> Backup:
     """Put a backup where `database` is to be; nobody may have that open, and it must not exist.
 
-    `source`: a directory that `backup` made. Raises `not_found` when there is none, `integrity` when it is damaged (and
-    then nothing is restored), `conflict` when `database` exists, `storage_unavailable` when it cannot be written.
+    `source`: a directory that `backup` made; `files_root`: where large blobs go (`blobs` beside the database). Raises
+    `not_found` when there is no backup, `integrity` when it is damaged (and then nothing is restored), `conflict` when
+    `database` exists, `storage_unavailable` when it cannot be written.
     """
-    return await anyio.to_thread.run_sync(_restore, source, database, chain)
+    return await anyio.to_thread.run_sync(_restore, source, database, chain, files_root)
 
 
-def _restore(source: Path, database: Path, chain: Chain) -> Backup:
+def _restore(source: Path, database: Path, chain: Chain, files_root: Path | None) -> Backup:
     saved = source / DATABASE
     if not saved.is_file():
         raise OmiumError(
@@ -83,7 +84,8 @@ def _restore(source: Path, database: Path, chain: Chain) -> Backup:
             places=[damage.subject for damage in damages[:100]],
         )
     with _reporting(database):
-        blobs, into = BlobFiles(source / BLOBS), BlobFiles(database.parent / BLOBS)
+        database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        blobs, into = BlobFiles(source / BLOBS), BlobFiles(files_root or database.parent / BLOBS)
         files = list(blobs.list())
         for digest in files:  # before the database that names them; a file that is there already is kept
             into.put(digest, blobs.get(digest))
@@ -99,10 +101,10 @@ def _restore(source: Path, database: Path, chain: Chain) -> Backup:
         finally:
             partial.unlink(missing_ok=True)
         _sync(database.parent)
-    return _described(database, len(files), damages)
+    return _described(database, blobs, files, damages)
 
 
-def _write(target: Path, fill: Callable[[Path], int], chain: Chain) -> Backup:
+def _write(target: Path, fill: Callable[[Path], None], chain: Chain) -> Backup:
     """A new directory: filled and verified under another name, then renamed."""
     if target.exists():
         raise OmiumError("conflict", f"{target} exists.", "Name a directory that does not.")
@@ -110,7 +112,7 @@ def _write(target: Path, fill: Callable[[Path], int], chain: Chain) -> Backup:
         partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
         partial.mkdir(mode=0o700, parents=True)
         try:
-            files = fill(partial)
+            fill(partial)
             damages = _verified(partial / DATABASE, chain)
             _sync(partial / DATABASE)
             _sync(partial)
@@ -120,18 +122,19 @@ def _write(target: Path, fill: Callable[[Path], int], chain: Chain) -> Backup:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         _sync(target.parent)
-        return _described(target / DATABASE, files, damages)
+        blobs = BlobFiles(target / BLOBS)
+        return _described(target / DATABASE, blobs, list(blobs.list()), damages)
 
 
-def _fill(keeper: SqliteKeeper, directory: Path) -> int:
-    """Copy database and files; how many files. The database first: files are only added to what it names, except by an
+def _fill(keeper: SqliteKeeper, directory: Path) -> None:
+    """Copy database and files. The database first: files are only added to what it names, except by an
     erasure or a sweep, and then it is copied again."""
     for _ in range(_ATTEMPTS):
         _copy_database(keeper.path, directory / DATABASE)
-        files, missing = _copy_files(directory / DATABASE, keeper.files, BlobFiles(directory / BLOBS))
+        assert keeper.files is not None
+        missing = _copy_files(directory / DATABASE, keeper.files, BlobFiles(directory / BLOBS))
         if not any(_is_gone(keeper.path, digest) for digest in missing):
-            break  # what is missing was missing before: the verification says so
-    return files
+            return  # what is missing was missing before: the verification says so
 
 
 def _copy_database(source: Path, target: Path) -> None:
@@ -145,21 +148,19 @@ def _copy_database(source: Path, target: Path) -> None:
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read from a medium that cannot be written
 
 
-def _copy_files(database: Path, source: BlobFiles, target: BlobFiles) -> tuple[int, list[Digest]]:
-    copied, missing = 0, []
+def _copy_files(database: Path, source: BlobFiles, target: BlobFiles) -> list[Digest]:
+    """Copy the files that the database names; those that are missing."""
+    missing = []
     with snapshot(database) as tables:
         for (name,) in tables.each("SELECT digest FROM blobs WHERE encoding = 'file'"):
             digest = Digest(name)
             try:
-                data = source.get(digest)
+                target.put(digest, source.get(digest))
             except OmiumError as error:
                 if error.code != "not_found":
                     raise
                 missing.append(digest)
-            else:
-                target.put(digest, data)
-                copied += 1
-    return copied, missing
+    return missing
 
 
 def _is_gone(database: Path, digest: Digest) -> bool:
@@ -172,12 +173,11 @@ def _verified(database: Path, chain: Chain) -> list[Damage]:
         return list(check(tables, BlobFiles(database.parent / BLOBS), chain))
 
 
-def _described(database: Path, files: int, damages: Sequence[Damage]) -> Backup:
+def _described(database: Path, blobs: BlobFiles, files: Sequence[Digest], damages: Sequence[Damage]) -> Backup:
     with snapshot(database) as tables:
         row = tables.first("SELECT count(*) FROM runs")
-    blobs = BlobFiles(database.parent / BLOBS)
-    size = database.stat().st_size + sum(blobs.size(digest) for digest in blobs.list())
-    return Backup(database.parent, row[0] if row is not None else 0, files, size, damages)
+    size = database.stat().st_size + sum(blobs.size(digest) for digest in files)
+    return Backup(database.parent, row[0] if row is not None else 0, len(files), size, damages)
 
 
 def _sync(path: Path) -> None:

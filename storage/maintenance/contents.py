@@ -20,7 +20,7 @@ _BLOB = "SELECT digest, size, encoding, base, depth, data FROM blobs WHERE diges
 class Contents:
     """Verified contents within one transaction. Blobs that build upon each other are opened once, as memory allows."""
 
-    def __init__(self, tables: Tables, files: BlobFiles) -> None:
+    def __init__(self, tables: Tables, files: BlobFiles | None) -> None:
         self._tables = tables
         self._packer = Packer(files)
         self._recent: OrderedDict[Digest, bytes] = OrderedDict()
@@ -89,7 +89,7 @@ async def quarantine(keeper: Keeper, digest: Digest) -> bool:
         fault = contents.fault(digest)
         if row is None or row.encoding == "bad" or fault is None or fault.data.get("digest", digest) != digest:
             return False
-        if row.encoding == "file":
+        if row.encoding == "file" and keeper.files is not None:
             # A damaged file of the right size would be taken for a good one by the put that heals the blob.
             keeper.files.set_aside(digest)
         tables.run("UPDATE blobs SET encoding = 'bad' WHERE digest = :digest", digest=digest)

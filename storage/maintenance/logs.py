@@ -104,7 +104,7 @@ class Follower:
             problem = "it does not follow from the event before it"
         try:
             stored, expected = self._chain.link(prev_hash, self.log, seq, kind, at, actor, orjson.loads(raw))
-        except (TypeError, ValueError):  # a column that holds something else than we ever write
+        except (OmiumError, TypeError, ValueError):  # a column that holds something else than we ever write
             problem = problem or "it cannot be read"
         else:
             if stored != raw or expected != digest:
@@ -186,7 +186,8 @@ async def append_project_event(
     keeper: Keeper, project: ProjectId, kind: str, actor: Principal, data: Mapping[str, Any]
 ) -> Seq:
     """Log something that belongs to no run, such as a pin or a token (never the secret). `kind`: words joined by dots;
-    `data`: small JSON, which is never erased. Gives its position. Raises `invalid_argument`, `storage_unavailable`."""
+    `data`: small JSON, which is never erased. Gives its position. Raises `invalid_argument`,
+    `invalid_value`, `storage_unavailable`."""
     at = keeper.clock.now_us()
     return await keeper.write(lambda tables: append_event(tables, keeper.chain, project, kind, at, actor, data))
 
@@ -203,10 +204,7 @@ def append_event(
         "SELECT seq, hash FROM project_events WHERE project = :project ORDER BY seq DESC LIMIT 1", project=project
     )
     seq, prev_hash = (last[0] + 1, bytes(last[1])) if last is not None else (1, GENESIS)
-    try:
-        stored, digest = chain.link(prev_hash, log, seq, kind, at, actor, data)
-    except TypeError as error:
-        raise OmiumError("invalid_argument", f"an event of project {project} is not JSON: {error}.") from error
+    stored, digest = chain.link(prev_hash, log, seq, kind, at, actor, data)
     tables.run(
         "INSERT INTO project_events (project, seq, type, at, actor, data, prev_hash, hash)"
         " VALUES (:project, :seq, :type, :at, :actor, :data, :prev_hash, :hash)",
@@ -221,13 +219,15 @@ async def record_heads(keeper: Keeper, actor: Principal) -> int:
     From then on a truncation shows in this database itself, to whoever cannot rewrite the project's log as well."""
 
     def changed(tables: Tables) -> list[tuple[Any, ...]]:
-        since: dict[str, int] = {}
-        for project, at in tables.each(
-            "SELECT project, max(at) FROM project_events WHERE type = :type GROUP BY project", type=RUNS_HEADS
-        ):
-            since[project] = at
+        since: dict[str, int] = dict(tables.all(_LAST_RECORD, type=RUNS_HEADS))
+        known = {
+            (run_id, seq)
+            for project, at in since.items()
+            for (data,) in tables.all(_RECORDS_OF, type=RUNS_HEADS, project=project, at=at)
+            for run_id, (seq, _) in orjson.loads(data)["runs"].items()
+        }
         rows = tables.each("SELECT project, id, seq, head, updated_at FROM runs ORDER BY project, id")
-        return [row[:4] for row in rows if row[4] >= since.get(row[0], 0)]
+        return [row[:4] for row in rows if row[4] >= since.get(row[0], 0) and (row[1], row[2]) not in known]
 
     rows = await keeper.read(changed)
     at = keeper.clock.now_us()
@@ -242,6 +242,10 @@ async def record_heads(keeper: Keeper, actor: Principal) -> int:
 
         await keeper.write(log)
     return len(rows)
+
+
+_LAST_RECORD: Final = "SELECT project, max(at) FROM project_events WHERE type = :type GROUP BY project"
+_RECORDS_OF: Final = "SELECT data FROM project_events WHERE project = :project AND at = :at AND type = :type"
 
 
 def recorded_heads(row: Row) -> Iterator[tuple[str, int, bytes]]:

@@ -175,7 +175,7 @@ _INHERITED: Final = ("generation", "completed_nodes")
 def _late(table: str, column: str, found: Any, expected: Row) -> bool:
     """A branch is created without folding its parent: what it takes over from there stands in its row from its next
     write on, and until then these columns are 0."""
-    branch = table == "runs" and expected[RUN_COLUMNS.index("parent_run")] is not None
+    branch = table == "runs" and bool(expected[RUN_COLUMNS.index("parent_run")])
     return branch and column in _INHERITED and bool(found == 0)
 
 
@@ -262,7 +262,8 @@ def _rebuild_run(tables: Tables, folder: Folder, chain: Chain, run_id: RunId, li
         tables.run(f"DELETE FROM {table} WHERE {key} = :run", run=run_id)  # noqa: S608 - names of ours
         insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names of ours
         tables.many(insert, [dict(zip(columns, row, strict=True)) for row in projection.rows(table)])
-    if linked != len(projection.links):
+    present = sum(tables.first(_LINK, digest=digest, run=run_id) is not None for digest in projection.links)
+    if linked > present:
         tables.run("DELETE FROM links WHERE run_id = :run", run=run_id)  # reads the whole table: only when it must
     links = [{"digest": digest, "run": run_id} for digest in sorted(projection.links)]
     tables.many("INSERT INTO links (digest, run_id) VALUES (:digest, :run) ON CONFLICT DO NOTHING", links)

@@ -313,8 +313,11 @@ def _stand_alone(tables: Tables, contents: Contents, base: Digest) -> None:
 
 def _delete_files(keeper: Keeper, gone: Sequence[tuple[Digest, str]], untouched_since: float) -> int:
     """How many could not be deleted yet: a write that found the file may be on its way."""
+    files = keeper.files
+    if files is None:
+        return 0
     filed = [digest for digest, encoding in gone if encoding == "file"]
-    return sum(not keeper.files.delete(digest, untouched_since=untouched_since) for digest in filed)
+    return sum(not files.delete(digest, untouched_since=untouched_since) for digest in filed)
 
 
 __all__ = ["SYSTEM", "Erased", "Policy", "Retained", "erase", "retain"]

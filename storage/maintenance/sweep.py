@@ -13,6 +13,7 @@ import anyio
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.ids import Digest
+from omium.storage.blobfiles import BlobFiles
 from omium.storage.maintenance.tables import Keeper, Tables
 
 KEEP_S: Final = 86_400.0
@@ -45,7 +46,7 @@ async def sweep(keeper: Keeper, now_us: int, keep_s: float = KEEP_S) -> Swept:
     They are looked for without a lock and looked at again in the transaction that deletes them, some hundred at a time.
     """
     cut = now_us - int(keep_s * 1_000_000)
-    blobs, after = 0, ""
+    blobs, after, files = 0, "", keeper.files
     while True:
         found = await keeper.read(partial(_candidates, after=after, cut=cut))
         if not found:
@@ -54,10 +55,13 @@ async def sweep(keeper: Keeper, now_us: int, keep_s: float = KEEP_S) -> Swept:
         gone = await keeper.write(partial(_delete, candidates=found, cut=cut))
         crash_point("blobs.rows_deleted")
         blobs += len(gone)
-        filed = [digest for digest, encoding in gone if encoding == "file"]
-        await anyio.to_thread.run_sync(_delete_files, keeper, filed, cut / 1e6)
-    orphans = await _sweep_orphans(keeper, cut / 1e6)
-    temporaries = await anyio.to_thread.run_sync(keeper.files.sweep_temporaries, keep_s, now_us / 1e6)
+        if files is not None:
+            filed = [digest for digest, encoding in gone if encoding == "file"]
+            await anyio.to_thread.run_sync(_delete_files, files, filed, cut / 1e6)
+    if files is None:
+        return Swept(blobs, 0, 0)
+    orphans = await _sweep_orphans(keeper, files, cut / 1e6)
+    temporaries = await anyio.to_thread.run_sync(files.sweep_temporaries, keep_s, now_us / 1e6)
     return Swept(blobs, orphans, temporaries)
 
 
@@ -84,23 +88,23 @@ def _delete(tables: Tables, candidates: Sequence[Digest], cut: int) -> list[tupl
     return gone
 
 
-def _delete_files(keeper: Keeper, digests: Iterable[Digest], untouched_since: float) -> int:
+def _delete_files(files: BlobFiles, digests: Iterable[Digest], untouched_since: float) -> int:
     # A put that has found the file, and whose transaction is still to come, has refreshed its time.
-    return sum(keeper.files.delete(digest, untouched_since=untouched_since) for digest in digests)
+    return sum(files.delete(digest, untouched_since=untouched_since) for digest in digests)
 
 
-async def _sweep_orphans(keeper: Keeper, untouched_since: float) -> int:
+async def _sweep_orphans(keeper: Keeper, files: BlobFiles, untouched_since: float) -> int:
     """Files without a row: their rows were deleted before a crash, never committed, or keep the content otherwise."""
-    files = keeper.files.list()
+    stored = files.list()
     orphans = 0
-    while names := await anyio.to_thread.run_sync(lambda: list(islice(files, _FILES))):
+    while names := await anyio.to_thread.run_sync(lambda: list(islice(stored, _FILES))):
 
         def unnamed(tables: Tables, names: Sequence[Digest] = names) -> list[Digest]:
             row = "SELECT 1 FROM blobs WHERE digest = :digest AND encoding = 'file'"
             return [name for name in names if tables.first(row, digest=name) is None]
 
         lost = await keeper.read(unnamed)
-        orphans += await anyio.to_thread.run_sync(_delete_files, keeper, lost, untouched_since)
+        orphans += await anyio.to_thread.run_sync(_delete_files, files, lost, untouched_since)
     return orphans
 
 

@@ -54,7 +54,7 @@ class Keeper(Protocol):
 
     chain: Chain
     clock: Clock
-    files: BlobFiles
+    files: BlobFiles | None
 
     async def read(self, work: Callable[[Tables], T]) -> T:
         """Run `work` in a worker thread on one consistent snapshot. Raises `storage_unavailable`."""
@@ -87,7 +87,15 @@ class SqliteTables:
         return self.db.execute(statement, values)
 
     def complaints(self) -> list[str]:
-        return [text for (text,) in self.db.execute("PRAGMA integrity_check(100)") if text != "ok"]
+        found: list[str] = []
+        try:
+            for (text,) in self.db.execute("PRAGMA integrity_check(100)"):
+                found += [line for line in text.splitlines() if line not in ("ok", "*** in database main ***")]
+        except sqlite3.DatabaseError as error:  # so damaged that the check itself gives up
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            found.append(str(error))
+        return found
 
     def run(self, statement: str, **values: Any) -> int:
         return self.db.execute(statement, values).rowcount
@@ -110,7 +118,7 @@ class SqliteKeeper:
         self.path = store.path
         self.chain = store.chain
         self.clock = store.clock
-        self.files = store.files
+        self.files: BlobFiles | None = store.files
 
     async def read(self, work: Callable[[Tables], T]) -> T:
         def reading() -> T:

@@ -64,7 +64,7 @@ async def verify(
 
 def check(
     tables: Tables,
-    files: BlobFiles,
+    files: BlobFiles | None,
     chain: Chain,
     only: Sequence[RunId] | None = None,
     anchor: Mapping[str, Any] | None = None,
@@ -95,7 +95,7 @@ def _has_events(tables: Tables, run_id: str) -> bool:
 
 
 class _Checking:
-    def __init__(self, tables: Tables, files: BlobFiles, chain: Chain) -> None:
+    def __init__(self, tables: Tables, files: BlobFiles | None, chain: Chain) -> None:
         self._tables = tables
         self._chain = chain
         self._contents = Contents(tables, files)
@@ -145,7 +145,7 @@ class _Checking:
         """What a row names, as far as it can be read, although the log up to it cannot be folded."""
         try:
             projection.refer(as_event(row))
-        except (KeyError, TypeError, ValueError):
+        except (OmiumError, KeyError, TypeError, ValueError):
             return  # the chain has said so
 
     def _unfoldable(self, follower: Follower, error: Exception) -> Iterator[Damage]:
@@ -242,7 +242,7 @@ async def nearest_valid_checkpoint(keeper: Keeper, run_id: RunId, before: Seq | 
     return await keeper.read(work)
 
 
-def _nearest(tables: Tables, files: BlobFiles, chain: Chain, run_id: RunId, before: Seq) -> Seq | None:
+def _nearest(tables: Tables, files: BlobFiles | None, chain: Chain, run_id: RunId, before: Seq) -> Seq | None:
     contents = Contents(tables, files)
     folder, follower, state = Folder(tables, contents), Follower(chain, run_id), RunState(run_id)
     sound: dict[Digest, bool] = {}

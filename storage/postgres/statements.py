@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Table
 
-from omium.orchestration.ids import RunId
+from omium.orchestration.ids import Digest, RunId
 from omium.orchestration.log.rows import APPROVAL_COLUMNS, EFFECT_COLUMNS, NODE_COLUMNS, RUN_COLUMNS, RUN_HOT, Row
 from omium.orchestration.ports import IdempotencyKey
 from omium.storage import schema as t
@@ -66,6 +66,7 @@ _INSERTS: Mapping[str, _Insert] = {
         ),
     ),
 }
+_LATELY_US = 12 * 3_600_000_000  # half of the time after which the sweep takes what nobody refers to
 _RUNS = _Insert(t.runs, (*RUN_HOT, "id", "status"))  # the status: NULL where it stays
 
 
@@ -113,25 +114,42 @@ class Based:
     wake_at: int | None = None
 
 
-_GATE = (
+_RUNS_HOLD = (
     "head AS MATERIALIZED (SELECT r.id,"
     " r.seq = b.seq AND (b.fence IS NULL OR (c.worker IS NOT NULL AND c.fence = b.fence)) AS holds,"
     " b.wake AND c.worker IS NULL AS wake, b.wake_at"
     " FROM unnest($1::text[], $2::int8[], $3::int8[], $4::bool[], $5::int8[]) AS b (id, seq, fence, wake, wake_at)"
     " JOIN runs r ON r.id = b.id JOIN claims c ON c.run_id = b.id ORDER BY r.id FOR UPDATE OF r, c)",
-    "gate AS MATERIALIZED (SELECT count(*) FILTER (WHERE holds) = cardinality($1::text[]) AS holds FROM head)",
+    "(SELECT count(*) FILTER (WHERE holds) = cardinality($1::text[]) FROM head)",
+)
+# What a new patch rests upon must be there, and stay: the lock keeps it from being deleted, and one that was touched
+# lately is none that the sweep takes.
+_BASES = (
+    "base AS MATERIALIZED (SELECT digest FROM blobs WHERE digest = ANY(${place}::text[]) AND encoding <> 'bad'"
+    " AND touched_at > ${time}::int8 ORDER BY digest FOR KEY SHARE)",
+    "(SELECT count(*) = cardinality(${place}::text[]) FROM base)",
 )
 _WAKE = "wake AS (UPDATE claims SET wake_at = h.wake_at FROM head h WHERE claims.run_id = h.id AND h.wake AND {gate})"
 
 
 @lru_cache(maxsize=256)
-def _statement(tables: tuple[str, ...], gated: bool, wakes: bool) -> str:
-    parts = list(_GATE) if gated else []
-    gate = "(SELECT holds FROM gate)" if gated else "true"
+def _statement(tables: tuple[str, ...], based: bool, bases: bool, wakes: bool) -> str:
+    parts, conditions, place = [], [], 1
+    if based:
+        parts.append(_RUNS_HOLD[0])
+        conditions.append(_RUNS_HOLD[1])
+        place += 5
+    if bases:
+        parts.append(_BASES[0].format(place=place, time=place + 1))
+        conditions.append(_BASES[1].format(place=place))
+        place += 2
+    gate = "(SELECT holds FROM gate)" if conditions else "true"
+    if conditions:
+        parts.append(f"gate AS MATERIALIZED (SELECT {' AND '.join(conditions)} AS holds)")
     if wakes:
         parts.append(_WAKE.format(gate=gate))
     # Names of tables and columns come from the schema; values are always bound.
-    for place, name in enumerate(tables, 6 if gated else 1):
+    for place, name in enumerate(tables, place):
         if name == "runs":
             sets = ", ".join(f"{column} = u.{column}" for column in RUN_HOT)
             parts.append(
@@ -153,7 +171,7 @@ class Statement:
     """One statement with its arguments; its only row and column says whether it wrote."""
 
     text: str
-    arguments: list[Sequence[Any]] = field(default_factory=list)
+    arguments: list[Any] = field(default_factory=list)
 
 
 def statement(
@@ -162,8 +180,10 @@ def statement(
     rows: Rows,
     blobs: Sequence[BlobRow] = (),
     keys: Sequence[tuple[IdempotencyKey, int]] = (),
+    bases: Sequence[Digest] = (),
 ) -> Statement | None:
-    """All rows of a batch, to be written only if the runs are as they were when it was computed. None: nothing to do."""
+    """All rows of a batch, to be written only if the runs are as they were when it was computed, and if the `bases` of
+    its patches are stored. None: nothing to do."""
     tables = _tables(rows, blobs, keys)
     created = {row[0] for row in rows.new_claims}
     wakes = {run_id: wake_at for wake_at, run_id in rows.wake if run_id not in created}
@@ -174,11 +194,13 @@ def statement(
     present = tuple(name for name, table in tables.items() if table)
     if not present and not ordered:
         return None
-    arguments: list[Sequence[Any]] = []
+    arguments: list[Any] = []
     if ordered:
         arguments += zip(*((b.run_id, b.seq, b.fence, b.wake, b.wake_at) for b in ordered), strict=True)
+    if bases:
+        arguments += [bases, rows.at - _LATELY_US]
     arguments += [layout.rows(name, tables[name]) for name in present]
-    return Statement(_statement(present, bool(ordered), bool(wakes)), arguments)
+    return Statement(_statement(present, bool(ordered), bool(bases), bool(wakes)), arguments)
 
 
 def _tables(
@@ -239,6 +261,11 @@ CHAINS = (
     "SELECT digest, base FROM blobs WHERE digest = ANY($1::text[])"
     " UNION SELECT b.digest, b.base FROM chain JOIN blobs b ON b.digest = chain.base"
     ") SELECT digest, b.size, b.encoding, b.base, b.depth, b.data FROM chain JOIN blobs b USING (digest)"
+)
+TOUCH = (  # gives those of the blobs that are stored, and keeps them from being deleted
+    "WITH held AS (SELECT digest FROM blobs WHERE digest = ANY($1::text[]) AND encoding <> 'bad'"
+    " ORDER BY digest FOR NO KEY UPDATE)"
+    " UPDATE blobs b SET touched_at = $2 FROM held WHERE b.digest = held.digest RETURNING b.digest"
 )
 IS_COMMITTED = "SELECT true FROM events WHERE run_id = $1 AND seq = $2 AND hash = $3"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from omium.storage.postgres.errors import translated
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
 from omium.storage.reads import Reads
+
+_log = logging.getLogger(__name__)
 
 _READER = {"default_transaction_read_only": "on", "jit": "off"}
 
@@ -80,6 +83,7 @@ class PostgresStore(Reads):
         self, dsn: str, engine: AsyncEngine, files: BlobFiles | None, clock: Clock, chain: Chain, durability: Durability
     ) -> None:
         super().__init__(engine, Packer(files))
+        self.dsn = dsn
         self.files = files
         self.chain = chain
         self.clock = clock
@@ -128,13 +132,21 @@ class PostgresStore(Reads):
 
     # --- writing ------------------------------------------------------------------------------------------------
 
+    async def forget(self) -> None:
+        """Read again what was read so far: maintenance has changed what was committed before."""
+        async with self._unpacking:
+            self._packer.forget()
+
     async def write(self, write: Write) -> Written:
         return await self._writer.submit(write)
 
     def _hear(self, heard: Sequence[Heard]) -> None:
         for run_id, events in heard:
-            for hear in self._listeners:
-                hear(run_id, events)
+            for hear in list(self._listeners):
+                try:
+                    hear(run_id, events)
+                except Exception:  # the write stands, and its caller and the other listeners are to hear of it
+                    _log.exception("a listener failed")
         self._tail.committed()
 
     def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -287,13 +287,29 @@ class Writer:
 
     async def _run_job(self, db: Connection, job: _Job) -> Sequence[Any]:
         if job.blobs:
-            rows = await self._packed(job.blobs)
-            statement = sql.statement(self._link.layout, (), Rows(self._clock.now_us()), rows)
+            now = self._clock.now_us()
+            rows = await self.grounded(db, await self._packed(job.blobs), job.blobs, now)
+            statement = sql.statement(self._link.layout, (), Rows(now), rows)
             assert statement is not None
-            job.text, job.arguments = statement.text, statement.arguments
-            job.blobs = ()
+            await db.fetchval(statement.text, *statement.arguments)
+            return ()
         found: Sequence[Any] = await db.fetch(job.text, *job.arguments)
         return found
+
+    async def grounded(
+        self, db: Connection, packed: Sequence[BlobRow], blobs: Iterable[NewBlob], now: int
+    ) -> list[BlobRow]:
+        """The rows of blobs that were packed before this transaction. Should the base of a patch not be stored (the write
+        that brought it was refused; it was swept or found damaged meanwhile), that one is packed again by itself."""
+        bases = bases_of(packed)
+        sound = {row[0] for row in await db.fetch(sql.TOUCH, bases, now)} if bases else set()
+        lost = set(bases) - sound
+        if not lost:
+            return list(packed)
+        contents = {blob.encoded.digest: blob.encoded for blob in blobs}
+        alone = {row.digest for row in packed if row.base in lost}
+        again = {row.digest: row for row in await self._packed([NewBlob(contents[digest]) for digest in sorted(alone)])}
+        return [again.get(row.digest, row) for row in packed]
 
     async def landed(self, question: str, *arguments: Any) -> bool:
         """Whether the commit whose answer was lost took place. Raises `storage_unavailable` when nobody can be asked."""
@@ -308,6 +324,12 @@ class Writer:
                 "Read the run again once the database is back.",
                 outcome="unknown",
             ) from error
+
+
+def bases_of(packed: Sequence[BlobRow]) -> list[Digest]:
+    """What these blobs are patches upon, as far as they do not bring it themselves."""
+    brought = {row.digest for row in packed}
+    return sorted({row.base for row in packed if row.base is not None and row.base not in brought})
 
 
 def _is_unavailable(error: BaseException) -> bool:
@@ -396,9 +418,15 @@ class _Attempt:
             if written.events:
                 result.heard.append((item.work.run_id, written.events))
             result.outcomes.append((item, written))
+        bases: Sequence[Digest] = ()
+        if self._heads is None:
+            bases = bases_of(self._blobs)
+        else:
+            blobs = (blob for item in self._items for blob in item.work.blobs)
+            self._blobs = await self._writer.grounded(self._db, self._blobs, blobs, self._now)
         based = [sql.Based(run_id, seq, self._fences.get(run_id)) for run_id, seq in self._batch.based_on.items()]
         layout = self._writer._link.layout
-        return result, sql.statement(layout, based, self._batch.rows(), self._blobs, self._keys)
+        return result, sql.statement(layout, based, self._batch.rows(), self._blobs, self._keys, bases)
 
     async def _write(self, item: _Item) -> Written:
         write = item.work

@@ -12,6 +12,8 @@ _SAYINGS = (
     ("busy", "is locked by another program", "Close the program that holds it, or try again."),
     ("readonly", "cannot be written", "Check the permissions of the file and of its directory."),
     ("read-only", "cannot be written", "Check the permissions of the file and of its directory."),
+    ("permission denied", "cannot be opened: permission denied", "Check who may write to its directory."),
+    ("no space left", "has no room: the disk is full", "Free some space; what was acknowledged is safe."),
     ("full", "has no room: the disk is full", "Free some space; what was acknowledged is safe."),
     ("disk i/o error", "cannot be read or written: the disk reports an error", "Check the disk."),
     ("malformed", "is damaged", "Run `omium verify`, then restore the last backup."),

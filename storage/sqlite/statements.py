@@ -4,49 +4,73 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
 
-from omium.orchestration.ids import Digest, Principal, RunId, Seq
-from omium.orchestration.log.events import Event, EventType
+from omium.orchestration.ids import Digest, RunId, Seq
+from omium.orchestration.log.events import Event
 from omium.orchestration.log.rows import APPROVAL_COLUMNS, EFFECT_COLUMNS, NODE_COLUMNS, RUN_COLUMNS, RUN_HOT
 from omium.orchestration.ports import IdempotencyKey
 from omium.storage.batch import Rows
 from omium.storage.blobs import BlobRow
+from omium.storage.reads import as_document, as_event
 
 
-def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
+class _Insert:
+    """An insert of many rows by few statements. The connection gives up the interpreter's lock at every step of a
+    statement, and may wait milliseconds to have it back when the event loop is busy: one step should write many rows."""
+
+    _SIZES = (64, 16, 4, 1)  # a fixed few, so that each stays compiled
+
+    def __init__(self, head: str, width: int, tail: str = "") -> None:
+        row = "(" + ", ".join("?" * width) + ")"
+        # Names of tables and columns come from this package only; values are always bound.
+        self._statements = {size: f"{head} VALUES {', '.join([row] * size)}{tail}" for size in self._SIZES}
+
+    def __call__(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        start, left = 0, len(rows)
+        for size in self._SIZES:
+            while left >= size:
+                part = rows[start : start + size]
+                db.execute(self._statements[size], part[0] if size == 1 else list(chain.from_iterable(part)))
+                start, left = start + size, left - size
+
+
+def _insert(table: str, columns: Sequence[str], tail: str = "", verb: str = "INSERT") -> _Insert:
+    return _Insert(f"{verb} INTO {table} ({', '.join(columns)})", len(columns), tail)
+
+
+def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> _Insert:
     sets = ", ".join(f"{c} = excluded.{c}" for c in columns if c not in key)
-    marks = ", ".join("?" * len(columns))
-    names = ", ".join(columns)
-    # Names of tables and columns come from this package only; values are always bound.
-    return f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets}"  # noqa: S608
+    return _insert(table, columns, f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets}")
 
 
-_EVENTS = "INSERT INTO events (run_id, seq, type, at, actor, data, prev_hash, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_NEW_RUNS = f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({', '.join('?' * len(RUN_COLUMNS))})"  # noqa: S608
+_EVENTS = _insert("events", ("run_id", "seq", "type", "at", "actor", "data", "prev_hash", "hash"))
+_NEW_RUNS = _insert("runs", RUN_COLUMNS)
 _RUNS = f"UPDATE runs SET {', '.join(f'{c} = ?' for c in RUN_HOT)} WHERE id = ?"  # noqa: S608
 # Apart from the rest, because SQLite rewrites the index entries of every column that a statement names.
 _STATUSES = "UPDATE runs SET status = ? WHERE id = ?"
 _NODES = _upsert("nodes", NODE_COLUMNS, ("run_id", "node"))
 _APPROVALS = _upsert("approvals", APPROVAL_COLUMNS, ("id",))
 _EFFECTS = _upsert("effects", EFFECT_COLUMNS, ("id",))
-_LABELS = "INSERT INTO labels (run_id, seq, label, at, note, tree, created_at, actor) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_LINKS = "INSERT OR IGNORE INTO links (run_id, digest) VALUES (?, ?)"
-_BLOBS = (
-    "INSERT INTO blobs (digest, size, encoding, base, depth, touched_at, data) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_LABELS = _insert("labels", ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor"))
+_LINKS = _insert("links", ("run_id", "digest"), verb="INSERT OR IGNORE")
+_BLOBS = _insert(
+    "blobs",
+    ("digest", "size", "encoding", "base", "depth", "touched_at", "data"),
     " ON CONFLICT (digest) DO UPDATE SET touched_at = excluded.touched_at,"
     # A new copy of a quarantined blob heals it.
     " encoding = CASE encoding WHEN 'bad' THEN excluded.encoding ELSE encoding END,"
     " base = CASE encoding WHEN 'bad' THEN excluded.base ELSE base END,"
     " depth = CASE encoding WHEN 'bad' THEN excluded.depth ELSE depth END,"
-    " data = CASE encoding WHEN 'bad' THEN excluded.data ELSE data END"
+    " data = CASE encoding WHEN 'bad' THEN excluded.data ELSE data END",
 )
-_CLAIMS = "INSERT INTO claims (run_id, project, priority, worker, fence, wake_at) VALUES (?, ?, ?, ?, ?, ?)"
+_CLAIMS = _insert("claims", ("run_id", "project", "priority", "worker", "fence", "wake_at"))
 _WAKE = "UPDATE claims SET wake_at = ? WHERE run_id = ? AND worker IS NULL"
-_KEYS = "INSERT INTO keys (scope, key, arguments, result, created_at) VALUES (?, ?, ?, ?, ?)"
-_SNAPSHOTS = "INSERT OR REPLACE INTO snapshots (run_id, seq, document) VALUES (?, ?, ?)"
+_KEYS = _insert("keys", ("scope", "key", "arguments", "result", "created_at"))
+_SNAPSHOTS = _insert("snapshots", ("run_id", "seq", "document"), verb="INSERT OR REPLACE")
 
 
 def insert(
@@ -55,25 +79,25 @@ def insert(
     """Write the rows of a batch; the order keeps what is referred to before what refers."""
     if blobs:
         touched = rows.at
-        db.executemany(_BLOBS, [(b.digest, b.size, b.encoding, b.base, b.depth, touched, b.data) for b in blobs])
-    for statement, table in (
-        (_EVENTS, rows.events),
-        (_NEW_RUNS, rows.new_runs),
-        (_RUNS, rows.runs),
-        (_STATUSES, rows.statuses),
-        (_NODES, rows.nodes),
-        (_LINKS, rows.links),
-        (_CLAIMS, rows.new_claims),
-        (_WAKE, rows.wake),
-        (_APPROVALS, rows.approvals),
-        (_EFFECTS, rows.effects),
-        (_LABELS, rows.labels),
-        (_SNAPSHOTS, rows.snapshots),
+        _BLOBS(db, [(b.digest, b.size, b.encoding, b.base, b.depth, touched, b.data) for b in blobs])
+    for table, write in (
+        (rows.events, _EVENTS),
+        (rows.new_runs, _NEW_RUNS),
+        (rows.nodes, _NODES),
+        (rows.links, _LINKS),
+        (rows.new_claims, _CLAIMS),
+        (rows.approvals, _APPROVALS),
+        (rows.effects, _EFFECTS),
+        (rows.labels, _LABELS),
+        (rows.snapshots, _SNAPSHOTS),
     ):
         if table:
-            db.executemany(statement, table)
-    for key, at in keys:
-        db.execute(_KEYS, (key.scope, key.key, key.arguments, orjson.dumps(key.result), at))
+            write(db, table)
+    for updates, statement in ((rows.runs, _RUNS), (rows.statuses, _STATUSES), (rows.wake, _WAKE)):
+        if updates:
+            db.executemany(statement, updates)
+    if keys:
+        _KEYS(db, [(key.scope, key.key, key.arguments, orjson.dumps(key.result), at) for key, at in keys])
 
 
 def heads(db: sqlite3.Connection, runs: Sequence[RunId]) -> list[tuple[RunId, Seq]]:
@@ -101,7 +125,7 @@ def snapshot(db: sqlite3.Connection, run_id: RunId, upto: Seq | None) -> dict[st
         "SELECT document FROM snapshots WHERE run_id = ? AND seq <= ? ORDER BY seq DESC LIMIT 1",
         (run_id, upto if upto is not None else 2**62),
     ).fetchone()
-    return None if row is None else orjson.loads(row[0])
+    return None if row is None else as_document(row[0])
 
 
 def events(db: sqlite3.Connection, run_id: RunId, after: Seq, upto: Seq | None) -> list[Event]:
@@ -110,14 +134,7 @@ def events(db: sqlite3.Connection, run_id: RunId, after: Seq, upto: Seq | None) 
         " WHERE run_id = ? AND seq > ? AND seq <= ? ORDER BY seq",
         (run_id, after, upto if upto is not None else 2**62),
     )
-    return [event(row) for row in rows]
-
-
-def event(row: Sequence[Any]) -> Event:
-    run_id, seq, kind, at, actor, data, prev_hash, digest = row
-    return Event(
-        RunId(run_id), Seq(seq), EventType(kind), at, Principal(actor), orjson.loads(data), bytes(prev_hash), bytes(digest)
-    )  # fmt: skip
+    return [as_event(row) for row in rows]
 
 
 def blob_row(db: sqlite3.Connection, digest: Digest) -> BlobRow | None:
@@ -125,3 +142,8 @@ def blob_row(db: sqlite3.Connection, digest: Digest) -> BlobRow | None:
         "SELECT digest, size, encoding, base, depth, data FROM blobs WHERE digest = ?", (digest,)
     ).fetchone()
     return None if row is None else BlobRow(*row)
+
+
+def is_sound(db: sqlite3.Connection, digest: Digest) -> bool:
+    """Whether the blob is stored and not quarantined."""
+    return db.execute("SELECT 1 FROM blobs WHERE digest = ? AND encoding <> 'bad'", (digest,)).fetchone() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,6 +31,7 @@ from omium.storage.sqlite.errors import translated
 from omium.storage.sqlite.writer import Heard, Writer, connect
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 POLL_S = 0.05  # how soon a change by another process is seen
 
@@ -107,8 +109,11 @@ class SqliteStore(Reads):
 
     def _hear(self, heard: list[Heard]) -> None:
         for run_id, events in heard:
-            for hear in self._listeners:
-                hear(run_id, events)
+            for hear in list(self._listeners):
+                try:
+                    hear(run_id, events)
+                except Exception:  # the write stands, and its caller and the other listeners are to hear of it
+                    _log.exception("a listener failed")
         for subscription in self._subscriptions:
             subscription.wake()
 

@@ -27,7 +27,7 @@ from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import EXECUTION, CreateRun
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.load import Need, NeedEvents, NeedSnapshot, NeedValue
-from omium.orchestration.ports import Clock, IdempotencyKey, Write, Written
+from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, Write, Written
 from omium.orchestration.values import decode
 from omium.storage.batch import Batch, Spoiled, StateCache, drive
 from omium.storage.blobs import BlobRow, Packer
@@ -140,7 +140,7 @@ class Writer:
             if isinstance(item.work, Write) and item.work.blobs:
                 try:
                     item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest))
-                except (OmiumError, sqlite3.Error, OSError) as error:
+                except Exception as error:
                     self._deliver([(item, translated(error, self._path))], [])
                     continue
             ready.append(item)
@@ -216,7 +216,7 @@ class Writer:
                 try:
                     if isinstance(work, Write):
                         written = self._write(db, batch, work, now, keys)
-                        blobs += item.blobs
+                        blobs += self._grounded(db, work, item.blobs, blobs)
                         if written.events:
                             heard.append((work.run_id, written.events))
                         outcomes.append((item, written))
@@ -272,6 +272,20 @@ class Writer:
             fence = Fence(1)
             self._owners[write.run_id] = 1
         return Written(events, Seq(events[-1].seq), fence)
+
+    def _grounded(
+        self, db: sqlite3.Connection, write: Write, packed: Sequence[BlobRow], pending: Sequence[BlobRow]
+    ) -> Sequence[BlobRow]:
+        """The blobs of a write, which were packed before this transaction. Should the base of a patch not be stored (the
+        write that brought it was refused; it was swept or found damaged meanwhile), it is packed again by itself."""
+        lost = [row for row in packed if row.base is not None and not sql.is_sound(db, row.base)]
+        if not lost:
+            return packed
+        coming = {row.digest for row in (*pending, *packed)}
+        alone = {row.digest for row in lost if row.base not in coming}
+        contents = {blob.encoded.digest: blob.encoded for blob in write.blobs}
+        again = self._packer.pack([NewBlob(contents[digest]) for digest in alone], lambda _: None)
+        return [row for row in packed if row.digest not in alone] + again
 
     def _earlier(
         self, db: sqlite3.Connection, wanted: IdempotencyKey, keys: list[tuple[IdempotencyKey, int]]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import signal
 import string
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -61,6 +63,11 @@ def milliseconds(seconds: float | None) -> float | None:
 def gaps(times: Sequence[float]) -> list[float]:
     """The differences of consecutive times."""
     return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+def exit_on_sigterm() -> None:
+    """Turns SIGTERM into SystemExit: a benchmark that is told to stop then ends its processes and deletes its files."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def payload(kilobytes: int, seed: int = 0) -> str:

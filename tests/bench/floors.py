@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import asyncpg  # type: ignore[import-untyped]
 
-from tests.bench.figures import Figure, milliseconds, payload, percentile, rate
+from tests.bench.figures import Figure, exit_on_sigterm, milliseconds, payload, percentile, rate
 from tests.postgres import start_postgres
 
 Synchronous = Literal["FULL", "NORMAL"]
@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less of each work")
     parser.add_argument("--json", action="store_true", help="print a JSON list of figures")
     options = parser.parse_args()
+    exit_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="omium-bench-") as name, start_postgres(Path(name) / "server") as server:
         figures = measure_all(Path(name), server.create_database("floors"), QUICK if options.quick else Sizes())
     if options.json:

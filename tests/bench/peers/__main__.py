@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import peers
+from tests.bench.figures import exit_on_sigterm
 from tests.bench.peers.workload import Store
 from tests.postgres import PostgresServer, start_postgres
 
@@ -25,7 +26,6 @@ FULL: Plan = [
     ("runs_1000", "runs", {"runs": 1000}),
     ("fanout", "fanout", {}),
     ("fork", "fork", {}),
-    ("fork_100kb", "fork", {"state_kb": 100}),
     ("storage", "storage", {"state_kb": 100, "steps": 200}),
     ("kill", "kill", {}),
 ]
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--store", choices=STORES, help="only this store")
     parser.add_argument("--only", metavar="NAME", action="append", help="only this measure; may be given again")
     options = parser.parse_args()
+    exit_on_sigterm()
     if (reason := peers.unavailable()) is not None:
         sys.exit(f"not installed: {reason}")
     plan = [

@@ -1,0 +1,114 @@
+"""Workers as processes of this machine: which of them live, and the end of one that has gone silent.
+
+A process that executes runs marks everything that it starts with a token which follows from its own pid and start time.
+So whoever takes a dead worker's runs over can first end what that worker left running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from omium.clients.processes.identity import LINUX, ProcessIdentity, boot_id, is_alive, same_host, this_process
+from omium.clients.processes.tree import MARKER, kill_members, send_signal
+from omium.orchestration.ports import WorkerRow
+
+_log = logging.getLogger(__name__)
+
+_MACHINE_IDS: Final = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+_SWEEPS: Final = 20
+_SWEEP_PAUSE_S: Final = 0.005
+
+
+class HostProcesses:
+    """See `orchestration.ports.Processes`."""
+
+    def this(self) -> tuple[str, str, int, float]:
+        """(host, boot, pid, start time) of this process."""
+        own = this_process()
+        return host_id(), own.boot_id, own.pid, own.start_time
+
+    def alive(self, worker: WorkerRow) -> bool | None:
+        """Whether the worker's process lives; None when it is of another host or container and cannot be asked."""
+        process = _identity(worker)
+        if same_host(process):
+            return is_alive(process)
+        if LINUX and worker.host == host_id() and _boot(worker.boot) != _boot(boot_id()):
+            return False  # this machine has been started anew since
+        return None
+
+    def kill(self, worker: WorkerRow) -> None:
+        """SIGKILL a worker of this host, if it still lives, and whatever it has started.
+
+        A worker of this very process is left alone: it cannot be ended without its judge. One of another host too.
+        """
+        process = _identity(worker)
+        if not same_host(process) or process.pid == os.getpid():
+            return
+        if is_alive(process):
+            _log.warning("worker %s (pid %s) lives but has gone silent: it is killed", worker.id, worker.pid)
+            send_signal([process], signal.SIGKILL)
+        # What it started may at this moment start more.
+        for _ in range(_SWEEPS):
+            if not kill_members(_token(process)):
+                return
+            time.sleep(_SWEEP_PAUSE_S)
+
+
+@contextmanager
+def marked() -> Iterator[None]:
+    """Within the block, everything that this process starts carries its token.
+
+    What must outlive this process is started without it: see `unmarked`.
+    """
+    outer = os.environ.get(MARKER)
+    token = _token(this_process())
+    if outer is not None and token in outer.split("/"):  # within another block of the same process
+        yield
+        return
+    os.environ[MARKER] = f"{outer}/{token}" if outer else token
+    try:
+        yield
+    finally:
+        if outer is None:
+            os.environ.pop(MARKER, None)
+        else:
+            os.environ[MARKER] = outer
+
+
+def unmarked() -> dict[str, str | None]:
+    """The change of environment that takes this process's own token away, and leaves those of processes around it."""
+    outer = [token for token in os.environ.get(MARKER, "").split("/") if token and token != _token(this_process())]
+    return {MARKER: "/".join(outer) or None}
+
+
+@cache
+def host_id() -> str:
+    """What tells this machine from others: its name and, where there is one, the id of its installation."""
+    for name in _MACHINE_IDS:
+        try:
+            return f"{socket.gethostname()}/{Path(name).read_text('ascii').strip()}"
+        except (OSError, UnicodeDecodeError):
+            continue
+    return socket.gethostname()
+
+
+def _identity(worker: WorkerRow) -> ProcessIdentity:
+    return ProcessIdentity(worker.boot, worker.pid, worker.start_time)
+
+
+def _boot(text: str) -> str:
+    """The boot of the machine, without the pid namespace."""
+    return text.partition("/")[0]
+
+
+def _token(process: ProcessIdentity) -> str:
+    return f"worker-{process.pid}-{process.start_time:.2f}"

@@ -1,0 +1,184 @@
+"""Branching: a new run that begins with another's results, at a position or before a node.
+
+At a plain position it costs the same whatever the size of the parent: the new log begins with a pointer, and nothing of
+the parent is read but its row and its first event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.ledger import UNSAFE, deeds_of
+from omium.orchestration.history.overrides import check_nodes, merged_inputs
+from omium.orchestration.history.plans import Draft
+from omium.orchestration.history.playing import start_tree
+from omium.orchestration.history.positions import Place
+from omium.orchestration.history.recorded import cost_of, has_run
+from omium.orchestration.history.reset import plan_reset
+from omium.orchestration.history.rollback import asked, went_back
+from omium.orchestration.ids import Digest, NodeId, RunId, Seq
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.fold import stands
+from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
+from omium.orchestration.service.views import Caller, Reuse
+from omium.orchestration.values import encode
+
+MAX_DEPTH = 64
+"""How many branches may branch off each other: folding the last goes through all of them."""
+
+_NAME = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_./-]{0,99}\Z")
+_MAX_HYPOTHESIS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A branch, worked out. reset: as the log records it, the node that is played first; inputs: the child's, when they
+    differ from the parent's."""
+
+    parent: RunRow
+    created: Event  # the parent's first event
+    at: Seq
+    reset: tuple[NodeId, ...] = ()
+    again: tuple[NodeId, ...] = ()  # of them, those that the parent has run
+    tree: str | None = None
+    overrides: Mapping[str, Any] | None = None
+    inputs: Mapping[str, Any] | None = None
+    reuse: Reuse = "none"
+
+
+def check_name(name: str) -> None:
+    """Raises `invalid_argument` for what cannot be the name of a branch."""
+    if not _NAME.match(name) or ".." in name or "//" in name or name.endswith(("/", ".", ".lock")):
+        raise OmiumError(
+            "invalid_argument",
+            f"{name[:120]!r} cannot be the name of a branch.",
+            "Use letters, digits and - _ . /, beginning with a letter or digit, at most 100 characters.",
+        )
+
+
+def check_hypothesis(text: str | None) -> None:
+    if text is not None and len(text) > _MAX_HYPOTHESIS:
+        raise OmiumError("invalid_argument", f"a hypothesis of {len(text)} characters; at most {_MAX_HYPOTHESIS}.")
+
+
+async def plan_fork(ground: Ground, parent: RunRow, at: Seq, before: Place | None, overrides: Mapping[str, Any]) -> Fork:
+    """Work a branch out. Only one before a node, or with overrides, reads more of the parent than its first event.
+
+    Raises `not_found`, `invalid_argument` and `forbidden` (the overrides), `integrity`, `not_allowed` (too deep)."""
+    created = (await ground.store.events(parent.id, limit=1))[0]
+    await _check_depth(ground, created)
+    fork = Fork(parent, created, at)
+    if before is None and not overrides:
+        return fork
+    base = await ground.state(parent.id, at)
+    structure = await ground.structure(base)
+    recorded = await ground.check_loadable(base)
+    if before is not None:
+        reset = plan_reset(structure, base, NodeId(before.name))
+        fork = replace(fork, reset=reset.listed, again=reset.nodes, tree=await start_tree(ground, base, reset))
+    again = {*fork.reset, *fork.again}
+    check_nodes(overrides, structure, base, lambda one: one in again or not stands(base.node(one)))
+    inputs = merged_inputs(structure, recorded.inputs, overrides) if "inputs" in overrides else None
+    return replace(fork, overrides=overrides or None, inputs=inputs)
+
+
+async def _check_depth(ground: Ground, created: Event) -> None:
+    depth, parent = 1, created.data.get("parent")
+    while parent is not None:
+        depth += 1
+        parent = (await ground.store.events(RunId(parent["run"]), limit=1))[0].data.get("parent")
+    if depth > MAX_DEPTH:
+        raise OmiumError("not_allowed", f"run {created.run_id} is the last of {MAX_DEPTH} branches off each other.")
+
+
+async def draft_fork(ground: Ground, fork: Fork, overrides: Mapping[str, Any]) -> Draft:
+    """The same as a preview: what the child runs again of what its parent has run."""
+    now = await ground.state(fork.parent.id)
+    base = now if fork.at == now.seq else await ground.state(fork.parent.id, fork.at)
+    await ground.check_loadable(base)
+    again = {*fork.again, *went_back(now, base)}
+    reruns = tuple(sorted(one for one in again if has_run(now, one)))
+    deeds = await deeds_of(ground.store, now, lambda one: one in again)
+    return Draft(
+        operation="branch",
+        run_id=fork.parent.id,
+        at=fork.at,
+        arguments={"at": f"before:{fork.reset[0]}" if fork.reset else fork.at, "overrides": overrides},
+        definition=now.definition,
+        generation=now.generation if fork.reset else 0,
+        generations={},
+        in_place=False,
+        reruns=reruns,
+        asked_again=asked(now, reruns),
+        repeats=[deed for deed in deeds if deed.outcome == "done"],
+        files=await ground.changed_files(now.tree, fork.tree or base.tree),
+        cost=cost_of(now, reruns),
+    )
+
+
+async def may_repeat(ground: Ground, fork: Fork) -> bool:
+    """Whether there are effects at all that may not be repeated unseen: most runs have none, and need no closer look."""
+    if fork.reset and fork.parent.parent_run is not None:
+        return True  # what is played again may be an ancestor's
+    if any(row.on_unknown in UNSAFE for row in await ground.store.effects(fork.parent.id)):
+        return True
+    return bool(await ground.store.runs(RunQuery(caller=fork.parent.id, limit=1)))
+
+
+# --- doing it -----------------------------------------------------------------------------------------------------
+
+
+async def note(
+    ground: Ground, caller: Caller, fork: Fork, child: RunId, name: str, hypothesis: str | None, key: IdempotencyKey | None
+) -> Written:
+    """Have the parent's log name the child before there is one, so that its name is the child's alone and a crash in
+    between leaves nothing that nobody knows of. Raises `conflict` when the name is taken."""
+    command = c.NoteBranch(child, fork.at, name, hypothesis)
+    return await ground.store.write(Write(fork.parent.id, [command], caller.principal, idempotency=key))
+
+
+async def create(
+    ground: Ground, caller: Caller, fork: Fork, child: RunId, name: str, hypothesis: str | None, start: bool
+) -> Written:
+    """Write the child's log: a pointer to its parent, and what differs."""
+    data, blobs = fork.created.data, []
+    inputs, reset = Digest(data["inputs"]), None
+    if fork.inputs is not None:
+        given = encode(dict(fork.inputs))
+        inputs, blobs = given.digest, [NewBlob(given)]
+    if fork.reset:
+        listed = encode(list(fork.reset))
+        reset, blobs = listed.digest, [*blobs, NewBlob(listed)]
+    deadline = data.get("deadline_at")
+    command = c.CreateRun(
+        definition=fork.parent.definition,
+        workflow=fork.parent.workflow,
+        inputs=inputs,
+        project=fork.parent.project,
+        title=fork.parent.title,
+        priority=fork.parent.priority,
+        deadline_at=None if deadline is None else ground.clock.now_us() + (deadline - fork.created.at),
+        parent={"run": fork.parent.id, "seq": fork.at},
+        reset=reset,
+        reset_nodes=fork.reset,
+        tree=fork.tree,
+        reuse=fork.reuse,
+        overrides=fork.overrides or {},
+        branch=name,
+        hypothesis=hypothesis,
+        session=caller.session,
+        workspace=data.get("workspace"),
+    )
+    commands: list[c.Command] = [command]
+    if start:
+        commands += [c.PlanRun(), c.StartRun()]
+    written = await ground.store.write(Write(child, commands, caller.principal, blobs=blobs))
+    if ground.engine is not None and start:
+        ground.engine.look()
+    return written

@@ -1,0 +1,131 @@
+"""Undoing effects by the functions that a workflow declares for it, newest first. What was tried is in the log."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from omium.orchestration.definition.model import NodeDef
+from omium.orchestration.engine.failures import describe
+from omium.orchestration.engine.inputs import resolve
+from omium.orchestration.engine.starting import given
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.ledger import Deed
+from omium.orchestration.history.recorded import Recorded
+from omium.orchestration.ids import Digest, NodeId, Principal, RunId
+from omium.orchestration.log import commands as c
+from omium.orchestration.ports import Clock, Guidance, NewBlob, Write
+from omium.orchestration.values import Value, encode
+
+TIMEOUT_S = 60.0
+
+
+class Undoing:
+    """What a compensating function may ask (see `ports.Attempt`): the time and chance, no ledger of its own, since the log
+    records it as a whole."""
+
+    def __init__(self, clock: Clock, run_id: RunId, node_id: NodeId, generation: int) -> None:
+        self.timeout_s: float | None = TIMEOUT_S
+        self.workspace: Path | None = None
+        self.scratch: Path | None = None
+        self.attempt = 1
+        self.resumed = False
+        self.run_id = run_id
+        self.node_id = node_id
+        self.generation = generation
+        self.guidance = Guidance()
+        self._clock = clock
+
+    async def ask(self, kind: str, payload: Value) -> Value:
+        if kind == "now":
+            return datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC)
+        if kind == "random":
+            return random.random()  # noqa: S311 (a draw for the function's own use, no secret)
+        if kind == "uuid":
+            return str(uuid.uuid4())
+        if kind == "effect_intent":
+            return {"known": False}
+        if kind in ("effect_settle", "progress"):
+            return None
+        raise OmiumError("unsupported", f"a compensation cannot be asked for {kind!r}.")
+
+    async def effect(
+        self,
+        call: str,
+        action: Callable[[], Awaitable[Value]],
+        *,
+        kind: str,
+        on_unknown: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> Value:
+        return await action()
+
+
+def can_be_undone(deed: Deed) -> bool:
+    """It is known to have happened, a function is declared for undoing it, and that has not been done, or only failed."""
+    return deed.outcome == "done" and deed.compensate is not None and deed.compensated in (None, "failed")
+
+
+async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal) -> None:
+    """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does not
+    keep the others from being undone."""
+    for deed in reversed(deeds):
+        if can_be_undone(deed):
+            with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
+                await _undo(ground, recorded, deed, actor)
+
+
+async def _undo(ground: Ground, recorded: Recorded, deed: Deed, actor: Principal) -> None:
+    run_id = recorded.folded.run_id
+    assert deed.compensate is not None
+    await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor))
+    deed.compensated, deed.error = "started", None
+    result: Digest | None = None
+    blobs: list[NewBlob] = []
+    try:
+        encoded = encode(await _call(ground, recorded, deed))
+        result = encoded.digest
+        blobs.append(NewBlob(encoded))
+        deed.compensated = "done"
+    except Exception as error:  # the boundary to code that is not ours: its failure is recorded and told
+        deed.compensated, deed.error = "failed", describe(error)
+    note = c.NoteCompensation(deed.id, deed.compensated, result, deed.error)
+    await ground.store.write(Write(run_id, [note], actor, blobs=blobs))
+
+
+async def _call(ground: Ground, recorded: Recorded, deed: Deed) -> Value:
+    if ground.engine is None:
+        raise OmiumError("unsupported", "this process executes nothing.")
+    executor = ground.engine.executor(NodeDef("compensation", "function", use=deed.compensate))
+    told = {
+        "effect": deed.id,
+        "node": deed.node,
+        "call": deed.call,
+        "kind": deed.kind,
+        "detail": dict(deed.detail) if deed.detail is not None else None,
+        "result": await ground.values.load(deed.result) if deed.result is not None else None,
+        "input": await input_of(recorded, deed.node),
+    }
+    undoing = Undoing(ground.clock, recorded.folded.run_id, deed.node, deed.generation)
+    with anyio.move_on_after(TIMEOUT_S) as limit:
+        done = await executor.run(str(deed.compensate), told, undoing)
+    if limit.cancelled_caught:
+        raise OmiumError("timeout", f"{deed.compensate} was stopped after {TIMEOUT_S:g} s.")
+    return done.output
+
+
+async def input_of(recorded: Recorded, node_id: NodeId) -> Any:
+    """What a node was given, made again from what is recorded; None when that is no longer possible."""
+    try:
+        node = recorded.structure.node_def(node_id)
+        scope, outputs = await recorded.scope(node_id, node)
+        return given(recorded.execution, node_id, resolve(node.input, scope, outputs)[0])
+    except OmiumError:
+        return None

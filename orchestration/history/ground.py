@@ -1,0 +1,163 @@
+"""What every history operation stands on: the store, definitions, values, files, and the run's claim."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.definition.model import NodeDef
+from omium.orchestration.engine.engine import Engine
+from omium.orchestration.engine.files import RunFiles
+from omium.orchestration.engine.programs import Programs
+from omium.orchestration.engine.values import ValueCache
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.recorded import Recorded, read_next, record
+from omium.orchestration.ids import Fence, RunId, Seq
+from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
+from omium.orchestration.ports import Clock, Executor, Store
+
+CLAIM_WAIT_S = 10.0
+_SLEEPING = {*RUN_TERMINAL, RunStatus.PAUSED, RunStatus.DRAFT}
+_TRIES = 20  # checkpoints that are tried for one that can be gone back to
+
+
+class Ground:
+    """`structure_of` gives where a run's nodes stand, with its plans; afterwards `programs` has the definition."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        programs: Programs,
+        structure_of: Callable[[RunState], Awaitable[Structure]],
+        engine: Engine | None,
+        claim_wait_s: float = CLAIM_WAIT_S,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.engine = engine
+        self.values = engine.values if engine is not None else ValueCache(store)
+        self._programs = programs
+        self.structure = structure_of
+        self._claim_wait_s = claim_wait_s
+
+    @property
+    def files(self) -> RunFiles | None:
+        return self.engine.workspaces if self.engine is not None else None
+
+    @property
+    def executors(self) -> Callable[[NodeDef], Executor] | None:
+        return self.engine.executor if self.engine is not None else None
+
+    async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
+        return await self.store.state(run_id, upto)
+
+    async def recorded(self, state: RunState) -> Recorded:
+        """The run as it was, with its own definition. Raises what loading a value raises."""
+        structure = await self.structure(state)
+        program = self._programs.get(state.definition)
+        assert program is not None, "the structure was made from it"
+        return await record(state, structure, program, self.values, self.executors)
+
+    # --- can it be gone back to ---------------------------------------------------------------------------------
+
+    async def check_loadable(self, state: RunState) -> Recorded:
+        """Read everything that the run reads when it goes on from this state, straight from the store. Raises `integrity`
+        and names the nearest older checkpoint from which it can."""
+        try:
+            recorded = await self.recorded(state)
+            await self._read_all(recorded)
+            return recorded
+        except OmiumError as error:
+            if error.code not in ("integrity", "not_found"):
+                raise
+            nearest = await self._nearest_valid(state)
+            hint = f"The nearest position that is whole: {nearest}." if nearest else "No older position is whole."
+            raise OmiumError(
+                "integrity",
+                f"run {state.run_id} cannot go on from position {state.seq}: {error.message}",
+                hint,
+                position=state.seq,
+                nearest=nearest,
+            ) from error
+
+    async def _read_all(self, recorded: Recorded) -> None:
+        for digest, what in read_next(recorded).items():
+            try:
+                await self.store.value(digest)
+            except OmiumError as error:
+                raise OmiumError(error.code, f"{what} cannot be read: {error.message}", error.hint, digest=digest) from error
+
+    async def _nearest_valid(self, state: RunState) -> Seq | None:
+        before = state.seq
+        for _ in range(_TRIES):
+            page = await self.store.checkpoints(state.run_id, before, 1)
+            if not page:
+                return None
+            before = page[0].seq
+            try:
+                await self._read_all(await self.recorded(await self.state(state.run_id, before)))
+                return before
+            except OmiumError as error:
+                if error.code not in ("integrity", "not_found"):
+                    raise
+        return None
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    async def changed_files(self, a: str | None, b: str | None, patch_limit: int = 0) -> list[Mapping[str, Any]]:
+        """What differs between two captured trees; nothing when one of them is not there."""
+        if a is None or b is None or a == b or self.files is None:
+            return []
+        changes = await self.files.diff(a, b, patch_limit=patch_limit)
+        told: list[Mapping[str, Any]] = []
+        for one in changes:
+            sizes = {"old_size": one.old_size, "new_size": one.new_size}
+            patch = {"patch": one.patch} if patch_limit else {}
+            told.append({"path": one.path, "status": one.status, **sizes, **patch})
+        return told
+
+    # --- the claim ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def held(self, run_id: RunId) -> AsyncIterator[bool]:
+        """Own a run that its owner is giving up, so that nobody starts anything meanwhile; False when it could not be had
+        in time, or when this process executes nothing and so owns nothing."""
+        fence = await self._take(run_id)
+        try:
+            yield fence is not None
+        finally:
+            if fence is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._give_back(run_id, fence)
+
+    async def _take(self, run_id: RunId) -> Fence | None:
+        if self.engine is None:
+            return None
+        until = self.clock.monotonic() + self._claim_wait_s
+        pause = 0.002
+        while True:
+            with anyio.CancelScope(shield=True):  # a claim that was taken and not heard of would be nobody's
+                fence = await self.store.take(self.engine.worker, run_id)
+            if fence is not None or self.clock.monotonic() >= until:
+                return fence
+            await anyio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+    async def _give_back(self, run_id: RunId, fence: Fence) -> None:
+        """Release the run; one that was resumed meanwhile is due at once."""
+        last: Seq | None = None
+        while True:
+            row = await self.store.run(run_id)
+            if row is None or row.seq == last:
+                return  # the claim was lost: somebody else owns it now
+            last = row.seq
+            wake_at = None if RunStatus(row.status) in _SLEEPING else self.clock.now_us()
+            if await self.store.release(run_id, fence, row.seq, wake_at):
+                if wake_at is not None and self.engine is not None:
+                    self.engine.look()
+                return

@@ -1,0 +1,168 @@
+"""Effects, as a history operation sees them: what it goes back behind, and what it would repeat."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.engine.attempt import effect_id
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.events import EventType as E
+from omium.orchestration.log.state import RunState
+from omium.orchestration.ports import EffectRow, RunQuery, RunRow, Store
+from omium.orchestration.service.views import EffectView
+
+UNSAFE = frozenset({"ask", "fail"})
+"""Effects whose nodes may not simply run again: calls of tools and commands, unless policy says otherwise."""
+
+_LATER = frozenset({E.EFFECT_SETTLED, E.EFFECT_COMPENSATED})  # what becomes of a deed, whenever that is
+_PAGE = 2_000
+_MAX_DEPTH = 16  # runs that start runs, as deep as they may go
+
+
+@dataclass(slots=True)
+class Deed:
+    """Something that was done to the world, or may have been. `compensated`: None while nothing was tried, then `started`,
+    `done` or `failed`; one that was started and never ended is unknown."""
+
+    id: EffectId
+    node: NodeId
+    generation: int
+    call: str
+    kind: str
+    on_unknown: str
+    outcome: str | None = None
+    result: Digest | None = None
+    compensate: str | None = None
+    detail: Mapping[str, Any] | None = None
+    compensated: str | None = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def happened(self) -> bool:
+        """It is known, or cannot be ruled out, that it happened."""
+        return self.outcome in (None, "done", "unknown")
+
+    @property
+    def unsafe(self) -> bool:
+        return self.on_unknown in UNSAFE
+
+    def view(self) -> EffectView:
+        told = "unknown" if self.compensated == "started" else self.compensated
+        outcome = self.outcome or "unknown"
+        return EffectView(self.node, self.call, self.kind, outcome, self.compensate, told, self.error)
+
+
+async def deeds_after(store: Store, base: RunState, structure: Structure, until: Seq) -> list[Deed]:
+    """What began behind a position and before `until`, in that order, as is known of it by now: `base` is the state there.
+
+    That is every effect of which the intent lies behind it, those of nodes that were under way there, and the completions
+    of nodes that declare a compensation and wrote nothing into the ledger."""
+    found: dict[str, Deed] = {}
+    for effect_id_, effect in base.effects.items():
+        if effect.node in base.nodes and not _ended(base, effect.node):
+            found[effect_id_] = Deed(
+                effect_id_, effect.node, effect.generation, effect.call, effect.kind, effect.on_unknown, effect.outcome,
+                effect.result, effect.compensate, effect.detail,
+            )  # fmt: skip
+    async for event in _events(store, base.run_id, base.seq):
+        if event.seq < until or event.type in _LATER:
+            _note(found, event, base.run_id, structure)
+    return [deed for deed in found.values() if deed.happened]
+
+
+def _ended(state: RunState, node_id: NodeId) -> bool:
+    return state.node(node_id).ended_at is not None
+
+
+async def _events(store: Store, run_id: RunId, after: Seq) -> AsyncIterator[Event]:
+    while page := await store.events(run_id, after, _PAGE):
+        for event in page:
+            yield event
+        after = page[-1].seq
+
+
+def _note(found: dict[str, Deed], event: Event, run_id: RunId, structure: Structure) -> None:
+    data = event.data
+    if event.type is E.EFFECT_INTENDED:
+        found[data["effect"]] = Deed(
+            data["effect"], data["node"], data["generation"], data["call"], data["kind"], data["on_unknown"],
+            compensate=data.get("compensate"), detail=data.get("detail"),
+        )  # fmt: skip
+    elif event.type is E.EFFECT_SETTLED and data["effect"] in found:
+        deed = found[data["effect"]]
+        deed.outcome, deed.result = data["outcome"], data.get("result")
+    elif event.type is E.EFFECT_COMPENSATED and data["effect"] in found:
+        deed = found[data["effect"]]
+        deed.compensated, deed.error = data["outcome"], data.get("error")
+    elif event.type is E.NODE_COMPLETED:
+        _note_completion(found, data, run_id, structure)
+
+
+def _note_completion(found: dict[str, Deed], data: Mapping[str, Any], run_id: RunId, structure: Structure) -> None:
+    """A node with a compensation is undone as a whole when it has no effects that are undone one by one."""
+    node_id, generation = data["node"], data["generation"]
+    try:
+        node = structure.node_def(node_id)
+    except OmiumError:
+        return  # of a plan that is no longer the run's
+    if node.compensate is None or (node.for_each or node.repeat) and not node_id.endswith("]"):
+        return
+    if any(deed.node == node_id and deed.generation == generation and deed.happened for deed in found.values()):
+        return
+    identity = effect_id(run_id, node_id, generation, "")
+    found[identity] = Deed(
+        identity, node_id, generation, "", node.kind, "rerun", "done", data["output"], node.compensate
+    )
+
+
+# --- what would happen again --------------------------------------------------------------------------------------
+
+
+async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], bool]) -> list[Deed]:
+    """What the nodes that are `wanted` did, as they stand now: in this run, in the runs that it is a branch of, and in the
+    runs that those nodes started."""
+    found = [
+        deed
+        for run_id in await lineage(store, state)
+        for deed in map(_deed, await store.effects(run_id))
+        if wanted(deed.node) and deed.generation == state.node(deed.node).generation
+    ]
+    children = await store.runs(RunQuery(caller=state.run_id, limit=100_000))
+    for child in children:
+        if child.caller_node is not None and wanted(child.caller_node):
+            found += await _deeds_below(store, child, child.caller_node, 1)
+    return [deed for deed in found if deed.happened]
+
+
+async def _deeds_below(store: Store, run: RunRow, node_id: NodeId, depth: int) -> list[Deed]:
+    """All that a run did that a node started, as deeds of that node."""
+    found = [_deed(row) for row in await store.effects(run.id)]
+    for deed in found:
+        deed.call = f"{run.id}/{deed.node}/{deed.call}"
+        deed.node = node_id
+    if depth < _MAX_DEPTH:
+        for child in await store.runs(RunQuery(caller=run.id, limit=100_000)):
+            found += await _deeds_below(store, child, node_id, depth + 1)
+    return found
+
+
+def _deed(row: EffectRow) -> Deed:
+    return Deed(
+        EffectId(row.id), row.node, row.generation, row.call, row.kind, row.on_unknown, row.outcome, row.result,
+        row.compensate, row.detail,
+    )  # fmt: skip
+
+
+async def lineage(store: Store, state: RunState) -> list[RunId]:
+    """The run, the run that it is a branch of, and so on."""
+    runs, parent = [state.run_id], state.parent
+    while parent is not None:
+        run_id = RunId(parent["run"])
+        runs.append(run_id)
+        parent = (await store.events(run_id, limit=1))[0].data.get("parent")
+    return runs

@@ -1,0 +1,111 @@
+"""Which nodes playing again from a node resets, and to which files the workspace returns. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from omium.orchestration.definition.address import container_of
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import NodeId
+from omium.orchestration.log.again import Again
+from omium.orchestration.log.state import NodeState, RunState
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """listed: what the log records, the played node first; nodes: those of them that the run knows and that run again;
+    first_writer: the one whose start tree the workspace returns to, None when no node that is reset wrote files."""
+
+    listed: tuple[NodeId, ...]
+    nodes: tuple[NodeId, ...]
+    first_writer: NodeId | None
+
+
+def plan_reset(structure: Structure, state: RunState, node_id: NodeId) -> Reset:
+    """What playing again from this node does. Raises `not_found` when the run has no such node."""
+    check_exists(structure, state, node_id)
+    around = set(state.nodes)
+    for container in (None, *structure.containers(node_id)):
+        if container is None or not _is_expanded(structure, container):
+            around |= set(structure.children_of(container))
+    listed = (node_id, *sorted(structure.affected(node_id, around) - {node_id}))
+    again = Again(listed, state)
+    nodes = {one for one in state.nodes if again.resets(one)}
+    writer = _first_writer(structure, state, nodes)
+    if writer is not None:
+        # The files go back beneath whatever works with them now, so that starts again as well.
+        busy = [one for one, node in state.nodes.items() if _uses_files(structure, one, node) and one not in nodes]
+        listed, nodes = (*listed, *sorted(busy)), nodes | set(busy)
+    return Reset(listed, tuple(sorted(nodes)), writer)
+
+
+def _is_expanded(structure: Structure, container: NodeId) -> bool:
+    """Whether what is directly inside of it are its expansions (`fan` of `fan[3]`), and no scope of the definition."""
+    node = structure.node_def(container)
+    return not container.endswith("]") and (node.for_each is not None or node.repeat is not None)
+
+
+def check_exists(structure: Structure, state: RunState, node_id: NodeId) -> None:
+    """Raises `not_found`, with the nearest ids, unless the run has this node, or would have it if it came so far."""
+    try:
+        structure.node_def(node_id)
+        unknown = [one for one in (node_id, *structure.containers(node_id)) if one.endswith("]") and one not in state.nodes]
+        if not unknown:
+            return
+        problem = f"{unknown[-1]!r} has not expanded in this run"
+    except OmiumError as error:
+        if error.code == "invalid_argument":
+            raise
+        problem = f"the workflow {structure.workflow.name!r} has no such node"
+    names = {*state.nodes, *structure.children_of(None)}
+    near = difflib.get_close_matches(node_id, sorted(names), n=3) if len(names) <= 2000 else []
+    hint = f"Did you mean {', '.join(near)}?" if near else "Look at the run to see its nodes."
+    raise OmiumError("not_found", f"run {state.run_id} has no node {node_id!r}: {problem}.", hint)
+
+
+def _first_writer(structure: Structure, state: RunState, nodes: Iterable[NodeId]) -> NodeId | None:
+    wrote = [
+        (state.nodes[one].started_at or 0, one)
+        for one in nodes
+        if state.nodes[one].tree is not None or state.nodes[one].tree_start is not None
+        if structure.node_def(one).workspace == "write"
+    ]
+    return min(wrote)[1] if wrote else None
+
+
+def _uses_files(structure: Structure, node_id: NodeId, node: NodeState) -> bool:
+    return node.in_flight and structure.node_def(node_id).workspace != "none"
+
+
+def spared_writers(structure: Structure, state: RunState, reset: Reset) -> list[NodeId]:
+    """Nodes that keep their results although the files that they wrote are not in the tree that is returned to."""
+    if reset.first_writer is None:
+        return []
+    began = state.nodes[reset.first_writer].started_at or 0
+    kept = set(state.nodes) - set(reset.nodes)
+    return sorted(
+        one
+        for one in kept
+        if state.nodes[one].tree is not None
+        and (state.nodes[one].started_at or 0) >= began
+        and structure.node_def(one).workspace == "write"
+    )
+
+
+def inner_first(nodes: Iterable[NodeId], order: Sequence[NodeId]) -> list[NodeId]:
+    """These nodes as they stand in `order`; those that it lacks come last, by id."""
+    places = {node_id: place for place, node_id in enumerate(order)}
+    return sorted(nodes, key=lambda one: (places.get(one, len(places)), one))
+
+
+def is_within(node_id: NodeId, nodes: set[NodeId]) -> bool:
+    """Whether a node is one of `nodes` or inside one."""
+    at: NodeId | None = node_id
+    while at is not None:
+        if at in nodes:
+            return True
+        at = container_of(at)
+    return False

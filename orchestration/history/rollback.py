@@ -1,0 +1,167 @@
+"""Going back: state and files as of an older position, everything behind it undone where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.compensating import can_be_undone, undo
+from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.ledger import Deed, deeds_after
+from omium.orchestration.history.plans import Draft
+from omium.orchestration.history.recorded import cost_of, has_run
+from omium.orchestration.ids import NodeId, Principal, RunId, Seq
+from omium.orchestration.log.events import Event, EventType
+from omium.orchestration.log.fold import stands
+from omium.orchestration.log.state import RunState, RunStatus
+
+_PAGE = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """A rollback, worked out. `tree`: what the workspace returns to; None when the run never had one."""
+
+    draft: Draft
+    now: RunState
+    base: RunState
+    structure: Structure  # of the run as it is now
+    reset: tuple[NodeId, ...]
+    tree: str | None
+
+
+async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool) -> Back:
+    """What going back to a position that exists would do. Raises `integrity` when it cannot be gone on from."""
+    now, base = await ground.state(run_id), await ground.state(run_id, to)
+    await ground.check_loadable(base)
+    structure = await ground.structure(now)
+    tree = await tree_at(ground, now, base)
+    deeds = await deeds_after(ground.store, base, structure, Seq(now.seq + 1))
+    reset = went_back(now, base)
+    draft = Draft(
+        operation="rollback",
+        run_id=run_id,
+        at=to,
+        arguments={"to": to},
+        definition=now.definition,
+        generation=now.generation,
+        generations={},
+        reruns=reset,
+        asked_again=asked(now, reset),
+        repeats=[deed for deed in deeds if deed.outcome == "done" and not _gone(deed)],
+        undone=deeds,
+        files=await ground.changed_files(now.tree, tree) if preview else (),
+        cost=cost_of(now, reset),
+        notes=_notes(deeds),
+    )
+    return Back(draft, now, base, structure, reset, tree)
+
+
+def went_back(now: RunState, base: RunState) -> tuple[NodeId, ...]:
+    """The nodes of which the present results are left behind."""
+    kept = {node_id for node_id, node in base.nodes.items() if stands(node) and now.nodes.get(node_id) == node}
+    return tuple(sorted(one for one in now.nodes if one not in kept and has_run(now, one)))
+
+
+def asked(state: RunState, nodes: Iterable[NodeId]) -> tuple[NodeId, ...]:
+    """Those of the nodes that a human was asked about."""
+    return tuple(node_id for node_id in nodes if state.node(node_id).approval is not None)
+
+
+def _gone(deed: Deed) -> bool:
+    return deed.compensated == "done" or can_be_undone(deed)
+
+
+def _notes(deeds: list[Deed]) -> tuple[str, ...]:
+    left = [deed for deed in deeds if not _gone(deed)]
+    if not left:
+        return ()
+    return (f"{len(left)} effect(s) stay as they are: nothing is declared that undoes them, or it is unknown whether they happened.",)
+
+
+async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
+    """The files that belong to a position: the last capture at or before it; where there is none yet, the first one after
+    it, which was made before anything was written."""
+    if now.tree is None and now.restoring is None:
+        return None
+    if base.restoring is not None or base.tree is not None:
+        return base.restoring or base.tree
+    after = base.seq
+    while page := await ground.store.events(now.run_id, after, _PAGE):
+        for event in page:
+            if event.type is EventType.WORKSPACE_CAPTURED:
+                return str(event.data["tree"])
+        after = page[-1].seq
+    return None
+
+
+# --- once it is in the log ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What became of a rollback. files: (changed, removed, added)."""
+
+    reset: tuple[NodeId, ...]
+    deeds: list[Deed]
+    files: tuple[int, int, int]
+    notes: tuple[str, ...]
+
+
+async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal) -> Landed:
+    """Finish a rollback that is in the log, or as much of it as is left after a crash: wait until its owner has stopped
+    what was in flight, undo effects, and put the files back."""
+    now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
+    structure = await ground.structure(now)
+    deeds = await deeds_after(ground.store, base, structure, event.seq)
+    notes: list[str] = []
+    if "restore" in event.data or any(map(can_be_undone, deeds)):
+        async with ground.held(run_id) as ours:
+            if ours and await _still_there(ground, run_id, event):
+                # What was in flight has stopped by now, and its last effects are in the ledger.
+                deeds = await deeds_after(ground.store, base, structure, event.seq)
+                await undo(ground, await ground.recorded(now), deeds, actor)
+                notes += await _restore(ground, run_id)
+            elif not ours:
+                notes.append(_waiting(any(map(can_be_undone, deeds))))
+    return Landed(went_back(now, base), deeds, await _restored(ground, run_id, event.seq), tuple(notes))
+
+
+async def _still_there(ground: Ground, run_id: RunId, event: Event) -> bool:
+    """Nobody has resumed the run or taken it elsewhere since."""
+    state = await ground.state(run_id)
+    return state.generation == event.data["generation"] and state.status is RunStatus.PAUSED
+
+
+async def _restore(ground: Ground, run_id: RunId) -> list[str]:
+    state = await ground.state(run_id)
+    if state.restoring is None:
+        return []
+    assert ground.files is not None, "the claim was had, so there is an engine"
+    try:
+        await ground.files.finish_restore(run_id, state.restoring)
+    except OmiumError as error:
+        if error.code == "storage_unavailable":
+            raise
+        return [f"The files could not be put back ({error}); it is tried again before the run goes on."]
+    return []
+
+
+def _waiting(effects: bool) -> str:
+    what = "The files are put back before it goes on"
+    if effects:
+        what += "; roll back to the same position again to have its effects undone"
+    return f"The run is still held by another worker, or nothing is executed here. {what}."
+
+
+async def _restored(ground: Ground, run_id: RunId, after: Seq) -> tuple[int, int, int]:
+    """How many files the restore after a position changed, removed and added."""
+    for event in await ground.store.events(run_id, after, _PAGE):
+        if event.type is EventType.WORKSPACE_RESTORED:
+            data: Mapping[str, int] = event.data
+            return data.get("changed", 0), data.get("removed", 0), data.get("added", 0)
+        if event.type in (EventType.RUN_ROLLED_BACK, EventType.RUN_PLAYED_FROM):
+            break
+    return 0, 0, 0

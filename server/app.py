@@ -1,0 +1,130 @@
+"""Putting Omium together: store, workspaces, executors, engine and core of one process."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import anyio
+import anyio.to_thread
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ports import Clock, Executor, SystemClock
+from omium.orchestration.service.core import Core
+from omium.server.config import Config
+from omium.storage.open import open_store
+
+if TYPE_CHECKING:
+    from omium.clients.executors import CommandExecutor, FunctionExecutor
+    from omium.clients.workspaces import GitWorkspaces
+    from omium.orchestration.engine.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+Leave = Literal["park", "detach"]
+
+
+@asynccontextmanager
+async def open_omium(
+    config: Config, *, engine: bool = True, leave: Leave = "park", clock: Clock | None = None
+) -> AsyncIterator[Core]:
+    """The core over this configuration's database, for the length of the block.
+
+    engine: whether this process executes runs; without one it can only look and control, which takes no worker and no
+    function's code. leave: what becomes of runs that still execute at the end of the block: `park` frees them in the
+    database, where any later process finds them; `detach` has a background worker go on with them, unless
+    `config.detach` is off. Their state is not changed by either, and no process of theirs is left.
+    Raises `storage_unavailable`, and what `Project.catalog` raises.
+    """
+    catalog = config.project.catalog()
+    time = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        store = await open_store(
+            config.database, clock=clock, chain_key=config.chain_key(), durability=config.durability
+        )
+        stack.push_async_callback(_to_the_end, store.close)
+        workspaces = _workspaces(config)
+        core = Core(store, catalog, clock=time)
+        if engine:
+            departure = None
+            if leave == "detach" and config.detach:
+                from omium.server.detach import Departure
+
+                departure = Departure(config, store)
+                stack.push_async_callback(_to_the_end, departure.runs_are_free)
+            running = await _start_engine(stack, config, core, workspaces, time)
+            if departure is not None:
+                stack.push_async_callback(_to_the_end, partial(departure.begins, running))
+        yield core
+
+
+async def _to_the_end(leave: Callable[[], Awaitable[object]]) -> None:
+    """Whoever leaves is often cancelled, and this must be done all the same."""
+    with anyio.CancelScope(shield=True):
+        await leave()
+
+
+async def _start_engine(
+    stack: AsyncExitStack, config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock
+) -> Engine:
+    from omium.clients.processes.liveness import HostProcesses, marked
+    from omium.orchestration.engine.engine import Engine, EngineConfig
+
+    stack.enter_context(marked())
+    limits = config.limits
+    engine = Engine(
+        core.store,
+        await _executors(stack, config),
+        processes=HostProcesses(),
+        create_child=core.create_child,
+        check_names=core.check_names,
+        workspaces=workspaces,
+        specs=core.catalog.workspaces,
+        config=EngineConfig(
+            slots=limits.slots, runs=limits.runs, resources=limits.resources, projects=(config.project.id,)
+        ),
+        clock=clock,
+    )
+    core.bind(engine)  # before it claims anything: a run that it takes up may start others
+    return await stack.enter_async_context(engine)
+
+
+async def _executors(stack: AsyncExitStack, config: Config) -> dict[str, Executor]:
+    """How nodes are run, by kind. Worker processes are kept only if a function needs one."""
+    from omium.clients.executors import CommandExecutor, FunctionExecutor
+    from omium.clients.functions.host import FunctionPool
+    from omium.clients.processes.environment import declared
+
+    project = config.project
+    pool = None
+    if any(spec.host == "process" for spec in project.functions.values()):
+        pool = await stack.enter_async_context(
+            FunctionPool(config.limits.processes, env=declared(project.pass_env, project.env), cwd=project.directory)
+        )
+    functions = FunctionExecutor(project.functions, pool, callables=project.callables, path=project.path)
+    commands = CommandExecutor(project.commands, project.commands_on_unknown)
+    await anyio.to_thread.run_sync(_read_code, functions, tuple(project.functions))
+    await anyio.to_thread.run_sync(_read_code, commands, tuple(project.commands))
+    return {"function": functions, "cli": commands}
+
+
+def _read_code(executor: FunctionExecutor | CommandExecutor, names: tuple[str, ...]) -> None:
+    """Read the files behind every name once, so that no node waits for it. What cannot be read fails its node later."""
+    for name in names:
+        try:
+            executor.digest(name)
+        except OmiumError as error:
+            _log.warning("the code of %s cannot be read: %s", name, error)
+
+
+def _workspaces(config: Config) -> GitWorkspaces | None:
+    if shutil.which("git") is None:
+        _log.warning("git is not installed: nodes that use a workspace cannot run")
+        return None
+    from omium.clients.workspaces import GitWorkspaces
+
+    return GitWorkspaces(config.home)

@@ -1,0 +1,144 @@
+"""Comparing what happened: `branch-tree`, `compare` and its other name `diff`, `replay`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from omium.server.commands.base import DONE, FAILED, Invocation, OmiumCommand, command
+from omium.server.commands.console import Console, duration, money, safe, short
+from omium.server.commands.opening import opened
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.views import BranchView, ComparisonView
+
+
+@command("omium branch-tree last")
+@click.argument("run")
+async def branch_tree(invocation: Invocation, run: str) -> None:
+    """Show a run's branches, and theirs."""
+    async with opened(invocation) as (core, caller):
+        tree = await core.branch_tree(caller, await core.find_run(caller, run))
+    if invocation.console.json:
+        invocation.console.view(tree)
+    else:
+        _branch(invocation.console, tree, "", "")
+
+
+def _branch(console: Console, tree: BranchView, before: str, below: str) -> None:
+    run = tree.run
+    words = [
+        short(run.id) if console.terminal else run.id,
+        console.status(run.status),
+        safe(run.branch or run.title or run.workflow),
+        f"at {run.parent_seq}" if run.parent_seq else "",
+        safe(run.hypothesis or ""),
+        f"[{safe(run.closed)}]" if run.closed else "",
+    ]
+    console.text(before + "  ".join(word for word in words if word))
+    for index, child in enumerate(tree.children):
+        last = index == len(tree.children) - 1
+        _branch(console, child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
+
+
+def _comparison(name: str) -> OmiumCommand:
+    @command(f"omium {name} 7Q2XKD3M last", f"omium {name} 7Q2XKD3M last --exit-status --json", name=name)
+    @click.argument("a")
+    @click.argument("b")
+    @click.option("--exit-status", is_flag=True, help="Exit with 1 when they differ.")
+    async def compare(invocation: Invocation, a: str, b: str, exit_status: bool) -> int:
+        """Compare two runs: nodes by their ids, outputs, files, costs, time and decisions."""
+        async with opened(invocation, hands=True) as (core, caller):
+            found = await core.compare(caller, await core.find_run(caller, a), await core.find_run(caller, b))
+        if invocation.console.json:
+            invocation.console.view(found)
+        else:
+            _show(invocation.console, found)
+        return FAILED if exit_status and differs(found) else DONE
+
+    return compare
+
+
+compare = _comparison("compare")
+diff = _comparison("diff")
+
+
+def differs(found: ComparisonView) -> bool:
+    """Whether two runs gave something else: a node, a file or the output. Cost and time always differ."""
+    return not found.outputs_equal or bool(found.files) or any(node.change != "same" for node in found.nodes)
+
+
+def _show(console: Console, found: ComparisonView) -> None:
+    console.table(
+        ("", "a", "b"),
+        [
+            ("run", *(short(one.id) if console.terminal else one.id for one in (found.a, found.b))),
+            ("status", found.a.status, found.b.status),
+            ("branch", found.a.branch, found.b.branch),
+            ("cost", *(money(cost) for cost in found.cost_usd)),
+            ("tokens", *found.tokens),
+            ("took", *(duration(ms) for ms in found.duration_ms)),
+        ],
+    )
+    changed = [node for node in found.nodes if node.change != "same"]
+    if changed:
+        console.text()
+        console.table(
+            ("node", "change", "a", "b", ""),
+            [
+                (
+                    one.node,
+                    one.change,
+                    one.a.status if one.a else "",
+                    one.b.status if one.b else "",
+                    "first divergence" if one.node == found.first_divergence else "",
+                )
+                for one in changed
+            ],
+        )
+    for one in changed:
+        if one.output_diff:
+            console.text()
+            console.text(console.paint(f"output of {safe(one.node)}", bold=True))
+            _patch(console, one.output_diff)
+    for file in found.files:
+        console.text()
+        console.text(console.paint(f"{safe(file.get('status', ''))} {safe(file.get('path', ''))}", bold=True))
+        if file.get("patch"):
+            _patch(console, str(file["patch"]))
+    for decision in found.decisions:
+        console.text(" ".join(f"{safe(name)}={safe(value)}" for name, value in decision.items() if value is not None))
+    count = len(changed) + len(found.files)
+    console.text()
+    console.text("no differences" if not differs(found) else f"{count} {'difference' if count == 1 else 'differences'}")
+
+
+def _patch(console: Console, patch: str) -> None:
+    for line in patch.splitlines():
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        console.text(console.paint(safe(line), fg=colour) if colour else safe(line))
+
+
+@command("omium replay last", "omium replay last --exit-status --json")
+@click.argument("run")
+@click.option("--exit-status", is_flag=True, help="Exit with 1 when the replay diverges.")
+async def replay(invocation: Invocation, run: str, exit_status: bool) -> int:
+    """Feed a run's recorded results to its definition, without effects. Equal replays print equal digests."""
+    console = invocation.console
+    async with opened(invocation, hands=True) as (core, caller):
+        found = await core.replay(caller, await core.find_run(caller, run))
+    if console.json:
+        console.view(found)
+    else:
+        divergence = found.divergence or {}
+        console.fields(
+            [
+                ("run", found.run_id),
+                ("result", "identical" if found.identical else "diverged"),
+                ("nodes", found.replayed),
+                ("digest", found.digest),
+                *((f"divergence {name}", value) for name, value in divergence.items()),
+            ]
+        )
+    return FAILED if exit_status and not found.identical else DONE

@@ -1,0 +1,125 @@
+"""Deciding what waits: `approvals`, `approve`, `reject`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import ApprovalId, is_id
+from omium.server.commands.base import Invocation, command
+from omium.server.commands.console import safe, short
+from omium.server.commands.opening import opened
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.core import Core
+    from omium.orchestration.service.views import ApprovalView, Caller
+
+_PREFIX = "apr_"
+_LEAST = 4  # characters of an id that a person has to type
+
+
+@command("omium approvals", "omium approvals --run last --all --json")
+@click.option("--run", metavar="RUN", help="Only those of this run.")
+@click.option("--all", "decided", is_flag=True, help="Also those that are decided, expired or withdrawn.")
+async def approvals(invocation: Invocation, run: str | None, decided: bool) -> None:
+    """List what waits for a decision, oldest first."""
+    from omium.server.commands.render import identifier, when
+
+    console = invocation.console
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run) if run else None
+        found = await core.list_approvals(caller, run_id=run_id, pending=not decided)
+    if console.json:
+        console.view(found)
+        return
+    if not found:
+        console.note("nothing waits for a decision.")
+        return
+    console.table(
+        ("approval", "status", "run", "workflow", "node", "asked", "expires", "options", "question"),
+        [
+            (
+                identifier(console, one.id),
+                one.decision or one.status,
+                identifier(console, one.run_id),
+                one.workflow,
+                one.node,
+                when(console, one.requested_at),
+                when(console, one.expires_at),
+                ",".join(one.options),
+                one.question,
+            )
+            for one in found
+        ],
+    )
+
+
+@command("omium approve 4T9GWM2A", "omium approve 4T9GWM2A --choice retry --feedback 'the server is up again'")
+@click.argument("approval")
+@click.option("--choice", metavar="OPTION", help="The option to choose; approve unless given.")
+@click.option("--feedback", metavar="TEXT", help="A word to the agents that go on from here.")
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
+async def approve(
+    invocation: Invocation, approval: str, choice: str | None, feedback: str | None, idempotency_key: str | None
+) -> None:
+    """Approve what waits for a decision, or choose another option. APPROVAL is an id or its unique end or beginning."""
+    await _decide(invocation, approval, choice or "approve", feedback, idempotency_key)
+
+
+@command("omium reject 4T9GWM2A --reason 'the figures of May are missing'")
+@click.argument("approval")
+@click.option("--reason", metavar="TEXT", help="Why; it stands in the log, and the agents are told.")
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
+async def reject(invocation: Invocation, approval: str, reason: str | None, idempotency_key: str | None) -> None:
+    """Reject what waits for a decision. APPROVAL is an id or its unique end or beginning."""
+    await _decide(invocation, approval, "reject", reason, idempotency_key)
+
+
+async def _decide(
+    invocation: Invocation, approval: str, decision: str, feedback: str | None, idempotency_key: str | None
+) -> None:
+    console = invocation.console
+    async with opened(invocation, executes=True) as (core, caller):
+        found = await _find(core, caller, approval)
+        if found.status == "pending" and decision not in found.options:
+            raise OmiumError(
+                "invalid_argument",
+                f"approval {found.id} does not offer {decision!r}.",
+                f"Choose one: omium approve {short(found.id)} --choice {'|'.join(found.options)}",
+                options=list(found.options),
+            )
+        # Somebody with access to this account typed it; no more is known, since no credential of theirs was asked for.
+        decided = await core.decide(
+            caller, found.id, decision, feedback=feedback, assurance="elicited", idempotency_key=idempotency_key
+        )
+    if console.json:
+        console.view(decided)
+    elif console.terminal:
+        console.text(f"{short(decided.id)} is decided: {console.status(decided.decision or '')}")
+    else:
+        console.text(f"{safe(decided.id)}\t{safe(decided.decision)}")
+
+
+async def _find(core: Core, caller: Caller, text: str) -> ApprovalView:
+    """The approval that a person means. Raises `not_found`, naming the candidates when there are several."""
+    if is_id(text, _PREFIX.rstrip("_")):
+        return await core.get_approval(caller, ApprovalId(text))
+    wanted = text.upper().removeprefix(_PREFIX.upper())
+    found: list[ApprovalView] = []
+    if len(wanted) >= _LEAST:
+        for pending in (True, False):
+            listed = await core.list_approvals(caller, pending=pending)
+            found = [one for one in listed if _bare(one.id).startswith(wanted) or one.id.endswith(wanted)]
+            if found:
+                break
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise OmiumError("not_found", f"{text!r} is not unique.", f"One of {', '.join(one.id for one in found[:5])}.")
+    raise OmiumError("not_found", f"there is no approval {text!r}.", "List what waits: omium approvals")
+
+
+def _bare(identifier: str) -> str:
+    return identifier.partition("_")[2]

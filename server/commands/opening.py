@@ -1,0 +1,113 @@
+"""Opening the project and its core for a command.
+
+A command that only looks or controls opens no engine: it takes a fraction of a second, and steers what another process
+executes. If nobody executes, it leaves a background worker behind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from omium.server.commands.base import Invocation
+from omium.server.commands.console import safe
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.core import Core
+    from omium.orchestration.service.views import Caller
+    from omium.server.config import Config
+
+_TAKEN_WITHIN_S: Final = 0.5  # a server that has room takes a run within a tenth of it
+
+
+def configuration(invocation: Invocation) -> Config:
+    """The configuration that the options and the environment say. Raises what `load_config` raises."""
+    from omium.server.config import load_config
+
+    environ = dict(os.environ)
+    if invocation.database:
+        environ["OMIUM_DATABASE"] = invocation.database
+    return load_config(invocation.project, environ)
+
+
+def local_caller(config: Config, session: str | None = None) -> Caller:
+    """The user of this machine who runs this process, so that everything of theirs sees the same runs."""
+    import pwd
+
+    from omium.orchestration.ids import Principal
+    from omium.orchestration.service.views import Caller
+
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without an entry
+        name = str(os.getuid())
+    return Caller(Principal(f"user:{name}"), config.project.id, session=session)
+
+
+@asynccontextmanager
+async def opened(
+    invocation: Invocation, *, executes: bool = False, hands: bool = False
+) -> AsyncIterator[tuple[Core, Caller]]:
+    """The core of a process that executes no runs, and who calls.
+
+    executes: the command may set a run going, so that afterwards somebody has to be there who executes it. hands: it
+    needs what works on files and calls functions: to put files back, undo effects, or tell which code has changed.
+    """
+    from omium.server.app import open_omium
+
+    _set_up_logging()
+    config = configuration(invocation)
+    own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
+    async with open_omium(own, engine=hands) as core:
+        yield core, local_caller(config)
+        if executes:
+            await _have_it_executed(invocation, config, core)
+
+
+def _set_up_logging() -> None:
+    """Errors only, a line each, without secrets. What a server logs with takes longer to load than such a command."""
+    import logging
+
+    from omium.server.logs import hidden
+
+    class Harmless(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return safe(hidden(super().format(record)), lines=True)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Harmless("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
+
+
+async def _have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:
+    """Start a background worker when a run is due and nobody takes it."""
+    import anyio
+
+    from omium.orchestration.errors import OmiumError
+    from omium.server.detach import has_work, start_worker
+
+    with anyio.move_on_after(_TAKEN_WITHIN_S):
+        while await has_work(config, core.store, 0.0) and await _somebody_serves(config, core):
+            await anyio.sleep(0.02)
+    if not await has_work(config, core.store, 0.0):
+        return
+    if not config.detach:
+        invocation.console.note("nobody executes it now. Start somebody: omium worker")
+        return
+    try:
+        await start_worker(config)
+    except OmiumError as error:
+        invocation.console.note(f"no background worker could be started: {error.message} Start one: omium worker")
+
+
+async def _somebody_serves(config: Config, core: Core) -> bool:
+    from omium.clients.processes.liveness import HostProcesses
+
+    alive = HostProcesses().alive
+    return any(
+        config.project.id in worker.serving and worker.pid != os.getpid() and alive(worker)
+        for worker in await core.store.workers()
+    )

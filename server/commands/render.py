@@ -1,0 +1,224 @@
+"""Views in words: what a person reads on a terminal, and a program in a pipe where it asks for no JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omium.orchestration.service.views import ApprovalView, EffectView, EventView, NodeView, PlanView, RunView
+from omium.server.commands.console import Console, age, duration, money, safe, short
+from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
+
+
+def when(console: Console, at: int | None) -> str:
+    """An age for a person, a time for a program."""
+    if at is None:
+        return ""
+    return age(at) if console.terminal else rfc3339(at)
+
+
+def identifier(console: Console, value: str | None) -> str:
+    """A short id for a person, the whole for a program."""
+    return short(value) if console.terminal else value or ""
+
+
+def lasted(console: Console, start: int | None, end: int | None) -> str:
+    """A duration for a person, whole milliseconds for a program; empty as long as it lasts."""
+    if start is None or end is None:
+        return ""
+    return duration((end - start) / 1000) if console.terminal else str((end - start) // 1000)
+
+
+def run_table(console: Console, runs: Sequence[RunView]) -> None:
+    console.table(
+        ("run", "status", "workflow", "created", "took", "cost", "title"),
+        [
+            (
+                identifier(console, run.id),
+                run.status,
+                run.workflow,
+                when(console, run.created_at),
+                lasted(console, run.started_at, run.ended_at),
+                money(run.cost_usd) if console.terminal else run.cost_usd,
+                f"{run.title} ({run.branch})" if run.branch and run.title else run.branch or run.title,
+            )
+            for run in runs
+        ],
+    )
+
+
+def show_run(console: Console, run: RunView) -> None:
+    """A run with its nodes, its failure first, its questions, and what to do next."""
+    origin = f"{run.parent_run}@{run.parent_seq}" if run.parent_run else None
+    console.fields(
+        [
+            ("run", run.id),
+            ("status", run.status),
+            ("reason", run.reason),
+            ("error", _problem(run.error)),
+            ("workflow", run.workflow),
+            ("title", run.title),
+            ("branch", run.branch),
+            ("hypothesis", run.hypothesis),
+            ("branched from", origin),
+            ("closed", run.closed),
+            ("called by", f"{run.caller_run} / {run.caller_node}" if run.caller_run else None),
+            ("workspace", run.workspace),
+            ("created", when(console, run.created_at)),
+            ("took", lasted(console, run.started_at, run.ended_at)),
+            ("cost", money(run.cost_usd)),
+            ("tokens", run.tokens or None),
+            ("progress", f"{run.progress:.0%}"),
+            ("position", f"{run.id}@{run.seq}"),
+            ("allowed", ", ".join(run.allowed)),
+        ]
+    )
+    if run.nodes:
+        console.text()
+        node_table(console, run.nodes)
+    for approval in run.approvals:
+        console.text()
+        show_approval(console, approval)
+
+
+def node_table(console: Console, nodes: Sequence[NodeView]) -> None:
+    console.table(
+        ("node", "status", "kind", "took", "attempt", "detail"),
+        [
+            (
+                node.id,
+                node.status,
+                node.kind,
+                lasted(console, node.started_at, node.ended_at),
+                node.attempt or "",
+                _problem(node.error) or node.reason or (f"reused from {node.reused_from}" if node.reused_from else ""),
+            )
+            for node in nodes
+        ],
+    )
+
+
+def show_node(console: Console, node: NodeView) -> None:
+    console.fields(
+        [
+            ("node", node.id),
+            ("status", node.status),
+            ("reason", node.reason),
+            ("error", _problem(node.error)),
+            ("kind", node.kind),
+            ("use", node.use),
+            ("needs", ", ".join(node.needs)),
+            ("generation", node.generation),
+            ("attempt", node.attempt),
+            ("failures", node.failures or None),
+            ("started", when(console, node.started_at)),
+            ("took", lasted(console, node.started_at, node.ended_at)),
+            ("due", when(console, node.due_at)),
+            ("approval", node.approval),
+            ("reused from", node.reused_from),
+            ("usage", json.dumps(as_json(node.usage)) if node.usage else None),
+            ("output", f"{node.output} ({node.output_size} bytes)" if node.output else None),
+        ]
+    )
+
+
+def _problem(error: Mapping[str, Any] | None) -> str | None:
+    if not error:
+        return None
+    said = error.get("message") or error.get("code") or json.dumps(as_json(error))
+    category = error.get("category")
+    return f"{category}: {said}" if category else str(said)
+
+
+def show_value(console: Console, value: Any) -> None:
+    """A stored value: text as it is, anything else as JSON. Only a terminal needs to be protected from a text."""
+    if isinstance(value, str) and not console.json:
+        console.text(safe(value, lines=True) if console.terminal else value)
+    else:
+        console.text(json_text(value_as_json(value)))
+
+
+def show_approval(console: Console, approval: ApprovalView) -> None:
+    console.fields(
+        [
+            ("approval", approval.id),
+            ("status", approval.status),
+            ("question", approval.question),
+            ("options", ", ".join(approval.options)),
+            ("run", approval.run_id),
+            ("workflow", approval.workflow),
+            ("node", approval.node),
+            ("details", json_text(as_json(approval.details)) if approval.details else None),
+            ("consequence", approval.consequence),
+            ("asked", when(console, approval.requested_at)),
+            ("expires", when(console, approval.expires_at) if approval.status == "pending" else None),
+            ("decision", approval.decision),
+            ("decided by", approval.decided_by),
+            ("assurance", approval.assurance),
+            ("feedback", approval.feedback),
+        ]
+    )
+
+
+def next_step(run: RunView) -> str:
+    """What a person can do now, as a command; empty when nothing is to be done."""
+    if run.approvals:
+        first = run.approvals[0]
+        choice = "" if "approve" in first.options else f" --choice {first.options[0]}" if first.options else ""
+        return f"omium approve {short(first.id)}{choice}"
+    if run.status == "paused":
+        return f"omium resume {short(run.id)}"
+    if run.status == "failed":
+        return f"omium show {short(run.id)}, then omium play-from {short(run.id)} NODE"
+    return ""
+
+
+def show_plan(console: Console, plan: PlanView) -> None:
+    """What a history operation would do: everything that would surprise somebody comes before what it costs."""
+    verb = {"rollback": "roll back", "branch": "branch", "play_from_node": "play from"}[plan.operation]
+    console.text(f"{verb} {safe(plan.run_id)} at position {plan.at}, {'in place' if plan.in_place else 'as a new run'}")
+    console.fields(
+        [
+            ("runs again", _listed(plan.reruns)),
+            ("reused", _listed(plan.reused)),
+            ("asked again", _listed(plan.asked_again)),
+            ("files", _listed([f"{file.get('status', '')} {file.get('path', '')}".strip() for file in plan.files])),
+            ("cost last time", money(plan.last_cost_usd)),
+            ("tokens last time", plan.last_tokens or None),
+            ("took last time", duration(plan.last_ms) if plan.last_ms else None),
+            ("saves", money(plan.saved_cost_usd)),
+            ("plan", plan.token),
+            ("good", age(plan.expires_at) if console.terminal else rfc3339(plan.expires_at)),
+        ]
+    )
+    for title, effects in (
+        ("These calls have happened and would happen again:", plan.repeated_effects),
+        ("These calls have happened after that position:", plan.undone_effects),
+    ):
+        if effects:
+            console.text(title)
+            effect_table(console, effects)
+
+
+def effect_table(console: Console, effects: Sequence[EffectView]) -> None:
+    console.table(
+        ("node", "call", "kind", "outcome", "undone"),
+        [
+            (e.node, e.call, e.kind, e.outcome or "unknown", e.compensated or e.compensate or "cannot be undone")
+            for e in effects
+        ],
+    )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def event_row(console: Console, event: EventView) -> tuple[object, ...]:
+    """One event: position, time, type, node, actor, and what else it says."""
+    rest = {name: value for name, value in as_json(event)["data"].items() if name not in ("node", "generation")}
+    text = json.dumps(rest, ensure_ascii=False, separators=(",", ":")) if rest else ""
+    at = rfc3339(event.at)
+    return event.seq, at[11:23] if console.terminal else at, event.type, event.data.get("node") or "", event.actor, text

@@ -1,0 +1,163 @@
+"""`run`: start a workflow and follow it.
+
+The run's id is printed first. The run never depends on this process: whoever interrupts it, or closes the terminal,
+leaves the run to a background worker.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omium.server.commands.arguments import document, pairs
+from omium.server.commands.base import DONE, INTERRUPTED, RUN_EXIT_CODES, Invocation, command
+from omium.server.commands.console import duration, short
+from omium.server.commands.opening import configuration, local_caller, opened
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.core import Core
+    from omium.orchestration.service.views import Caller, RunView
+
+
+@command(
+    "omium run release --input repository=. --title 'first try'",
+    "omium run release --inputs inputs.yaml --detach",
+)
+@click.argument("workflow")
+@click.option(
+    "--input",
+    "-i",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An input: text, or JSON where the workflow expects no text.",
+)
+@click.option("--inputs", "path", metavar="FILE", help="Inputs in a YAML or JSON file; - reads standard input.")
+@click.option("--title", default="", metavar="TEXT", help="One line that tells this run from others.")
+@click.option("--workspace", metavar="NAME", help="The declared workspace that the run works in.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@click.option("--deadline", type=float, metavar="SECONDS", help="Fail the run when it has not ended by then.")
+@click.option("--session", metavar="NAME", help="A label for the conversation that it belongs to.")
+@click.option(
+    "--follow/--detach",
+    default=None,
+    help="Follow until it has ended, or leave it to a background worker at once. With neither it is followed, and "
+    "where there is no terminal only until it needs a decision.",
+)
+@click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key gives the same run.")
+async def run(
+    invocation: Invocation,
+    workflow: str,
+    given: tuple[str, ...],
+    path: str | None,
+    follow: bool | None,
+    session: str | None,
+    **options: Any,
+) -> int:
+    """Run a workflow and follow it. Prints the run's id first; progress goes to standard error.
+
+    Ends with 0 when the run has completed, 1 when it has failed or was cancelled, 3 when it waits for a decision.
+    Ctrl-C only ends the following: the run goes on in the background.
+    """
+    if follow is False:
+        async with opened(invocation, executes=True) as (core, caller):
+            view = await _start(core, caller, workflow, given, path, session, options)
+            _announce(invocation, view)
+        if invocation.console.json:
+            invocation.console.view(view)
+        return DONE
+    from omium.server.app import open_omium
+    from omium.server.logs import set_up_logging
+
+    set_up_logging("error")
+    config = configuration(invocation)
+    caller = local_caller(config, session)
+    async with open_omium(config, leave="detach") as core:
+        view = await _start(core, caller, workflow, given, path, session, options)
+        _announce(invocation, view)
+        to_the_end = follow or (follow is None and sys.stderr.isatty())
+        ended = await _follow(core, caller, view, to_the_end=to_the_end)
+        view = await core.get_run(caller, view.id, detail=True)
+    return _farewell(invocation, view, ended)
+
+
+async def _start(
+    core: Core,
+    caller: Caller,
+    workflow: str,
+    given: tuple[str, ...],
+    path: str | None,
+    session: str | None,
+    options: dict[str, Any],
+) -> RunView:
+    from dataclasses import replace
+
+    found, _ = await core.get_workflow(caller, workflow)
+    inputs = {**(document(path) if path else {}), **pairs(given, found.inputs)}
+    deadline_s = options.pop("deadline")
+    return await core.run_workflow(replace(caller, session=session), workflow, inputs, deadline_s=deadline_s, **options)
+
+
+def _announce(invocation: Invocation, view: RunView) -> None:
+    """The id as soon as there is one: whatever happens next, the run can be found."""
+    if not invocation.console.json:
+        click.echo(view.id)
+        sys.stdout.flush()
+    elif invocation.console.interactive:
+        invocation.console.note(view.id)
+
+
+async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool) -> bool:
+    """Show what happens until the run has ended, or (unless `to_the_end`) waits for somebody. False when this process
+    was told to go."""
+    import anyio
+
+    from omium.server.commands.live import progress
+
+    told_to_go = False
+    async with anyio.create_task_group() as tasks:
+
+        async def until_signal() -> None:
+            nonlocal told_to_go
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+                async for _ in signals:
+                    told_to_go = True
+                    tasks.cancel_scope.cancel()
+                    return
+
+        async def until_settled() -> None:
+            await core.wait(caller, view.id, float("inf"))
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(until_signal)
+        if not to_the_end:
+            tasks.start_soon(until_settled)
+        with progress(view) as shown:
+            async for event in core.follow(caller, view.id):
+                shown.event(event)
+        tasks.cancel_scope.cancel()
+    return not told_to_go
+
+
+def _farewell(invocation: Invocation, view: RunView, ended: bool) -> int:
+    from omium.server.commands.render import next_step
+
+    console = invocation.console
+    if console.json:
+        console.view(view)
+    if not ended and view.ended_at is None:
+        console.note(f"the run goes on. Follow it: omium events {short(view.id)} --follow")
+        return INTERRUPTED
+    began = view.started_at
+    took = f" in {duration((view.ended_at - began) / 1000)}" if view.ended_at is not None and began is not None else ""
+    console.note(f"{short(view.id)} {view.status}{took}")
+    if view.error:
+        console.note(f"error: {view.error.get('message', '')}")
+    if next_step(view):
+        console.note(f"next: {next_step(view)}")
+    elif view.status == "completed":
+        console.note(f"next: omium show {short(view.id)}")
+    return RUN_EXIT_CODES.get(view.status, DONE)

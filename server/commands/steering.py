@@ -1,0 +1,79 @@
+"""Steering a run: `pause`, `resume`, `cancel`, `signal`. Whoever executes the run obeys within a moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from omium.server.commands.arguments import literal
+from omium.server.commands.base import Invocation, command
+from omium.server.commands.console import safe, short
+from omium.server.commands.opening import opened
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.views import RunView
+
+_reason = click.option("--reason", metavar="TEXT", help="Why; it stands in the log.")
+_key = click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
+
+
+@command("omium pause last --reason 'the numbers look wrong'")
+@click.argument("run")
+@_reason
+@click.option("--interrupt", is_flag=True, help="Also stop the nodes in flight, where their definition allows it.")
+@_key
+async def pause(
+    invocation: Invocation, run: str, reason: str | None, interrupt: bool, idempotency_key: str | None
+) -> None:
+    """Start no new node of a run until it is resumed. A node in flight finishes."""
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        view = await core.pause(caller, run_id, reason=reason, interrupt=interrupt, idempotency_key=idempotency_key)
+    _said(invocation, view)
+
+
+@command("omium resume last")
+@click.argument("run")
+@_reason
+@_key
+async def resume(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
+    """Go on with a paused run, or start one that is a draft."""
+    async with opened(invocation, executes=True) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        view = await core.resume(caller, run_id, reason=reason, idempotency_key=idempotency_key)
+    _said(invocation, view)
+
+
+@command("omium cancel last --reason 'wrong branch'")
+@click.argument("run")
+@_reason
+@_key
+async def cancel(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
+    """End a run and everything below it: nodes in flight are killed, questions withdrawn, child runs cancelled."""
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        view = await core.cancel(caller, run_id, reason=reason, idempotency_key=idempotency_key)
+    _said(invocation, view)
+
+
+@command('omium signal last deployed --payload \'{"version": "1.4"}\'')
+@click.argument("run")
+@click.argument("name")
+@click.option("--payload", metavar="VALUE", help="What the waiting node gets: JSON, or text.")
+async def signal(invocation: Invocation, run: str, name: str, payload: str | None) -> None:
+    """Send a signal to the nodes of a run that wait, or will wait, for one of this NAME. One signal wakes one node."""
+    async with opened(invocation, executes=True) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        view = await core.signal(caller, run_id, name, None if payload is None else literal(payload))
+    _said(invocation, view)
+
+
+def _said(invocation: Invocation, view: RunView) -> None:
+    console = invocation.console
+    if console.json:
+        console.view(view)
+    elif console.terminal:
+        console.text(f"{short(view.id)} is {console.status(view.status)}")
+    else:
+        console.text(f"{safe(view.id)}\t{view.status}")

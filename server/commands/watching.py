@@ -1,0 +1,170 @@
+"""Looking at runs: `runs`, `show`, `events`."""
+
+from __future__ import annotations
+
+import shutil
+
+import click
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import RunId
+from omium.server.commands.base import DONE, RUN_EXIT_CODES, Invocation, command
+from omium.server.commands.console import Console, safe
+from omium.server.commands.opening import opened
+
+
+@command("omium runs --status waiting_approval --status paused", "omium runs --workflow release --json")
+@click.option(
+    "--status", "statuses", multiple=True, metavar="STATUS", help="Only runs of this status; may be repeated."
+)
+@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+@click.option("--text", help="Only runs with this in id, workflow or title.")
+@click.option("--branches-of", "parent", metavar="RUN", help="Only branches of this run.")
+@click.option("--session", help="Only runs of this session.")
+@click.option("--before", metavar="RUN", help="Only runs older than this one: the next page.")
+@click.option("--limit", type=int, default=30, show_default=True, help="At most so many, 1 to 500.")
+async def runs(
+    invocation: Invocation,
+    statuses: tuple[str, ...],
+    workflow: str | None,
+    text: str | None,
+    parent: str | None,
+    session: str | None,
+    before: str | None,
+    limit: int,
+) -> None:
+    """List runs, newest first."""
+    from omium.server.commands.render import run_table
+
+    async with opened(invocation) as (core, caller):
+        page = await core.list_runs(
+            caller,
+            statuses=statuses,
+            workflow=workflow,
+            text=text,
+            parent=await core.find_run(caller, parent) if parent else None,
+            session=session,
+            before=await core.find_run(caller, before) if before else None,
+            limit=limit,
+        )
+    console = invocation.console
+    if console.json:
+        console.view(page)
+        return
+    if page.runs:
+        run_table(console, page.runs)
+    else:
+        console.note("no runs. Start one: omium run WORKFLOW")
+    if page.next:
+        console.note(f"more: omium runs --before {page.next}")
+
+
+@command("omium show last", "omium show 7Q2XKD3M --node draft --output", "omium show last --wait 60 --exit-status")
+@click.argument("run")
+@click.option("--node", metavar="NODE", help="Show this node, with its output.")
+@click.option("--output", is_flag=True, help="Print nothing but the output of the run, or of the node.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=float,
+    metavar="SECONDS",
+    help="Wait first until it has ended, waits for a decision or is paused, at most so long.",
+)
+@click.option(
+    "--exit-status",
+    is_flag=True,
+    help="Exit with 1 when the run has failed or was cancelled, with 3 when it waits for a decision.",
+)
+async def show(
+    invocation: Invocation, run: str, node: str | None, output: bool, seconds: float | None, exit_status: bool
+) -> int:
+    """Show a run: its state, nodes, questions and output."""
+    from omium.server.commands.render import next_step, show_node, show_run, show_value
+
+    console = invocation.console
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        if seconds is not None:
+            await core.wait(caller, run_id, seconds)
+        view = await core.get_run(caller, run_id, detail=True)
+        if node is None:
+            value = view.output
+        else:
+            found = next((one for one in view.nodes if one.id == node), None)
+            if found is None:
+                raise _no_node(run_id, node, [one.id for one in view.nodes])
+            known = output or found.output is not None
+            value = await core.node_output(caller, run_id, node) if known else None
+    code = RUN_EXIT_CODES.get(view.status, DONE) if exit_status else DONE
+    if output:
+        if node is None and view.output_digest is None:
+            raise OmiumError("not_found", f"run {run_id} has no output: it is {view.status}.", next_step(view))
+        show_value(console, value)
+    elif node is not None and found is not None:
+        if console.json:
+            from omium.server.commands.wire import as_json, json_text, value_as_json
+
+            console.text(json_text({**as_json(found), "value": value_as_json(value)}))
+        else:
+            show_node(console, found)
+            if found.output is not None:
+                console.text()
+                show_value(console, value)
+    elif console.json:
+        console.view(view)
+    else:
+        show_run(console, view)
+        if view.output_digest is not None:
+            console.text()
+            show_value(console, value)
+        if next_step(view):
+            console.note(f"next: {next_step(view)}")
+    return code
+
+
+def _no_node(run_id: RunId, node: str, known: list[str]) -> OmiumError:
+    import difflib
+
+    near = difflib.get_close_matches(node, known, n=3) or known[:10]
+    return OmiumError(
+        "not_found", f"run {run_id} has no node {node!r}.", f"Did you mean {', '.join(near)}?" if near else ""
+    )
+
+
+@command("omium events last", "omium events last --follow --json")
+@click.argument("run")
+@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows, until the run has ended.")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only events after this position.")
+async def events(invocation: Invocation, run: str, follow: bool, after: int) -> None:
+    """Print a run's log; follow it as it grows. With --json a line for each event."""
+    console = invocation.console
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        if follow:
+            async for event in core.follow(caller, run_id, after=after):
+                _print_event(console, event)
+            return
+        while page := await core.events(caller, run_id, after=after):
+            for event in page:
+                _print_event(console, event)
+            after = page[-1].seq
+
+
+def _print_event(console: Console, event: object) -> None:
+    from omium.orchestration.service.views import EventView
+    from omium.server.commands.render import event_row
+
+    assert isinstance(event, EventView)
+    if console.json:
+        console.view(event, line=True)
+        return
+    cells = [safe(cell) for cell in event_row(console, event)]
+    if not console.terminal:
+        console.text("\t".join(cells))
+        return
+    seq, at, kind, node, actor, rest = cells
+    line = f"{seq:>5}  {at}  {kind:<22}  {node:<16}  {actor:<14}  {rest}"
+    console.text(line[: max(40, shutil.get_terminal_size().columns)].rstrip())
+
+
+__all__ = ["events", "runs", "show"]

@@ -1,0 +1,214 @@
+"""What a process of Omium is started with: the project, the database, the limits.
+
+From `omium.yaml` in the current directory or the nearest one above it, and from the environment, which goes first. With
+neither there is an empty project called `default`.
+
+| variable | meaning |
+|---|---|
+| OMIUM_PROJECT | the `omium.yaml` to use, or its directory |
+| OMIUM_HOME | Omium's own directory (`~/.omium`) |
+| OMIUM_DATABASE | a path or URL (`omium.db` in the home) |
+| OMIUM_DURABILITY | `full` or `normal` |
+| OMIUM_CHAIN_KEY_FILE | a file with the secret that makes the hash chain an HMAC |
+| OMIUM_SLOTS, OMIUM_RUNS, OMIUM_PROCESSES | nodes at once, runs owned at once, worker processes of functions |
+| OMIUM_DETACH | whether runs go on in the background when a server leaves (`true`) or are parked (`false`) |
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from omium.orchestration.errors import OmiumError
+from omium.server.project import Project
+
+T = TypeVar("T")
+Durability = Literal["full", "normal"]
+
+FILE_NAME: Final = "omium.yaml"
+_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """slots: nodes that run at once in this process; runs: runs that it owns at once; processes: calls of functions in
+    worker processes at once; resources: named limits, also `function:NAME` and `cli:NAME`."""
+
+    slots: int = 4_096
+    runs: int = 2_000
+    processes: int = 8
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """database: an absolute path or a URL. start: the file or directory from which another process can load the same
+    project; None when it only exists in this process, whose runs can then not go on in another one."""
+
+    project: Project
+    database: str
+    home: Path
+    durability: Durability = "full"
+    chain_key_file: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    detach: bool = True
+    start: Path | None = None
+
+    def chain_key(self) -> bytes | None:
+        """The secret of the hash chain; None without one. Raises `invalid_argument` for a file that cannot be it."""
+        if self.chain_key_file is None:
+            return None
+        try:
+            mode = self.chain_key_file.stat().st_mode
+            key = self.chain_key_file.read_bytes().strip()
+        except OSError as error:
+            raise _bad_key(self.chain_key_file, error.strerror or str(error)) from error
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise _bad_key(self.chain_key_file, "others than its owner have access to it")
+        if len(key) < _KEY_BYTES:
+            raise _bad_key(self.chain_key_file, f"it holds {len(key)} bytes; at least {_KEY_BYTES} are needed")
+        return key
+
+    def environment(self) -> dict[str, str | None]:
+        """The variables with which another process gets this very configuration; None is to be unset."""
+        return {
+            "OMIUM_PROJECT": None if self.start is None else str(self.start),
+            "OMIUM_HOME": str(self.home),
+            "OMIUM_DATABASE": self.database,
+            "OMIUM_DURABILITY": self.durability,
+            "OMIUM_CHAIN_KEY_FILE": None if self.chain_key_file is None else str(self.chain_key_file),
+            "OMIUM_SLOTS": str(self.limits.slots),
+            "OMIUM_RUNS": str(self.limits.runs),
+            "OMIUM_PROCESSES": str(self.limits.processes),
+            "OMIUM_DETACH": "true" if self.detach else "false",
+        }
+
+
+def load_config(start: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration of a process. start: an `omium.yaml` or its directory; unless given, OMIUM_PROJECT, or else the
+    current directory and those above it are looked at. environ: os.environ unless given.
+
+    Raises what `load_project` raises; `invalid_argument` naming the variable for one that has no valid value;
+    `forbidden` for a file in a directory above that belongs to somebody else.
+    """
+    env = os.environ if environ is None else environ
+    where = start if start is not None else _get(env, "OMIUM_PROJECT", Path, "a path")
+    begin = (where or Path.cwd()).expanduser().resolve()
+    file = begin if begin.is_file() else _find(begin, explicit=where is not None)
+    home = (_get(env, "OMIUM_HOME", Path, "a path") or Path("~/.omium")).expanduser().absolute()
+    if file is None:
+        project = Project("default", directory=begin)
+        project.use_entry_points()
+        return _config(env, project, home, begin, {}, {})
+    from omium.server.project_file import load_project
+
+    loaded = load_project(file)
+    said = loaded.file.model_dump(include={"database", "durability", "chain_key_file"}, exclude_none=True)
+    return _config(env, loaded.project, home, file, said, loaded.file.limits.model_dump(exclude_none=True))
+
+
+def _config(
+    env: Mapping[str, str],
+    project: Project,
+    home: Path,
+    start: Path,
+    said: Mapping[str, Any],
+    limits: Mapping[str, Any],
+) -> Config:
+    database = _get(env, "OMIUM_DATABASE", str, "a path or URL")
+    key = _get(env, "OMIUM_CHAIN_KEY_FILE", Path, "a path")
+    if key is None and "chain_key_file" in said:
+        key = project.directory / Path(said["chain_key_file"]).expanduser()
+    if database is not None:
+        url = resolve_database(database, Path.cwd())
+    else:
+        url = resolve_database(said.get("database", str(home / "omium.db")), project.directory)
+    plain = Limits()
+    return Config(
+        project=project,
+        database=url,
+        home=home,
+        durability=_get(env, "OMIUM_DURABILITY", _durability, "full or normal") or said.get("durability", "full"),
+        chain_key_file=None if key is None else key.expanduser().absolute(),
+        limits=Limits(
+            slots=_get(env, "OMIUM_SLOTS", _count, _COUNT) or limits.get("slots", plain.slots),
+            runs=_get(env, "OMIUM_RUNS", _count, _COUNT) or limits.get("runs", plain.runs),
+            processes=_get(env, "OMIUM_PROCESSES", _count, _COUNT) or limits.get("processes", plain.processes),
+            resources=limits.get("resources", {}),
+        ),
+        detach=_get(env, "OMIUM_DETACH", _yes_or_no, "true or false") is not False,
+        start=start,
+    )
+
+
+def resolve_database(text: str, base: Path) -> str:
+    """An absolute path for SQLite (`path`, `sqlite:///path`), relative ones from `base`; other URLs as they are."""
+    scheme, mark, rest = text.partition("://")
+    if mark and scheme.partition("+")[0] != "sqlite":
+        return text
+    path = Path(rest.removeprefix("/") if mark else text).expanduser()
+    return str((base / path).absolute())
+
+
+def _find(begin: Path, *, explicit: bool) -> Path | None:
+    """The nearest `omium.yaml`, upwards. One above belongs to this user or to root: it decides what is executed."""
+    if not begin.is_dir():
+        raise OmiumError("not_found", f"there is no project file or directory {str(begin)!r}.")
+    for directory in (begin,) if explicit else (begin, *begin.parents):
+        file = directory / FILE_NAME
+        if file.is_file():
+            if directory != begin and file.stat().st_uid not in (os.getuid(), 0):
+                raise OmiumError(
+                    "forbidden",
+                    f"{file} belongs to another user, and would decide what is executed here.",
+                    f"Start in {directory}, or set OMIUM_PROJECT={file}, if you trust it.",
+                )
+            return file
+    return None
+
+
+# --- variables ----------------------------------------------------------------------------------------------------
+
+_COUNT: Final = "a whole number of at least 1"
+
+
+def _get(env: Mapping[str, str], name: str, parse: Callable[[str], T], expected: str) -> T | None:
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return parse(text)
+    except ValueError:
+        raise OmiumError(
+            "invalid_argument", f"the environment variable {name} is {text!r}.", f"It takes {expected}.", variable=name
+        ) from None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1_000_000:
+        raise ValueError
+    return number
+
+
+def _yes_or_no(text: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if text.lower() not in known:
+        raise ValueError
+    return known[text.lower()]
+
+
+def _durability(text: str) -> Durability:
+    if text == "full":
+        return "full"
+    if text == "normal":
+        return "normal"
+    raise ValueError
+
+
+def _bad_key(path: Path, problem: str) -> OmiumError:
+    return OmiumError("invalid_argument", f"{path} cannot be the key of the hash chain: {problem}.")

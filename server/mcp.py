@@ -1,0 +1,151 @@
+"""The MCP server: one factory for every transport, and the stdio transport.
+
+A server holds nothing of a run: it may end at any moment, and another one answers the next request.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.request_state import RequestStateSecurity
+from mcp.server.stdio import stdio_server
+
+from omium.orchestration.service.views import Caller
+from omium.tools.desk import Desk
+from omium.tools.tool import UnknownTools, build_tool
+from omium.tools.toolsets import DEFAULT, instructions, select
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.core import Core
+
+ANSWER_WITHIN_S = 86_400.0  # a form may lie open as long as an approval; the approval itself is in the store
+MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one line
+
+Identify = Callable[[Context[Any, Any]], Caller]
+
+
+def build_server(
+    core: Core, caller: Caller | Identify, *, toolsets: Sequence[str] = (DEFAULT,), read_only: bool = False
+) -> MCPServer[Desk]:
+    """The server for one core, on any transport and for both protocol eras.
+
+    caller: who all requests come from, or a function that says it for each request from its authentication. Raises
+    `invalid_argument` for an unknown toolset.
+    """
+    specs = select(toolsets, read_only=read_only)
+    identify: Identify = (lambda _: caller) if isinstance(caller, Caller) else caller
+
+    @asynccontextmanager
+    async def desk(_: MCPServer[Desk]) -> AsyncIterator[Desk]:
+        yield Desk(core, identify)
+
+    return MCPServer(
+        "omium",
+        title="Omium",
+        description="Durable, reversible and accountable agent workflows.",
+        instructions=instructions(specs),
+        version=_version(),
+        tools=[build_tool(spec) for spec in specs],
+        lifespan=desk,
+        middleware=[UnknownTools([spec.name for spec in specs], read_only=read_only)],
+        request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_WITHIN_S),
+        log_level="WARNING",
+    )
+
+
+def _version() -> str:
+    try:
+        return version("omium-mcp")
+    except PackageNotFoundError:  # a checkout on the path, without metadata
+        return "0"
+
+
+async def serve_stdio(
+    core: Core, caller: Caller, *, toolsets: Sequence[str] = (DEFAULT,), read_only: bool = False
+) -> None:
+    """Serve one client on standard input and output until it closes our input; then calls in flight are cancelled and
+    this returns. What the runs become is the business of whoever opened the core.
+
+    Standard output carries the protocol only: while serving, descriptor 1 is standard error, for this process and its
+    children, and descriptor 0 is empty. Cancelling ends it at once, also while the client is silent."""
+    server = build_server(core, caller, toolsets=toolsets, read_only=read_only)
+    lowlevel = server._lowlevel_server  # the SDK's own `run_stdio_async` reaches it the same way and takes no streams
+    with _taken_input() as descriptor:
+        lines = cast("anyio.AsyncFile[str]", Lines(descriptor))
+        async with stdio_server(stdin=lines) as (read_stream, write_stream):
+            await lowlevel.run(read_stream, write_stream, lowlevel.create_initialization_options())
+
+
+@contextmanager
+def _taken_input() -> Any:
+    """Standard input under another descriptor, and nothing but its end under its own."""
+    private = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    try:
+        yield private
+    finally:
+        os.dup2(private, 0)
+        os.close(private)
+
+
+class Lines:
+    """The lines of a descriptor, as the SDK's stdio transport iterates over them.
+
+    The SDK reads in a thread that nothing can interrupt: a cancelled server would hang until its client says something.
+    Here the event loop waits for the descriptor. A line over the limit is dropped and stands as an empty one, which the
+    transport takes for a message that does not parse.
+    """
+
+    def __init__(self, descriptor: int, limit: int = MAX_MESSAGE) -> None:
+        self._descriptor = descriptor
+        self._limit = limit
+        self._buffer = bytearray()
+        self._scanned = 0  # no line ends before this place
+        self._dropping = False
+        self._ended = False
+
+    def __aiter__(self) -> Lines:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            end = self._buffer.find(b"\n", self._scanned)
+            if end >= 0 or (self._ended and self._buffer):
+                return self._take(end if end >= 0 else len(self._buffer))
+            if self._ended:
+                raise StopAsyncIteration
+            self._scanned = len(self._buffer)
+            if self._scanned > self._limit:
+                self._dropping = True
+                self._buffer.clear()
+                self._scanned = 0
+            await self._read()
+
+    def _take(self, end: int) -> str:
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._scanned = 0
+        if self._dropping or len(line) > self._limit:
+            self._dropping = False
+            return ""
+        return line.decode("utf-8", "replace")
+
+    async def _read(self) -> None:
+        try:
+            await anyio.wait_readable(self._descriptor)
+        except PermissionError:  # a regular file cannot be waited for, and need not be
+            await anyio.lowlevel.checkpoint()
+        data = os.read(self._descriptor, 1 << 16)
+        if data:
+            self._buffer += data
+        else:
+            self._ended = True

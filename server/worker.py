@@ -1,0 +1,123 @@
+"""The worker: a process that only executes runs, in the foreground (`omium worker`) or left behind by another one."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from omium.clients.workspaces.locks import file_lock
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.service.core import Core
+from omium.server.app import open_omium
+from omium.server.config import Config, load_config
+from omium.server.detach import HORIZON_S, IDLE_S, has_work, lock_path
+from omium.server.logs import set_up_logging
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 1.0
+_LOCK_WAIT_S: Final = 2.0  # whoever wants to know whether there is a worker holds the lock for a moment
+
+
+async def run_worker(
+    config: Config, idle_s: float | None = None, *, exclusive: bool = False, horizon_s: float = HORIZON_S
+) -> None:
+    """Execute the project's runs until SIGTERM or SIGINT, or until nothing was to be done for `idle_s` seconds (None:
+    never). What still executes then is freed for other processes, within 10 s.
+
+    exclusive: hold the lock of the background worker, and end at once if another one does. horizon_s: a timer that is
+    due within so many seconds counts as something to be done.
+    """
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_until_signal, tasks)
+        if exclusive:
+            await _serve_alone(config, IDLE_S if idle_s is None else idle_s, horizon_s)
+        else:
+            async with open_omium(config) as core:
+                await _until_idle(config, core, idle_s, horizon_s)
+        tasks.cancel_scope.cancel()
+
+
+async def _until_signal(tasks: TaskGroup) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _log.info("%s: runs are handed over", signal.Signals(number).name)
+            tasks.cancel_scope.cancel()
+            return
+
+
+async def _serve_alone(config: Config, idle_s: float, horizon_s: float) -> None:
+    """Serve under the lock. It is given up before the last look for work, so that nobody relies on a worker that is
+    about to end."""
+    async with open_omium(config) as core:
+        while True:
+            async with _only_one(config) as mine:
+                if not mine:
+                    _log.info("another background worker serves %s", config.project.id)
+                    return
+                await _until_idle(config, core, idle_s, horizon_s)
+            if not await _is_busy(config, core, horizon_s):
+                return
+
+
+@asynccontextmanager
+async def _only_one(config: Config) -> AsyncIterator[bool]:
+    lock = file_lock(lock_path(config), wait_s=_LOCK_WAIT_S)
+    try:
+        await lock.__aenter__()
+    except OmiumError as error:
+        if error.code != "timeout":
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        await lock.__aexit__(None, None, None)
+
+
+async def _until_idle(config: Config, core: Core, idle_s: float | None, horizon_s: float) -> None:
+    if idle_s is None:
+        await anyio.sleep_forever()
+        return
+    idle_since = anyio.current_time()
+    while anyio.current_time() - idle_since < idle_s:
+        await anyio.sleep(min(_LOOK_S, idle_s / 4))
+        if await _is_busy(config, core, horizon_s):
+            idle_since = anyio.current_time()
+
+
+async def _is_busy(config: Config, core: Core, horizon_s: float) -> bool:
+    assert core.engine is not None
+    try:
+        return core.engine.busy > 0 or await has_work(config, core.store, horizon_s)
+    except OmiumError as error:
+        _log.warning("whether there is work cannot be seen now: %s", error)
+        return True
+
+
+def main() -> int:
+    """`python -m omium.server.worker`: with the configuration of its environment."""
+    parser = argparse.ArgumentParser(prog="omium worker", description="Execute runs.")
+    parser.add_argument("--detached", action="store_true", help="be the one background worker, end if there is one")
+    parser.add_argument("--idle", type=float, default=None, help="seconds without work after which it ends")
+    arguments = parser.parse_args()
+    set_up_logging()
+    try:
+        anyio.run(lambda: run_worker(load_config(), arguments.idle, exclusive=arguments.detached))
+    except OmiumError as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,486 @@
+"""Maintenance does the same to every database: what it finds wrong, what it computes again, what it forgets."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest, Principal, ProjectId, RunId, Seq
+from omium.orchestration.log import commands as c
+from omium.orchestration.ports import NewBlob
+from omium.orchestration.values import encode
+from omium.storage import maintenance as m
+from omium.storage.maintenance.projections import TABLES
+from tests.conformance.store.databases import AnyStore, Database, TestClock
+from tests.storage_histories import Life
+
+pytestmark = pytest.mark.anyio
+DAY = 86_400.0
+USER = Principal("user:ada")
+
+
+async def tables_of(store: AnyStore) -> dict[str, list[tuple[Any, ...]]]:
+    """Every projection, row by row."""
+
+    def work(tables: m.Tables) -> dict[str, list[tuple[Any, ...]]]:
+        found = {
+            name: sorted(tables.all(f"SELECT {', '.join(cols)} FROM {name}"), key=repr)
+            for name, (cols, _) in TABLES.items()
+        }
+        found["links"] = sorted(tables.all("SELECT run_id, digest FROM links"))
+        return found
+
+    return await m.keeper(store).read(work)
+
+
+async def stored(store: AnyStore, digest: Digest) -> bool:
+    query = "SELECT 1 FROM blobs WHERE digest = :digest"
+    return await m.keeper(store).read(lambda tables: tables.first(query, digest=digest)) is not None
+
+
+async def finished(life: Life, *, value: Any = None, **changes: Any) -> RunId:
+    run_id = await life.create(**changes)
+    await life.finish(run_id, "a", "b", value=value)
+    await life.end(run_id)
+    return run_id
+
+
+def out(run_id: RunId, node: str, value: Any = None) -> Digest:
+    return encode({"of": run_id, "node": node, "value": value}).digest
+
+
+# --- computing again --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_history_is_sound_and_can_be_rebuilt(store: AnyStore, seed: int) -> None:
+    numbers = random.Random(seed)
+    life = Life(store)
+    await life.live([numbers.randrange(10**6) for _ in range(240)])
+    assert {"branch", "roll_back", "play_from", "settle", "label"} <= set(life.done)
+    await catch_up(life)
+    assert await m.verify(m.keeper(store)) == []
+    before = await tables_of(store)
+    await spoil(store)
+    assert await m.verify(m.keeper(store)) != []
+    rebuilt = await m.rebuild(m.keeper(store))
+    assert rebuilt == m.Rebuilt(len(life.runs), [])
+    assert await tables_of(store) == before
+    assert await m.verify(m.keeper(store)) == []
+    for run_id in life.runs:  # and the store goes on with them
+        await life.do(run_id, c.Label(Seq(1), "after"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def catch_up(life: Life) -> None:
+    """What a branch takes over stands in its row from its second write on."""
+    for run_id in life.runs:
+        await life.do(run_id, c.Label(Seq(1), "end"))
+
+
+async def spoil(store: AnyStore) -> None:
+    def work(tables: m.Tables) -> None:
+        tables.run("UPDATE runs SET status = 'completed', cost_usd = 7")
+        tables.run("DELETE FROM nodes WHERE node = 'a'")
+        tables.run("UPDATE nodes SET output = NULL")
+        tables.run(
+            "INSERT INTO nodes (run_id, node, status, generation, attempt, seq, size) VALUES ('x', 'y', 'z', 0, 0, 0, 0)"
+        )
+        tables.run("DELETE FROM effects")
+        tables.run("DELETE FROM labels")
+        tables.run("UPDATE approvals SET status = 'pending'")
+        tables.run("INSERT INTO links (digest, run_id) SELECT 'd', id FROM runs")
+        tables.run("DELETE FROM links WHERE digest < '8'")
+        tables.run("UPDATE snapshots SET document = (SELECT document FROM snapshots ORDER BY run_id LIMIT 1)")
+
+    await m.keeper(store).write(work)
+
+
+async def test_each_difference_of_a_projection_is_named(store: AnyStore) -> None:
+    life = Life(store)
+    run_id = await finished(life)
+    spoil = {
+        "UPDATE runs SET title = 'x'": ("runs", ["title"]),
+        "UPDATE nodes SET seq = 1 WHERE node = 'b'": ("nodes", ["seq"]),
+        "DELETE FROM nodes WHERE node = 'b'": ("nodes", []),
+        "DELETE FROM links WHERE digest = (SELECT inputs FROM runs)": ("links", []),
+        "INSERT INTO labels (run_id, seq, label, at, created_at, actor) SELECT id, 9, 'x', 1, 1, 'y' FROM runs": (
+            "labels",
+            [],
+        ),
+    }
+    for statement, (table, columns) in spoil.items():
+        await m.keeper(store).write(lambda tables, statement=statement: tables.run(statement))
+        (damage,) = await m.verify(m.keeper(store))
+        assert (damage.kind, damage.subject, damage.data["table"], damage.data["columns"]) == (
+            "projection", run_id, table, columns,
+        )  # fmt: skip
+        await m.rebuild(m.keeper(store))
+        assert await m.verify(m.keeper(store)) == []
+
+
+async def test_one_run_can_be_verified_alone(store: AnyStore) -> None:
+    life = Life(store)
+    good, bad = await finished(life), await finished(life)
+    await m.keeper(store).write(lambda tables: tables.run("UPDATE runs SET title = 'x' WHERE id = :id", id=bad))
+    assert await m.verify(m.keeper(store), [good]) == []
+    assert [damage.subject for damage in await m.verify(m.keeper(store), [bad])] == [bad]
+    with pytest.raises(OmiumError) as refusal:
+        await m.verify(m.keeper(store), [RunId("run_none")])
+    assert refusal.value.code == "not_found"
+
+
+# --- blobs ------------------------------------------------------------------------------------------------------------
+
+
+async def damage_blob(store: AnyStore, digest: Digest) -> None:
+    def work(tables: m.Tables) -> None:
+        row = tables.first("SELECT data FROM blobs WHERE digest = :digest", digest=digest)
+        assert row is not None
+        data = bytearray(row[0])
+        data[len(data) // 2] ^= 1
+        tables.run("UPDATE blobs SET data = :data WHERE digest = :digest", data=bytes(data), digest=digest)
+
+    await m.keeper(store).write(work)
+
+
+async def test_a_damaged_blob_is_found_quarantined_and_healed_by_a_new_copy(store: AnyStore) -> None:
+    life = Life(store)
+    run_id = await life.create()
+    await life.finish(run_id, "a", "b", "c")
+    state, digest = await store.state(run_id), out(run_id, "b")
+    assert await m.nearest_valid_checkpoint(m.keeper(store), run_id) == state.nodes["c"].seq
+    await damage_blob(store, digest)
+    (damage,) = await m.verify(m.keeper(store))
+    assert (damage.kind, damage.subject) == ("blob", digest)
+    assert await m.keeper(store).read(lambda tables: m.runs_needing(tables, digest)) == [run_id]
+    assert await m.nearest_valid_checkpoint(m.keeper(store), run_id) == state.nodes["a"].seq
+    assert await m.nearest_valid_checkpoint(m.keeper(store), run_id, state.nodes["a"].seq) == 1
+    assert await m.nearest_valid_checkpoint(m.keeper(store), run_id, Seq(1)) is None
+    with pytest.raises(OmiumError) as failure:
+        await store.value(digest)
+    assert failure.value.code == "integrity"
+    assert await store.value(out(run_id, "a")) is not None
+    await store.put([NewBlob(encode({"of": run_id, "node": "b", "value": None}))])
+    assert await m.verify(m.keeper(store)) == []
+    assert await store.value(digest) == {"of": run_id, "node": "b", "value": None}
+
+
+async def test_reading_a_damaged_value_quarantines_it_and_names_who_needs_it(
+    store: AnyStore, database: Database
+) -> None:
+    life = Life(store)
+    run_id = await finished(life)
+    branch = await life.create(parent={"run": run_id, "seq": 4})
+    await damage_blob(store, out(run_id, "a"))
+    with pytest.raises(OmiumError) as failure:
+        await store.value(out(run_id, "a"))
+    assert failure.value.code == "integrity"
+    assert failure.value.data["runs"] == sorted([run_id, branch])
+    assert database.execute("SELECT count(*) FROM blobs WHERE encoding = 'bad'")[0][0] in (1, "1")
+    with pytest.raises(OmiumError) as failure:
+        await store.values([out(run_id, "b"), out(run_id, "a")])
+    assert failure.value.code == "integrity"
+
+
+async def test_what_rests_on_a_damaged_blob_is_named_and_not_quarantined(store: AnyStore) -> None:
+    life = Life(store)
+    run_id = await life.create()
+    rng = random.Random(1)
+    text = "".join(rng.choice("abcdefgh") for _ in range(20_000))
+    first, second = encode({"text": text}), encode({"text": text + "!"})
+    for node, value, base in (("a", first, None), ("b", second, first.digest)):
+        await life.do(run_id, c.StartNode(node, 0))  # type: ignore[arg-type]
+        complete = c.CompleteNode(node, 0, value.digest, value.size)  # type: ignore[arg-type]
+        await life.do(run_id, complete, blobs=[NewBlob(value, base)])
+    await damage_blob(store, first.digest)
+    found = {damage.subject: damage for damage in await m.verify(m.keeper(store))}
+    assert set(found) == {first.digest, second.digest}
+    assert found[second.digest].data["cause"] == first.digest
+    await store.put([NewBlob(first)])
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_a_blob_that_a_log_names_and_that_is_missing_is_found(store: AnyStore) -> None:
+    life = Life(store)
+    run_id = await finished(life)
+    await m.keeper(store).write(lambda t: t.run("DELETE FROM blobs WHERE digest = :d", d=out(run_id, "a")))
+    (damage,) = await m.verify(m.keeper(store))
+    assert (damage.kind, damage.subject, damage.data["digest"]) == ("reference", run_id, out(run_id, "a"))
+
+
+# --- the sweep --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_sweep_takes_what_is_unused_and_old(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    run_id = await finished(life)
+    old, touched, fresh = (encode({"unused": n}) for n in range(3))
+    await store.put([NewBlob(old), NewBlob(touched)])
+    clock.advance(DAY / 2)
+    await store.put([NewBlob(touched), NewBlob(fresh)])
+    clock.advance(DAY / 2 + 1)
+    assert (await m.sweep(m.keeper(store), clock.now_us())).blobs == 1
+    assert [await stored(store, blob.digest) for blob in (old, touched, fresh)] == [False, True, True]
+    clock.advance(DAY)
+    assert (await m.sweep(m.keeper(store), clock.now_us())).blobs == 2
+    assert (await m.sweep(m.keeper(store), clock.now_us())).blobs == 0
+    assert await stored(store, out(run_id, "a"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_the_sweep_keeps_bases_and_takes_whole_chains(store: AnyStore, clock: TestClock) -> None:
+    rng = random.Random(2)
+    text = "".join(rng.choice("abcdefgh") for _ in range(20_000))
+    chain = [encode({"text": text, "n": n}) for n in range(5)]
+    life = Life(store)
+    run_id = await life.create()
+    for n, value in enumerate(chain):
+        await store.put([NewBlob(value, chain[n - 1].digest if n else None)])
+    await life.do(run_id, c.Signal("go", chain[2].digest, chain[2].size))
+    clock.advance(2 * DAY)
+    assert (await m.sweep(m.keeper(store), clock.now_us())).blobs == 2
+    assert [await stored(store, value.digest) for value in chain] == [True, True, True, False, False]
+    assert await m.verify(m.keeper(store)) == []
+    await life.do(run_id, c.CancelRun())
+    clock.advance(2 * DAY)
+    await m.retain(m.keeper(store), m.Policy(DAY), clock.now_us())
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert not any([await stored(store, value.digest) for value in chain])
+
+
+async def test_the_sweep_keeps_what_a_plan_names(store: AnyStore, clock: TestClock) -> None:
+    from omium.orchestration.ids import PlanToken
+    from omium.orchestration.ports import PlanRow
+
+    blob = encode({"nodes": ["a"]})
+    await store.put([NewBlob(blob)])
+    clock.advance(2 * DAY)
+    document = {"reset": {"nodes": blob.digest}}
+    token = PlanToken("plan_1")
+    plan = PlanRow(token, USER, RunId("r"), "rollback", Digest(""), clock.now_us() + 10**9, document)
+    await store.put_plan(plan)
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert await stored(store, blob.digest)
+    await store.take_plan(token, USER, clock.now_us())
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert not await stored(store, blob.digest)
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+async def test_old_runs_are_dropped_whole_and_leave_a_trace(
+    store: AnyStore, clock: TestClock, database: Database
+) -> None:
+    life = Life(store)
+    old = await finished(life)
+    clock.advance(2 * DAY)
+    young = await finished(life)
+    live = await life.create()
+    policy = m.Policy(DAY)
+    assert (await m.retain(m.keeper(store), policy, clock.now_us(), preview=True)).dropped == [old]
+    assert await store.run(old) is not None
+    assert await m.retain(m.keeper(store), policy, clock.now_us()) == m.Retained([old], [], {})
+    assert [run.id for run in await store.runs(m_query())] == sorted([young, live], reverse=True)
+    assert await store.events(old) == []
+    with pytest.raises(OmiumError) as refusal:  # nothing in this process remembers it
+        await life.do(old, c.Label(Seq(1), "late"))
+    assert refusal.value.code == "not_found"
+    for table in ("nodes", "links", "snapshots", "claims"):
+        assert database.execute(f"SELECT count(*) FROM {table} WHERE run_id = '{old}'")[0][0] in (0, "0")
+    assert database.execute("SELECT type FROM project_events") == [("run.dropped",)]
+    assert await m.verify(m.keeper(store)) == []
+    clock.advance(2 * DAY)
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert not await stored(store, out(old, "a"))
+    assert await stored(store, out(young, "a"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+def m_query() -> Any:
+    from omium.orchestration.ports import RunQuery
+
+    return RunQuery()
+
+
+async def test_what_is_labelled_branched_or_called_stays(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    labelled = await finished(life)
+    await life.do(labelled, c.Label(Seq(2), "keep"))
+    parent = await finished(life)
+    branch = await life.create(parent={"run": parent, "seq": 4})  # it still runs
+    caller = await life.create()
+    called = await finished(life, caller={"run": caller, "node": "a", "generation": 0})
+    clock.advance(2 * DAY)
+    kept = (await m.retain(m.keeper(store), m.Policy(DAY), clock.now_us())).kept
+    assert set(kept) == {labelled, parent}
+    assert all([await store.run(run_id) for run_id in (labelled, parent, branch, caller, called)])
+    await life.do(branch, c.CancelRun())
+    await life.end(caller)
+    clock.advance(2 * DAY)
+    dropped = (await m.retain(m.keeper(store), m.Policy(DAY), clock.now_us())).dropped
+    assert set(dropped) == {parent, branch, caller, called}
+    assert dropped.index(branch) < dropped.index(parent)
+    assert dropped.index(called) < dropped.index(caller)
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_a_policy_may_take_only_the_content(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    old, other = await finished(life), await finished(life, project="other")
+    clock.advance(2 * DAY)
+    policy = m.Policy(DAY, "blobs", (ProjectId("default"),))
+    assert (await m.retain(m.keeper(store), policy, clock.now_us(), preview=True)).erased == [old]
+    assert (await m.retain(m.keeper(store), policy, clock.now_us())).erased == [old]
+    assert not await stored(store, out(old, "a"))
+    assert await stored(store, out(other, "a"))
+    clock.advance(2 * DAY)
+    assert (await m.retain(m.keeper(store), policy, clock.now_us())).erased == []
+    assert await m.verify(m.keeper(store)) == []
+
+
+# --- erasing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_erasing_deletes_what_only_this_run_names(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    run_id, other = await life.create(), await life.create()
+    await life.finish(run_id, "a", "b")
+    shared = encode({"of": run_id, "node": "a", "value": None})
+    await life.do(other, c.Signal("same", shared.digest, shared.size), blobs=[NewBlob(shared)])
+    with pytest.raises(OmiumError) as refusal:
+        await m.erase(m.keeper(store), run_id, "asked for")
+    assert refusal.value.code == "not_allowed"
+    result = await life.end(run_id)
+    clock.advance(1)
+    erased = await m.erase(m.keeper(store), run_id, "asked for", USER)
+    assert (erased.logged, erased.deleted, erased.shared) == (4, 3, 1)
+    assert not await stored(store, out(run_id, "b"))
+    assert not await stored(store, result.digest)
+    assert await stored(store, shared.digest)
+    with pytest.raises(OmiumError) as gone:
+        await store.value(out(run_id, "b"))
+    assert gone.value.code == "not_found"
+    assert (await store.events(run_id))[-1].data["reason"] == "asked for"
+    assert await m.verify(m.keeper(store)) == []
+    assert (await store.state(run_id)).status == "completed"
+    again = await m.erase(m.keeper(store), run_id, "asked for")
+    assert (again.logged, again.deleted) == (0, 0)
+    await life.do(other, c.CancelRun())
+    clock.advance(1)
+    await m.erase(m.keeper(store), other, "asked for")  # the last that names it
+    assert not await stored(store, shared.digest)
+    assert await m.verify(m.keeper(store)) == []
+    assert await m.rebuild(m.keeper(store)) == m.Rebuilt(2, [])
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_what_a_branch_took_over_goes_with_the_branch(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    run_id = await life.create()
+    await life.finish(run_id, "a")
+    at = (await store.state(run_id)).seq
+    branch = await life.create(parent={"run": run_id, "seq": at})
+    await life.finish(run_id, "b")
+    await life.end(run_id)
+    clock.advance(1)
+    erased = await m.erase(m.keeper(store), run_id, "asked for")
+    assert erased.branches == [branch]
+    assert await stored(store, out(run_id, "a"))
+    assert not await stored(store, out(run_id, "b"))
+    await life.do(branch, c.CancelRun())
+    clock.advance(1)
+    await m.erase(m.keeper(store), branch, "asked for")
+    assert (await m.erase(m.keeper(store), run_id, "asked for")).branches == []
+    assert not await stored(store, out(run_id, "a"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_what_was_a_patch_upon_the_erased_stands_alone(store: AnyStore, clock: TestClock) -> None:
+    rng = random.Random(3)
+    text = "".join(rng.choice("abcdefgh") for _ in range(20_000))
+    secret, kept, later = (encode({"text": text, "n": n}) for n in range(3))
+    life = Life(store)
+    run_id, other = await life.create(), await life.create()
+    await life.do(run_id, c.Signal("s", secret.digest, secret.size), blobs=[NewBlob(secret)])
+    await life.do(other, c.Signal("s", kept.digest, kept.size), blobs=[NewBlob(kept, secret.digest)])
+    await life.do(other, c.Signal("s", later.digest, later.size), blobs=[NewBlob(later, kept.digest)])
+    await life.do(run_id, c.CancelRun())
+    clock.advance(1)
+    await m.erase(m.keeper(store), run_id, "asked for")
+    assert not await stored(store, secret.digest)
+    assert [(await store.value(blob.digest))["n"] for blob in (kept, later)] == [1, 2]  # type: ignore[call-overload,index]
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_a_run_can_go_on_after_it_was_erased(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    run_id = await finished(life)
+    clock.advance(1)
+    await m.erase(m.keeper(store), run_id, "asked for")
+    await life.do(run_id, c.RollBack(Seq(3)), c.ResumeRun())
+    await life.finish(run_id, "a")  # the same value again
+    assert await stored(store, out(run_id, "a"))
+    assert await m.verify(m.keeper(store)) == []
+    await life.do(run_id, c.CancelRun())
+    clock.advance(1)
+    assert (await m.erase(m.keeper(store), run_id, "asked for")).deleted == 1
+    assert not await stored(store, out(run_id, "a"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+# --- the log of a project, and anchors ----------------------------------------------------------------------------------
+
+
+async def test_the_log_of_a_project_is_chained(store: AnyStore, database: Database) -> None:
+    keeper, project = m.keeper(store), ProjectId("default")
+    assert await m.append_project_event(keeper, project, "pin.set", USER, {"tool": "a/b", "hash": "x"}) == 1
+    assert await m.append_project_event(keeper, project, "pin.dropped", USER, {"tool": "a/b"}) == 2
+    assert await m.append_project_event(keeper, ProjectId("other"), "token.made", USER, {}) == 1
+    with pytest.raises(OmiumError) as refusal:
+        await m.append_project_event(keeper, project, "DROP TABLE", USER, {})
+    assert refusal.value.code == "invalid_argument"
+    with pytest.raises(OmiumError) as refusal:
+        await m.append_project_event(keeper, project, "pin.set", USER, {"x": object()})
+    assert refusal.value.code == "invalid_value"
+    assert await m.verify(keeper) == []
+    anchor = await m.export_heads(keeper)
+    assert anchor["projects"]["default"][0] == 2
+    await m.append_project_event(keeper, project, "pin.set", USER, {})
+    assert await m.verify(keeper, anchor=anchor) == []
+
+
+async def test_an_anchor_knows_what_is_missing(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    gone, stays = await finished(life), await finished(life)
+    anchor = await m.export_heads(m.keeper(store))
+    assert set(anchor["runs"]) == {gone, stays}
+    clock.advance(2 * DAY)
+    await life.do(stays, c.Label(Seq(1), "more"))
+    await m.retain(m.keeper(store), m.Policy(DAY), clock.now_us())  # `gone` is dropped, and says so
+    assert await m.verify(m.keeper(store), anchor=anchor) == []
+    forged = {**anchor, "runs": {**anchor["runs"], stays: [anchor["runs"][stays][0], "00" * 32]}}
+    assert [d.kind for d in await m.verify(m.keeper(store), anchor=forged)] == ["anchor"]
+    longer = {**anchor, "runs": {**anchor["runs"], stays: [99, "00" * 32], "run_never": [1, "00" * 32]}}
+    assert [d.subject for d in await m.verify(m.keeper(store), anchor=longer)] == [f"{stays}@99", "run_never@1"]
+    for unreadable in ({}, {**anchor, "version": 2}, {**anchor, "runs": {"r": "x"}}, []):
+        with pytest.raises(OmiumError) as refusal:
+            await m.verify(m.keeper(store), anchor=unreadable)  # type: ignore[arg-type]
+        assert refusal.value.code == "invalid_argument"
+
+
+async def test_recorded_heads_are_anchors_within(store: AnyStore, clock: TestClock) -> None:
+    life = Life(store)
+    first, second = await finished(life), await finished(life, project="other")
+    assert await m.record_heads(m.keeper(store), USER) == 2
+    clock.advance(1)
+    assert await m.record_heads(m.keeper(store), USER) == 0
+    clock.advance(1)
+    await life.do(first, c.Label(Seq(1), "more"))
+    assert await m.record_heads(m.keeper(store), USER) == 1
+    assert await m.verify(m.keeper(store)) == []
+    assert second in (await m.export_heads(m.keeper(store)))["runs"]

@@ -1,0 +1,243 @@
+"""Decisions: asked of the human where that is possible, left open where it is not, and never the agent's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp_types import ElicitResult
+
+from omium.orchestration.ids import Principal
+from omium.orchestration.service.views import Caller
+from tests.interaction.studio import MODES, Mode, Studio
+
+pytestmark = pytest.mark.anyio
+
+
+def answering(action: str, **content: Any) -> tuple[Callable[[Any], ElicitResult], list[Any]]:
+    """A human who always answers so, and the forms that were shown."""
+    shown: list[Any] = []
+
+    def human(form: Any) -> ElicitResult:
+        shown.append(form)
+        return ElicitResult(action=action, content=content if action == "accept" else None)  # type: ignore[arg-type]
+
+    return human, shown
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_accepting_the_form_is_a_decision(studio: Studio, mode: Mode) -> None:
+    human, shown = answering("accept", decision="approve", feedback="well done")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            run_id, approval_id = await tester.asking()
+            decided = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            assert decided["decided"] is True
+            assert decided["approval"]["decision"] == "approve"
+            assert decided["approval"]["assurance"] == "elicited"
+            assert decided["approval"]["feedback"] == "well done"
+            ended = await tester.ok("get_run", run_id=run_id, wait_seconds=45, detail=True)
+    assert ended["status"] == "completed"
+    assert ended["output"]["value"] == "published"
+    assert len(shown) == 1
+    assert "Publish it?" in shown[0].message
+    assert "the draft" in shown[0].message
+    assert "proposes: approve" in shown[0].message
+    assert shown[0].requested_schema["properties"]["decision"]["enum"] == ["approve", "reject"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_humans_choice_counts_not_the_agents(studio: Studio, mode: Mode) -> None:
+    human, _ = answering("accept", decision="reject")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            run_id, approval_id = await tester.asking()
+            decided = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            assert decided["approval"]["decision"] == "reject"
+            ended = await tester.ok("get_run", run_id=run_id, wait_seconds=45)
+    assert ended["status"] == "failed"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_declining_the_form_rejects(studio: Studio, mode: Mode) -> None:
+    human, _ = answering("decline")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking()
+            decided = await tester.ok("approve", approval_id=approval_id, decision="approve", feedback="agent's words")
+    assert decided["decided"] is True
+    assert decided["approval"]["decision"] == "reject"
+    assert decided["approval"]["assurance"] == "elicited"
+    assert "feedback" not in decided["approval"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_declining_leaves_it_open_where_there_is_no_refusal(studio: Studio, mode: Mode) -> None:
+    human, _ = answering("decline")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking("gated-without-refusal")
+            open_still = await tester.ok("approve", approval_id=approval_id, decision="left")
+    assert open_still["decided"] is False
+    assert open_still["approval"]["status"] == "pending"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_closing_the_form_leaves_it_open(studio: Studio, mode: Mode) -> None:
+    human, _ = answering("cancel")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking()
+            before = await studio.changes()
+            open_still = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            assert await studio.changes() == before
+    assert open_still["decided"] is False
+    assert open_still["approval"]["status"] == "pending"
+    assert f"omium approve {approval_id}" in open_still["next"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_without_forms_nothing_is_decided(studio: Studio, mode: Mode) -> None:
+    async with studio.client(mode) as tester:
+        with anyio.fail_after(20):
+            run_id, approval_id = await tester.asking()
+            before = await studio.changes()
+            open_still = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            assert await studio.changes() == before
+            assert open_still["decided"] is False
+            assert f"omium approve {approval_id}" in open_still["next"]
+            assert (await tester.ok("get_run", run_id=run_id))["status"] == "waiting_approval"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_gate_that_wants_more_is_not_asked_here(studio: Studio, mode: Mode) -> None:
+    human, shown = answering("accept", decision="approve")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking("gated-strongly")
+            open_still = await tester.ok("approve", approval_id=approval_id, decision="approve")
+    assert open_still["decided"] is False
+    assert open_still["approval"]["min_assurance"] == "out_of_band"
+    assert shown == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_gate_that_wants_nothing_takes_the_agents_word_as_such(studio: Studio, mode: Mode) -> None:
+    async with studio.client(mode) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking("gated-loosely")
+            decided = await tester.ok("approve", approval_id=approval_id, decision="approve")
+    assert decided["decided"] is True
+    assert decided["approval"]["assurance"] == "none"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_viewer_decides_nothing(studio: Studio, mode: Mode) -> None:
+    human, _ = answering("accept", decision="approve")
+    viewer = Caller(Principal("user:vic"), role="viewer")
+    async with studio.client(mode) as ada:
+        with anyio.fail_after(20):
+            _, approval_id = await ada.asking()
+    async with studio.client(mode, human=human, caller=viewer) as vic:
+        with anyio.fail_after(20):
+            before = await studio.changes()
+            refused = await vic.error("approve", approval_id=approval_id, decision="approve")
+            assert await studio.changes() == before
+    assert refused["code"] == "forbidden"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_option_that_is_not_offered_does_not_bother_the_human(studio: Studio, mode: Mode) -> None:
+    human, shown = answering("accept", decision="approve")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking()
+            refused = await tester.error("approve", approval_id=approval_id, decision="yes please")
+    assert refused["code"] == "invalid_argument"
+    assert refused["data"]["allowed"] == ["approve", "reject"]
+    assert shown == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_answer_outside_the_form_decides_nothing(studio: Studio, mode: Mode) -> None:
+    human, _ = answering("accept", decision="launch")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            _, approval_id = await tester.asking()
+            before = await studio.changes()
+            refused = await tester.error("approve", approval_id=approval_id, decision="approve")
+            assert await studio.changes() == before
+    assert refused["code"] == "invalid_argument"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_second_decision_comes_too_late(studio: Studio, mode: Mode) -> None:
+    human, shown = answering("accept", decision="approve")
+    async with studio.client(mode, human=human) as tester:
+        with anyio.fail_after(20):
+            run_id, approval_id = await tester.asking()
+            arguments = {"approval_id": approval_id, "decision": "approve", "idempotency_key": "once"}
+            first = await tester.ok("approve", **arguments)
+            await tester.ok("get_run", run_id=run_id, wait_seconds=45)
+            before = await studio.changes()
+            again = await tester.ok("approve", **arguments)
+            refused = await tester.error("approve", approval_id=approval_id, decision="reject")
+            assert await studio.changes() == before
+    assert again["approval"] == first["approval"]
+    assert refused["code"] == "already_decided"
+    assert refused["data"]["decision"] == "approve"
+    assert len(shown) == 1
+
+
+async def test_an_answer_counts_only_for_the_question_that_was_shown(studio: Studio) -> None:
+    """On today's protocol the client carries the answer back, so it could carry it to another question."""
+    async with studio.client() as ada:
+        _, first = await ada.asking()
+        _, second = await ada.asking()
+    human, _ = answering("accept", decision="approve")
+    async with studio.client(human=human) as tester:
+        session = tester.client.session
+        asked: Any = await session.call_tool(
+            "approve", {"approval_id": first, "decision": "approve"}, allow_input_required=True
+        )
+        [key] = asked.input_requests
+        answers = {key: ElicitResult(action="accept", content={"decision": "approve"})}
+        with pytest.raises(MCPError):
+            await session.call_tool(
+                "approve",
+                {"approval_id": second, "decision": "approve"},
+                input_responses=answers,
+                request_state=asked.request_state,
+                allow_input_required=True,
+            )
+        # Without the state it is an answer to nothing, and the question is put again.
+        unasked: Any = await session.call_tool(
+            "approve",
+            {"approval_id": second, "decision": "approve"},
+            input_responses=answers,
+            allow_input_required=True,
+        )
+        assert unasked.result_type == "input_required"
+        assert len((await tester.ok("list_approvals"))["approvals"]) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_list_shows_what_is_needed_to_decide(studio: Studio, mode: Mode) -> None:
+    async with studio.client(mode) as tester:
+        with anyio.fail_after(20):
+            assert (await tester.ok("list_approvals"))["approvals"] == []
+            run_id, approval_id = await tester.asking()
+            await tester.asking("gated-strongly")
+            everything = (await tester.ok("list_approvals"))["approvals"]
+            assert len(everything) == 2
+            [one] = (await tester.ok("list_approvals", run_id=run_id, detail=True))["approvals"]
+            rest = (await tester.ok("list_approvals", after=approval_id))["approvals"]
+    assert one["approval_id"] == approval_id
+    assert one["question"] == "Publish it?"
+    assert one["options"] == ["approve", "reject"]
+    assert one["details"]["value"] == {"show": "the draft"}
+    assert one["expires_at"].endswith("Z")
+    assert [other["approval_id"] for other in rest] == [everything[1]["approval_id"]]

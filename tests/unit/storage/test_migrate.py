@@ -1,0 +1,378 @@
+"""Migrations: what is fresh equals what is migrated, nothing is lost when one fails, and two at once end well."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from omium.orchestration.errors import OmiumError
+from omium.storage.migrate import HISTORY, History, migrate_postgres, migrate_sqlite
+
+GOOD = """
+from alembic import op
+revision, down_revision = "0002", "0001"
+
+def upgrade():
+    with op.batch_alter_table("plans") as plans:
+        plans.drop_column("binding")
+    op.execute("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+"""
+FAILING = GOOD + "    op.execute('INSERT INTO nowhere VALUES (1)')\n"
+LOSING = GOOD + "    op.execute('DELETE FROM blobs')\n"
+
+
+def later(tmp_path: Path, step: str) -> History:
+    """The history with one more step, as a later version of the program has it."""
+    folder = tmp_path / "migrations"
+    if not folder.exists():
+        shutil.copytree(HISTORY.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "v0002_later.py").write_text(step)
+    return History(folder, "0002")
+
+
+def schema(path: Path) -> list[tuple[Any, ...]]:
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    db.close()
+    return sorted((*row[:3], re.sub(r"\s+", " ", row[3] or "").strip()) for row in rows)
+
+
+def dump(path: Path) -> str:
+    db = sqlite3.connect(path)
+    text = "\n".join(db.iterdump())
+    db.close()
+    return text
+
+
+def put_blob(path: Path, digest: str = "a" * 64) -> None:
+    db = sqlite3.connect(path)
+    with db:
+        db.execute("INSERT INTO blobs VALUES (?, 1, 'raw', NULL, 0, 0, x'01')", (digest,))
+    db.close()
+
+
+def version(path: Path) -> str:
+    db = sqlite3.connect(path)
+    (found,) = db.execute("SELECT version_num FROM alembic_version").fetchone()
+    db.close()
+    return str(found)
+
+
+def as_file(path: Path) -> str:
+    """The main file's digest, once its journal is empty."""
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_newest_revision_is_the_one_that_the_program_knows() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(HISTORY.folder))
+    assert ScriptDirectory.from_config(config).get_heads() == [HISTORY.head]
+
+
+def test_a_fresh_sqlite_schema_equals_a_migrated_one(tmp_path: Path) -> None:
+    migrate_sqlite(tmp_path / "fresh.db")
+    migrate_sqlite(tmp_path / "migrated.db", History(HISTORY.folder, HISTORY.head))  # every step, one after the other
+    assert schema(tmp_path / "fresh.db") == schema(tmp_path / "migrated.db"), (
+        "write a migration (before the first release: python -m tests.freeze_initial_schema)"
+    )
+    assert version(tmp_path / "fresh.db") == version(tmp_path / "migrated.db") == HISTORY.head
+
+
+def test_a_current_database_costs_next_to_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom omium.storage.migrate import migrate_sqlite\n"
+        "path = Path(sys.argv[1])\nmigrate_sqlite(path)\nbest = 9.0\n"
+        "for _ in range(5):\n    t = time.perf_counter(); migrate_sqlite(path); best = min(best, time.perf_counter() - t)\n"
+        "print(best, 'alembic' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    best, imported = done.stdout.split()
+    assert imported == "False"  # neither to look nor to create
+    assert float(best) < 0.005
+
+
+def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path)
+    put_blob(path)
+    before = dump(path)
+    migrate_sqlite(path, later(tmp_path, GOOD))
+    assert version(path) == "0002"
+    assert "later" in [row[1] for row in schema(path)]
+    saved = tmp_path / "omium.db.before-0002.bak"
+    assert dump(saved) == before
+    assert saved.stat().st_mode & 0o777 == 0o600
+    saved.unlink()
+    after = as_file(path)
+    migrate_sqlite(path, later(tmp_path, GOOD))
+    assert as_file(path) == after
+    assert not saved.exists()
+
+
+@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0002', '0001'\ndef upgrade(): 1 / 0\n"])
+def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path)
+    put_blob(path)
+    text, before = dump(path), as_file(path)
+    with pytest.raises(OmiumError) as failure:
+        migrate_sqlite(path, later(tmp_path, step))
+    assert failure.value.code == "storage_unavailable"
+    assert as_file(path) == before
+    assert dump(tmp_path / "omium.db.before-0002.bak") == text
+    migrate_sqlite(path)
+    put_blob(path, "b" * 64)  # it goes on with the version that it had
+    migrate_sqlite(path, later(tmp_path, GOOD))
+    assert version(path) == "0002"
+
+
+@pytest.mark.parametrize("point", ["migration.backed_up", "migration.before_commit"])
+def test_a_migration_that_is_killed_changes_nothing(tmp_path: Path, point: str) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path)
+    put_blob(path)
+    before, history = as_file(path), later(tmp_path, GOOD)
+    assert in_child(path, history, point) == -9
+    assert as_file(path) == before
+    migrate_sqlite(path, history)
+    assert version(path) == "0002"
+
+
+def test_a_creation_that_is_killed_leaves_an_empty_database(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    assert in_child(path, HISTORY, "migration.before_commit") == -9
+    assert schema(path) == []
+    migrate_sqlite(path)
+    assert version(path) == HISTORY.head
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from omium.storage.migrate import HISTORY, History, migrate_sqlite
+folder, head = Path(sys.argv[2]), sys.argv[3]
+migrate_sqlite(Path(sys.argv[1]), HISTORY if folder == HISTORY.folder else History(folder, head))
+"""
+
+
+def in_child(path: Path, history: History, crash_at: str = "") -> int:
+    command = [sys.executable, "-c", CHILD, str(path), str(history.folder), history.head]
+    return subprocess.run(command, env={"OMIUM_CRASH_AT": crash_at}, check=False, timeout=60).returncode
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_processes_that_start_at_once_all_end_well(tmp_path: Path, existing: bool) -> None:
+    path, history = tmp_path / "omium.db", HISTORY
+    if existing:
+        migrate_sqlite(path)
+        put_blob(path)
+        history = later(tmp_path, GOOD)
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda _: in_child(path, history), range(4)))
+    assert codes == [0, 0, 0, 0]
+    assert version(path) == history.head
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT count(*) FROM blobs").fetchone() == (int(existing),)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.close()
+
+
+def test_threads_that_start_at_once_all_end_well(tmp_path: Path) -> None:
+    for attempt in range(5):
+        path = tmp_path / f"{attempt}.db"
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _, path=path: migrate_sqlite(path), range(8)))
+        assert version(path) == HISTORY.head
+
+
+def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path)
+    migrate_sqlite(path, later(tmp_path, GOOD))
+    before = as_file(path)
+    with pytest.raises(OmiumError, match="0002") as refusal:
+        migrate_sqlite(path)
+    assert refusal.value.code == "storage_unavailable"
+    assert "Upgrade" in refusal.value.hint
+    assert as_file(path) == before
+
+
+def foreign_table(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE notes (text)")
+    db.close()
+
+
+def foreign_version(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.executescript("CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('f3a9')")
+    db.close()
+
+
+@pytest.mark.parametrize("make", [foreign_table, foreign_version, lambda path: path.write_bytes(b"no database" * 99)])
+def test_what_is_no_omium_database_is_refused_and_left_alone(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    path = tmp_path / "omium.db"
+    make(path)
+    before = path.read_bytes()
+    with pytest.raises(OmiumError, match="not an Omium database") as refusal:
+        migrate_sqlite(path)
+    assert refusal.value.code == "storage_unavailable"
+    assert path.read_bytes() == before
+
+
+def test_history_is_append_only_and_goes_only_as_a_dropped_run(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path)
+    db = sqlite3.connect(path, isolation_level=None)
+    for run_id in ("a", "b"):
+        db.execute("INSERT INTO events VALUES (?, 1, 't', 0, 'x', x'', x'', x'')", (run_id,))
+    db.execute("INSERT INTO project_events VALUES ('p', 1, 't', 0, 'x', x'', x'', x'')")
+    for statement in (
+        "UPDATE events SET actor = 'y'",
+        "DELETE FROM events WHERE run_id = 'a'",
+        "UPDATE project_events SET actor = 'y'",
+        "DELETE FROM project_events",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            db.execute(statement)
+    db.execute("INSERT INTO dropped_runs VALUES ('a', 'p', 1, x'', 0)")
+    db.execute("DELETE FROM events WHERE run_id = 'a'")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        db.execute("DELETE FROM events WHERE run_id = 'b'")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        db.execute("UPDATE events SET actor = 'y' WHERE run_id = 'b'")
+    assert db.execute("SELECT run_id, actor FROM events").fetchall() == [("b", "x")]
+    db.close()
+
+
+def test_the_guards_do_not_slow_inserts(tmp_path: Path) -> None:
+    """Twice as slow would show; what is expected is no difference at all."""
+    times: dict[bool, float] = {}
+    for guarded in (True, False, True, False):
+        path = tmp_path / f"{len(times)}{guarded}.db"
+        path.unlink(missing_ok=True)
+        migrate_sqlite(path)
+        db = sqlite3.connect(path, isolation_level=None)
+        if not guarded:
+            db.executescript("DROP TRIGGER events_no_update; DROP TRIGGER events_no_delete")
+        rows = [("r", seq, "t", 0, "x", b"d" * 200, b"p" * 32, b"h" * 32) for seq in range(20_000)]
+        start = time.perf_counter()
+        db.execute("BEGIN")
+        db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        times[guarded] = min(times.get(guarded, 9.0), time.perf_counter() - start)
+        db.execute("COMMIT")
+        db.close()
+    assert times[True] < 2 * times[False] + 0.01
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+CATALOGUE = """
+SELECT 'column', table_name || '.' || column_name, data_type || is_nullable || coalesce(column_default, '')
+  FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+ORDER BY 1, 2
+"""
+
+
+async def query(url: str, statement: str) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+@pytest.mark.anyio
+async def test_a_fresh_postgres_schema_equals_a_migrated_one(postgres: Any, postgres_url: str) -> None:
+    await migrate_postgres(postgres_url)
+    fresh = await query(postgres_url, CATALOGUE)
+    name = postgres_url.rpartition("/")[2] + "_migrated"
+    other = postgres.create_database(name)
+    try:
+        await migrate_postgres(other, History(HISTORY.folder, HISTORY.head))
+        migrated = await query(other, CATALOGUE)
+    finally:
+        postgres.drop_database(name)
+    assert fresh == migrated, "write a migration (before the first release: python -m tests.freeze_initial_schema)"
+    assert {"events_no_update", "events_no_delete", "events_no_truncate"} <= {row[1] for row in fresh}
+
+
+@pytest.mark.anyio
+async def test_postgres_migrates_once_whoever_comes_together(postgres_url: str, tmp_path: Path) -> None:
+    await asyncio.gather(*(migrate_postgres(postgres_url) for _ in range(4)))
+    history = later(tmp_path, GOOD)
+    await asyncio.gather(*(migrate_postgres(postgres_url, history) for _ in range(4)))
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    with pytest.raises(OmiumError) as refusal:
+        await migrate_postgres(postgres_url)
+    assert refusal.value.code == "storage_unavailable"
+    assert refusal.value.data["found"] == "0002"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("step", [FAILING, LOSING])
+async def test_a_postgres_step_that_fails_changes_nothing(postgres_url: str, tmp_path: Path, step: str) -> None:
+    await migrate_postgres(postgres_url)
+    await query(postgres_url, f"INSERT INTO blobs VALUES ('{'a' * 64}', 1, 'raw', NULL, 0, 0, '\\x01')")
+    before = await query(postgres_url, CATALOGUE)
+    with pytest.raises(OmiumError) as failure:
+        await migrate_postgres(postgres_url, later(tmp_path, step))
+    assert failure.value.code == "storage_unavailable"
+    assert await query(postgres_url, CATALOGUE) == before
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert await query(postgres_url, "SELECT count(*) FROM blobs") == [(1,)]
+
+
+@pytest.mark.anyio
+async def test_history_in_postgres_is_append_only(postgres_url: str) -> None:
+    await migrate_postgres(postgres_url)
+    for run_id in ("a", "b"):
+        await query(postgres_url, f"INSERT INTO events VALUES ('{run_id}', 1, 't', 0, 'x', '', '', '')")
+    await query(postgres_url, "INSERT INTO project_events VALUES ('p', 1, 't', 0, 'x', '', '', '')")
+    for statement in (
+        "UPDATE events SET actor = 'y'",
+        "DELETE FROM events WHERE run_id = 'a'",
+        "TRUNCATE events",
+        "UPDATE project_events SET actor = 'y'",
+        "DELETE FROM project_events",
+        "TRUNCATE project_events",
+    ):
+        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+            await query(postgres_url, statement)
+    await query(postgres_url, "INSERT INTO dropped_runs VALUES ('a', 'p', 1, '', 0)")
+    await query(postgres_url, "DELETE FROM events WHERE run_id = 'a'")
+    assert await query(postgres_url, "SELECT run_id, actor FROM events") == [("b", "x")]
+
+
+@pytest.mark.anyio
+async def test_a_postgres_that_is_not_there_is_a_clear_error(postgres_url: str) -> None:
+    gone = postgres_url + "_gone"
+    with pytest.raises(OmiumError) as failure:
+        await migrate_postgres(gone)
+    assert failure.value.code == "storage_unavailable"
+    password = re.search(r":([^:@]+)@", gone)
+    assert password is not None
+    assert password.group(1) not in str(failure.value)
