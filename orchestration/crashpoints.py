@@ -14,6 +14,12 @@ from typing import Final, Literal, get_args
 CrashPoint = Literal[
     "commit.before",  # the rows of a batch are written, its transaction is not committed
     "commit.after",  # the batch is durable, nobody has been told
+    "effect.intended",  # the intent of a call is durable, the call is not made
+    "effect.made",  # the call is made, its result is not recorded
+    "child.named",  # a node waits for a child run that is not created
+    "workspace.captured",  # the files that a node left are pinned, its end is not committed
+    "restore.started",  # the log says that files are put back, nothing is
+    "restore.done",  # the files are back, the log does not say so
     "blob.file.written",  # the bytes of a large blob are in its temporary file, not yet forced to disk
     "blob.file.synced",  # they are on disk, under the temporary name
     "blob.file.renamed",  # the blob has its name; its directory is not yet forced to disk

@@ -43,7 +43,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "branch": ("history", "branch", "Start a new run from a position of another."),
         "play-from": ("history", "play_from", "Run a node of a run and all that follows from it again."),
         "branch-tree": ("comparing", "branch_tree", "Show a run's branches, and theirs."),
-        "compare": ("comparing", "compare", "Compare two runs: nodes, outputs, files, costs, decisions."),
+        "compare": ("comparing", "compare", "Compare two runs: nodes, outputs, files, costs and decisions."),
         "diff": ("comparing", "diff", "The same as compare."),
         "replay": ("comparing", "replay", "Feed a run's recorded results to its definition, without effects."),
     },

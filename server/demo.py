@@ -149,9 +149,10 @@ class Demo:
             await self._die(core, run_id)
             async with self._worker():
                 await self._resume_and_approve(core, run_id)
-                child = await self._branch(core, run_id)
-                await self._compare(core, run_id, child)
-                await self._go_back(core, run_id)
+        async with open_omium(config) as core:  # from here on this process executes as well
+            child = await self._branch(core, run_id)
+            await self._compare(core, run_id, child)
+            await self._go_back(core, run_id)
             await self._verify(core)
         self._sum_up()
         return 0 if self._ok else 1
@@ -283,6 +284,9 @@ class Demo:
     async def _until(self, core: Core, run_id: RunId, enough: Callable[[Counter[str]], bool]) -> None:
         with anyio.fail_after(_PATIENCE_S):
             while not enough(await self._ended_nodes(core, run_id)):
+                run = await core.get_run(self._caller, run_id)
+                if run.status != "executing":
+                    raise OmiumError("internal", f"the demo's run is {run.status}: {run.error}")
                 await anyio.sleep(0.02)
 
     async def _until_started_after(self, core: Core, run_id: RunId, seq: int) -> None:

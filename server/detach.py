@@ -82,8 +82,10 @@ async def start_worker(config: Config, *, idle_s: float = IDLE_S) -> ProcessIden
             f"the project {config.project.id!r} was put together in Python, so no other process can execute it.",
             "Declare it in an omium.yaml, or keep this process running.",
         )
+    lock = lock_path(config)
+    make_private(lock.parent, above=lock.parent)
     try:
-        async with file_lock(lock_path(config), wait_s=0):
+        async with file_lock(lock, wait_s=0):
             pass
     except OmiumError as error:
         if error.code == "timeout":

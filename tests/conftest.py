@@ -7,8 +7,17 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.postgres import PostgresServer, start_postgres
+
+
+settings.register_profile("omium", deadline=None)  # a busy machine is no failure
+settings.load_profile("omium")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="Kill hundreds of workers instead of a few.")
 
 
 @pytest.fixture

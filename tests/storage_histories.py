@@ -249,6 +249,7 @@ async def _work(life: Life, state: RunState, number: int) -> None:
 
 
 _STEPS = (
-    start, complete, start, complete, start, complete, fail_attempt, skip, interrupt, expand, reuse, ask, decide, intend,
+    start, complete, start, complete, start, complete, fail_attempt, skip, interrupt, expand, reuse, ask, decide,
+    intend,
     settle, label, signal, artifact, pause, resume, roll_back, play_from, branch, call, end,
 )  # fmt: skip

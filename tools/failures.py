@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 RETRYABLE: frozenset[ErrorCode] = frozenset({"queue_full", "rate_limited", "timeout", "storage_unavailable", "fenced"})
 _DATA = 8_000  # characters of JSON
 _PROBLEMS = 8
+_ITEMS = 20  # of a list
 
 _FINDERS = {
     "run_workflow": "list_workflows()",
@@ -43,7 +45,7 @@ _NEXT: Mapping[ErrorCode, str] = {
     "not_allowed": "get_run(run_id): `allowed` lists what it takes now",
     "conflict": "read the present state, then call {tool} with another name or idempotency_key",
     "already_decided": "get_run(run_id) to see how the run went on",
-    "plan_required": "{tool}(..., preview=true); show the plan to the user, then repeat with its plan_token",
+    "plan_required": "show data.plan to the user, then repeat {tool}(...) with plan_token=data.plan.token",
     "plan_expired": "{tool}(..., preview=true) for a new plan_token",
     "forbidden": "ask a human who may do this",
     "queue_full": _REPEAT,
@@ -117,16 +119,17 @@ def _data(data: Mapping[str, Any]) -> Any:
     shown = harmless(_plain(data))
     if len(orjson.dumps(shown)) <= _DATA:
         return shown
-    kept = {key: item for key, item in shown.items() if len(orjson.dumps(item)) <= _DATA // 8}
+    kept = {key: item for key, item in shown.items() if len(orjson.dumps(item)) <= _DATA // 2}
     return {**kept, "cut": "what was longer is left out"}
 
 
 def _plain(item: Any) -> Any:
-    """JSON types only: views inside an error's data become objects."""
+    """JSON types only, views as objects, and the beginning of long lists."""
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         return _plain(dataclasses.asdict(item))
     if isinstance(item, Mapping):
         return {str(key): _plain(one) for key, one in item.items()}
     if isinstance(item, list | tuple | set | frozenset):
-        return [_plain(one) for one in item]
+        some = [_plain(one) for one in islice(item, _ITEMS)]
+        return some if len(item) <= _ITEMS else [*some, f"... {len(item)} in all"]
     return item

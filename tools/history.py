@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import PlanToken, Seq
+from omium.orchestration.service.views import Caller
 from omium.tools.desk import Ctx, committed, desk_of, the_run
 from omium.tools.models import CheckpointOut, CheckpointsOut, ComparisonOut, HistoryOut
 from omium.tools.present import fit
 from omium.tools.runs import Key, Reason, RunArg
 from omium.tools.show import checkpoint_out, comparison_out, history_out, plan_out
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.core import Core
 
 _Place = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Position = Annotated[
@@ -171,15 +175,21 @@ async def play_from_node(
 
 async def compare_runs(
     ctx: Ctx,
-    a: RunArg,
+    a: Annotated[str, Field(description="A run, or a checkpoint's position", min_length=4, max_length=64)],
     b: RunArg,
     detail: Annotated[bool, Field(description="With diffs of outputs and files")] = False,
     after: Annotated[str | None, Field(description="Next page", max_length=500)] = None,
 ) -> ComparisonOut:
     """Compare two runs node by node: where they first differ, outputs, files, cost, time. Changes nothing."""
     core, caller = desk_of(ctx)
-    first, second = await the_run(core, caller, a), await the_run(core, caller, b)
+    first, second = await _side(core, caller, a), await _side(core, caller, b)
     return comparison_out(await core.compare(caller, first, second), detail=detail, after=after)
+
+
+async def _side(core: Core, caller: Caller, text: str) -> str:
+    """A run, or a position of one such as a checkpoint's `<run>@<seq>`, by its whole id."""
+    run, mark, seq = text.partition("@")
+    return f"{await the_run(core, caller, run)}{mark}{seq}"
 
 
 def _either(preview: bool, plan_token: str | None) -> None:

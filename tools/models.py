@@ -136,6 +136,7 @@ class CheckpointOut(Answer):
     label: Line | None = None
     note: Line | None = None
     superseded: bool | None = None
+    valid: bool | None = None
 
 
 class CheckpointsOut(Answer):
@@ -172,6 +173,7 @@ class HistoryOut(Answer):
     files: dict[str, int] | None = None
     undone: list[Line] | None = None
     not_undone: list[Line] | None = None
+    notes: list[Line] | None = None
     next: Line
 
 

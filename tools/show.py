@@ -228,6 +228,7 @@ def checkpoint_out(view: CheckpointView) -> CheckpointOut:
         label=view.label,
         note=view.note,
         superseded=view.superseded or None,
+        valid=None if view.valid else False,
     )
 
 
@@ -275,6 +276,7 @@ def plan_out(plan: PlanView, call: str) -> HistoryOut:
             saved_cost_usd=round(plan.saved_cost_usd, 6) or None,
             saved_tokens=plan.saved_tokens or None,
         ),
+        notes=some(plan.notes) or None,
         next=f"nothing was changed yet; {call} with the same arguments, preview=false and this plan_token does it",
     )
 
@@ -287,6 +289,7 @@ def history_out(result: HistoryResult) -> HistoryOut:
         files=changes if any(changes.values()) else None,
         undone=_effects(result.undone),
         not_undone=_effects(result.not_undone),
+        notes=some(result.notes) or None,
         next=_next(result.run),
     )
 

@@ -210,7 +210,9 @@ def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> str:
         if isinstance(step, int) or at is None:
             continue
         field = next((one for name, one in at.model_fields.items() if step in (name, one.alias)), None)
-        inner = models_in(field.annotation) if field else []
+        if field is None:  # the key of a mapping of such models
+            continue
+        inner = models_in(field.annotation)
         at = inner[0] if inner else None
     if at is None:
         return "a known key"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.model import NodeDef
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, EffectId, NodeId, RunId
@@ -36,8 +37,9 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_draws", "_execution", "_pending", "_over", "attempt", "base", "cancelled", "error", "generation", "guidance", "inputs", "is_over", "key", "node",
-        "node_id", "resumed", "run_id", "scope", "scratch", "timeout_s", "tree", "vars", "workspace",
+        "_draws", "_execution", "_over", "_pending", "attempt", "base", "cancelled", "error", "generation", "guidance",
+        "inputs", "is_over", "key", "node", "node_id", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s",
+        "tree", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -60,6 +62,7 @@ class NodeAttempt:
         self.error: OmiumError | None = None  # why it cannot even begin
         self.scope: anyio.CancelScope | None = None  # while its code runs
         self.is_over = False
+        self.succeeded = False  # it is over and has given a result
         self.cancelled = False
         self._over: anyio.Event | None = None
         self._draws = 0
@@ -143,11 +146,13 @@ class NodeAttempt:
         if known is not None:
             return await self._execution.engine.values.load(known)
         identity = effect_id(self.run_id, self.node_id, self.generation, call)
+        crash_point("effect.intended")
         try:
             result = await action()
         except Exception as error:  # recorded, then raised as it is
             await self._settle_failed(identity, error)
             raise
+        crash_point("effect.made")
         encoded = encode(result)
         settle = c.SettleEffect(identity, "done", encoded.digest, encoded.size)
         with anyio.CancelScope(shield=True):  # it has happened: a cancellation must not leave it unknown
@@ -172,18 +177,20 @@ class NodeAttempt:
         await self._commit(
             c.IntendEffect(
                 identity, self.node_id, self.generation, self.attempt, call, kind, policy, self.node.compensate, detail
-            )  # fmt: skip
+            )
         )
         return None
 
     async def _intend_asked(self, call: str) -> Value:
         known = await self._intend(call, "effect", None, None)
         if known is None:
+            crash_point("effect.intended")
             return {"known": False}
         return {"known": True, "result": await self._execution.engine.values.load(known)}
 
     async def _settle_asked(self, data: Mapping[str, Any]) -> None:
         identity = effect_id(self.run_id, self.node_id, self.generation, str(data["key"]))
+        crash_point("effect.made")
         if data["ok"]:
             encoded = encode(data["result"])
             settle = c.SettleEffect(identity, "done", encoded.digest, encoded.size)

@@ -16,17 +16,18 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.model import NodeDef, WorkflowDef
 from omium.orchestration.engine.attempt import NodeAttempt
-from omium.orchestration.engine.execution import Execution
+from omium.orchestration.engine.children import Children, CreateChild
+from omium.orchestration.engine.execution import Execution, Place
 from omium.orchestration.engine.files import RunFiles
-from omium.orchestration.engine.limits import ReadyQueue
+from omium.orchestration.engine.limits import ReadyQueue, Ticket
 from omium.orchestration.engine.programs import Program, Programs
-from omium.orchestration.engine.scopes import build
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.engine.watch import Watch
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, Fence, NodeId, ProjectId, RunId, WorkerId, new_id
+from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
@@ -53,7 +54,6 @@ class EngineConfig:
     stale_s: float = 30.0
 
 
-CreateChild = Callable[[RunState, NodeId, RunId, str, Any], Awaitable[None]]
 CheckNames = Callable[[Sequence[NodeDef]], None]
 
 
@@ -77,19 +77,19 @@ class Engine:
         self.store = store
         self.config = config or EngineConfig()
         self.clock = clock or SystemClock()
-        self.rng = rng or random.Random()
+        self.rng = rng or random.SystemRandom()
         self.values = ValueCache(store)
         self.programs = Programs()
         self.workspaces = RunFiles(store, workspaces, specs or {})
-        self.queue: ReadyQueue[tuple[Execution, NodeId]] = ReadyQueue(
+        self.queue: ReadyQueue[Place] = ReadyQueue(
             self.config.slots, {"kind:cli": self.config.commands, **self.config.resources}
         )
         self.worker = WorkerId(new_id("wrk"))
         self.check_names = check_names
         self._executors = executors
-        self._create_child = create_child
+        self.children = Children(self, create_child)
         self._executions: dict[RunId, Execution] = {}
-        self._children: dict[RunId, set[RunId]] = {}  # child run -> runs here that wait for it
+        self._adopting = 0  # runs that are claimed, and not yet among the executions
         self._timers: list[tuple[int, int, RunId]] = []
         self._timer_count = 0
         self._timer_set = anyio.Event()
@@ -130,7 +130,7 @@ class Engine:
                     stopping.start_soon(execution.stop, reason)
 
     def spawn(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run something of an execution in the background. What it raises unexpectedly ends that run, not the others."""
+        """Run something of an execution in the background. What it raises unexpectedly ends that run, no other one."""
         assert self._tasks is not None
         self._tasks.start_soon(self._guard, function, args)
 
@@ -146,7 +146,11 @@ class Engine:
     @property
     def busy(self) -> int:
         """How many runs this process owns now."""
-        return len(self._executions)
+        return len(self._executions) + self._adopting
+
+    def owned(self, run_id: RunId | None) -> Execution | None:
+        """The execution of a run, if this process owns it."""
+        return self._executions.get(run_id) if run_id is not None else None
 
     # --- hearing --------------------------------------------------------------------------------------------------
 
@@ -157,13 +161,10 @@ class Engine:
         elif events[0].type is not E.RUN_CREATED:
             self.look()
         if events[-1].type in _ENDS:
-            self._child_ended(run_id)
-
-    def _child_ended(self, run_id: RunId) -> None:
-        for parent in self._children.pop(run_id, ()):
-            execution = self._executions.get(parent)
-            if execution is not None:
-                execution.nudge()
+            if execution is None:
+                self.children.has_ended(run_id, None)
+            elif execution.folded.caller is not None:
+                self.children.has_ended(run_id, RunId(execution.folded.caller["run"]))
 
     def look(self) -> None:
         """There may be runs to claim."""
@@ -185,12 +186,16 @@ class Engine:
             heads = await self.store.heads(list(self._executions))
             for run_id, head in heads.items():
                 execution = self._executions.get(run_id)
-                if execution is not None and head > execution.folded.seq:
-                    execution.hear(await self.store.events(run_id, execution.folded.seq))
-            for child in list(self._children):
+                while execution is not None and head > execution.folded.seq:
+                    page = await self.store.events(run_id, execution.folded.seq)
+                    before = execution.folded.seq
+                    execution.hear(page)
+                    if execution.folded.seq == before:
+                        break  # it reads the log itself
+            for child in self.children.watched():
                 row = await self.store.run(child)
                 if row is not None and row.ended_at is not None:
-                    self._child_ended(child)
+                    self.children.has_ended(child, row.caller_run)
         except OmiumError:
             _log.exception("other processes' changes cannot be read now")
 
@@ -207,7 +212,7 @@ class Engine:
         """Claim as long as there is something and room for it; seconds until it is worth looking again."""
         try:
             while not self._stopping:
-                room = min(self.config.runs - len(self._executions), 100)
+                room = min(self.config.runs - self.busy, 100)
                 if room <= 0:
                     return 60.0  # the next run that ends here calls
                 now = self.clock.now_us()
@@ -217,6 +222,7 @@ class Engine:
                 if due > now:
                     return min(60.0, (due - now) / 1e6)
                 claimed = await self.store.claim(self.worker, self.config.projects, room, now)
+                self._adopting += len(claimed)
                 for one in claimed:
                     self.spawn(self._adopt, one)
                 if not claimed:
@@ -227,8 +233,27 @@ class Engine:
         return 60.0
 
     async def _adopt(self, claimed: Claimed) -> None:
-        state = await self.store.state(claimed.run_id)
-        await self._take_up(state, claimed.fence)
+        try:
+            state = await self._state(claimed)
+        finally:
+            self._adopting -= 1
+        if state is not None:
+            await self._take_up(state, claimed.fence)
+
+    async def _state(self, claimed: Claimed) -> RunState | None:
+        """The state of a run that was just claimed; None when its log cannot be folded, and the run is given up."""
+        pause = 0.5
+        while True:
+            try:
+                return await self.store.state(claimed.run_id)
+            except OmiumError as error:
+                if error.code != "storage_unavailable":
+                    _log.exception("run %s cannot be read, and stays as it is", claimed.run_id)
+                    heads = await self.store.heads([claimed.run_id])
+                    await self.store.release(claimed.run_id, claimed.fence, heads.get(claimed.run_id, Seq(0)), None)
+                    return None
+                await anyio.sleep(pause)
+                pause = min(pause * 2, 30.0)
 
     def has_room(self, project: str) -> bool:
         """Whether a new run of this project can be executed here at once."""
@@ -267,30 +292,36 @@ class Engine:
         """The run is no longer owned here."""
         if self._executions.get(execution.run_id) is execution:
             del self._executions[execution.run_id]
+            if execution.children:
+                self.children.forget(execution)
             self.look()
 
     # --- slots and timers -----------------------------------------------------------------------------------------
 
-    def deal(self, execution: Execution) -> list[NodeId]:
-        """Hand out free slots, best first: this run's nodes are returned, the others' runs are told."""
-        mine: list[NodeId] = []
-        others: dict[RunId, tuple[Execution, list[NodeId]]] = {}
+    def deal(self, execution: Execution | None) -> list[Ticket[Place]]:
+        """Hand out free slots, best first: this run's tickets are returned, the others' runs are told."""
+        mine: list[Ticket[Place]] = []
+        others: dict[RunId, tuple[Execution, list[Ticket[Place]]]] = {}
         for ticket in self.queue.take():
-            owner, node_id = ticket.item
+            owner = ticket.item[0]
             if owner is execution:
-                mine.append(node_id)
+                mine.append(ticket)
             else:
-                others.setdefault(owner.run_id, (owner, []))[1].append(node_id)
-        for owner, nodes in others.values():
-            self.spawn(owner.start_taken, nodes)
+                others.setdefault(owner.run_id, (owner, []))[1].append(ticket)
+        for owner, tickets in others.values():
+            self.spawn(owner.start_taken, tickets)
         return mine
 
     def at(self, due_us: int, execution: Execution) -> None:
-        """Look at the run again at this time (microseconds UTC; what is past is looked at at once)."""
+        """Have the run's `on_time` called at this time, microseconds UTC; what is past, at once. For `Execution.arm`."""
         self._timer_count += 1
         heapq.heappush(self._timers, (due_us, self._timer_count, execution.run_id))
         if self._timers[0][1] == self._timer_count:
             self._timer_set.set()
+        if len(self._timers) > 1_000 + 4 * len(self._executions):  # timers of runs that were given up meanwhile
+            owned = self._executions
+            self._timers = [timer for timer in self._timers if timer[2] in owned and owned[timer[2]].armed == timer[0]]
+            heapq.heapify(self._timers)
 
     async def _timer_loop(self) -> None:
         """Waits on the monotonic clock; the wall clock only says how long, so that a jump of it delays nothing."""
@@ -304,9 +335,10 @@ class Engine:
                 with anyio.move_on_after(wait_s):
                     await self._timer_set.wait()
                 continue
-            _, _, run_id = heapq.heappop(self._timers)
+            due_us, _, run_id = heapq.heappop(self._timers)
             execution = self._executions.get(run_id)
-            if execution is not None:
+            if execution is not None and execution.armed == due_us:
+                execution.armed = None
                 self.spawn(execution.on_time)
 
     # --- what executions ask --------------------------------------------------------------------------------------
@@ -326,35 +358,10 @@ class Engine:
             attempt.guidance = await self._guidance(run, attempt)
 
     async def _guidance(self, run: Execution, attempt: NodeAttempt) -> Guidance:
-        failures = []
-        for event in await self.store.events(run.run_id):
-            data = event.data
-            if event.type is E.NODE_ATTEMPT_FAILED and data["node"] == attempt.node_id:
-                failures.append(data["error"])
+        failures = await run.failures_of(attempt.node_id)
         said = [
             approval.feedback
             for approval in run.folded.approvals.values()
             if approval.node == attempt.node_id and approval.feedback
         ]
         return Guidance(failures[-3:], said)
-
-    def watch_child(self, child: RunId, run: Execution) -> None:
-        """Tell the run when its child has ended."""
-        self._children.setdefault(child, set()).add(run.run_id)
-
-    async def start_child(self, run: Execution, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
-        """Create the run of a `workflow` node, which its parent's log already names."""
-        self.watch_child(child, run)
-        try:
-            await self._create_child(run.folded, node_id, child, workflow, inputs)
-        except OmiumError as error:
-            await run.child_refused(node_id, child, error)
-
-    async def start_child_again(self, run: Execution, node_id: NodeId, child: RunId) -> None:
-        """The child was named and never created: a crash came between."""
-        from omium.orchestration.definition.expressions import render
-
-        node = run.structure.node_def(node_id)
-        program = run.program.node(node)
-        scope, _ = await build(run, node_id, program.names, program.every)
-        self.spawn(self.start_child, run, node_id, child, str(node.use), render(node.input, scope))

@@ -1,9 +1,9 @@
 """One run that this process owns: its nodes are started, waited for and committed here.
 
 Scheduling goes ahead of the commits: the end of a node and the start of those that it frees are one write. When a write
-is refused, because somebody paused, reset or took the run meanwhile, the ends in it are written alone, and everything else
-in memory is thrown away and built again from what is committed (`_resync`), which is also how control events are answered.
-Nothing runs before its start is durable, and nobody is told of an end before that is.
+is refused, because somebody paused, reset or took the run meanwhile, the ends in it are written alone, and everything
+else in memory is thrown away and built again from what is committed (`_resync`), which is also how control events are
+answered. Nothing runs before its start is durable, and nobody is told of an end before that is.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Execution:
         self.workspace = Limit(1_000_000)
         self.inputs: Any = None
         self.armed: int | None = None  # when the engine's timer calls next
-        self.finished = anyio.Event()
+        self.finished: anyio.Event | None = None  # whoever stops the run waits for this
         self.closed = False  # the run's own end is written, or is in a write that is under way
         self.stopping: str | None = None
         self._items: dict[NodeId, Items] = {}
@@ -84,15 +84,16 @@ class Execution:
         self._behind = False  # events are in the log that this fold has not seen
         self._heard: list[Event] | None = None  # while the state is read: what is committed meanwhile
         self._open = True
-        self._opened = anyio.Event()
+        self._opened: anyio.Event | None = None  # for the turns that wait
         self._busy = 0
-        self._idle = anyio.Event()
+        self._idle: anyio.Event | None = None  # for the building that waits
         self._building = False  # everything is, or is about to be, built again
         self._again = False  # and once more after that
         self._unsaid: list[c.Command] = []  # notes and draws of attempts that were stopped
         self._refusals = 0
-        self._timing = anyio.Lock()
+        self._timing: anyio.Lock | None = None  # one turn at a time takes up what is due
         self._released = False
+        self._is_gone = False  # it has been released
         self._called = False  # nudged while it was being released
 
     # --- the log --------------------------------------------------------------------------------------------------
@@ -146,12 +147,14 @@ class Execution:
 
     async def _enter(self) -> None:
         while not self._open:
+            if self._opened is None:
+                self._opened = anyio.Event()
             await self._opened.wait()
         self._busy += 1
 
     def _leave(self) -> None:
         self._busy -= 1
-        if not self._busy:
+        if not self._busy and self._idle is not None:
             self._idle.set()
 
     async def adopt(self) -> None:
@@ -180,8 +183,7 @@ class Execution:
 
     async def on_time(self) -> None:
         """A timer of this run is due. One such turn at a time: what is taken up is not to be taken twice."""
-        async with self._timing:
-            await self._take_turn(self._take_due)
+        await self._take_turn_alone(self._take_due)
 
     async def _take_due(self, turn: Turn) -> None:
         if not self._is_over():
@@ -198,8 +200,13 @@ class Execution:
             if node_id is not None and not self._is_over():
                 await parking.take_child(self, turn, node_id)
 
+        await self._take_turn_alone(take)
+
+    async def _take_turn_alone(self, what: Callable[[Turn], Awaitable[None]]) -> None:
+        if self._timing is None:
+            self._timing = anyio.Lock()
         async with self._timing:
-            await self._take_turn(take)
+            await self._take_turn(what)
 
     async def _take_turn(self, what: Callable[[Turn], Awaitable[None]]) -> None:
         """Do something of the run's, go on from there, and write it all at once."""
@@ -249,8 +256,8 @@ class Execution:
         )
 
     async def _commit(self, turn: Turn) -> list[NodeId]:
-        """Write the turn; the nodes that may run now. A refusal has everything built again, but for the end of an attempt,
-        which is written alone: what was done is not done twice because somebody paused the run meanwhile."""
+        """Write the turn; the nodes that may run now. A refusal has everything built again, but for the end of an
+        attempt, which is written alone: what was done is not done twice because somebody paused meanwhile."""
         if turn.commands:
             try:
                 await self.commit(turn.commands, turn.blobs)
@@ -260,8 +267,8 @@ class Execution:
                 await self._refused(error, turn)
                 return []
             self._refusals = 0
-        for node_id, child, workflow, inputs in turn.children:
-            self.engine.spawn(self.engine.children.start, self, node_id, child, workflow, inputs)
+        for child in turn.children:
+            self.engine.spawn(self.engine.children.start, self, *child)
         if turn.due is not None:
             self.arm(turn.due)
         return turn.started
@@ -349,9 +356,10 @@ class Execution:
                         await self._refused(error)
         finally:
             self._building = False
-            self._open = True
-            self._opened.set()
-            self._opened = anyio.Event()
+            self._open, self._idle = True, None
+            if self._opened is not None:
+                self._opened.set()
+                self._opened = None
         self.engine.deal(None)
         await self._rest()
 
@@ -391,9 +399,7 @@ class Execution:
         return heads.get(self.run_id, Seq(0)) > self.folded.seq
 
     def _is_over(self) -> bool:
-        return (
-            self.stopping is not None or self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
-        )
+        return self.stopping is not None or self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
 
     async def _stop_what_is_not_wanted(self) -> None:
         """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone."""
@@ -402,12 +408,12 @@ class Execution:
         stopped: list[tuple[NodeAttempt, bool]] = []
         for attempt in list(self.attempts.values()):
             current = self._is_current(attempt)
-            if current and (not self._is_to_stop(attempt) or attempt.ended.is_set()):
+            if current and (not self._is_to_stop(attempt) or attempt.is_over):
                 continue  # it goes on, or it has just ended and only waits for its turn to say so
-            attempt.scope.cancel()
+            attempt.cancel()
             stopped.append((attempt, current))
         for attempt, current in stopped:
-            await attempt.ended.wait()
+            await attempt.wait_until_over()
             if current and attempt.succeeded and self._is_current(attempt):
                 continue  # it came to its end before it could be stopped
             if current:
@@ -437,8 +443,9 @@ class Execution:
 
     async def _rebuild(self, turn: Turn) -> None:
         self.parked, self.children, self.closed, self._items = {}, {}, False, {}
-        if self.inputs is None:
-            self.inputs = await self.engine.values.load(self.folded.inputs)
+        if self.inputs is None or "inputs" in self.folded.overrides:
+            given: Any = await self.engine.values.load(self.folded.inputs)
+            self.inputs = {**given, **self.folded.overrides.get("inputs", {})}
         await steps.restore_workspace(self)
         await steps.open_boards(self)
         await parking.take_parked(self, turn)
@@ -459,7 +466,7 @@ class Execution:
         if code != "fenced":
             _log.error("run %s cannot go on: %s", self.run_id, error)
         for attempt in self.attempts.values():
-            attempt.scope.cancel()
+            attempt.cancel()
         try:
             # A database that is away while this worker stops is no fault of the run's: the next owner goes on.
             if code not in ("fenced", "storage_unavailable") and self.folded.status not in RUN_TERMINAL:
@@ -524,22 +531,25 @@ class Execution:
         """Another process owns the run: stop everything, write nothing."""
         self._released = True
         for attempt in self.attempts.values():
-            attempt.scope.cancel()
+            attempt.cancel()
         for node_id in list(self.tickets):
             self.drop_attempt(node_id)
         self._gone()
         self.engine.deal(None)
 
     def _gone(self) -> None:
-        self._released = True
-        self.finished.set()
+        self._released = self._is_gone = True
+        if self.finished is not None:
+            self.finished.set()
         self.engine.forget(self)
 
     async def stop(self, reason: str) -> None:
         """Stop what runs and give the run up, so that another worker, or this one later, can take it."""
         self.stopping = reason
         self.nudge()
-        await self.finished.wait()
+        self.finished = anyio.Event()
+        if not self._is_gone:
+            await self.finished.wait()
 
     # --- what nodes ask of their run --------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What kind of failure it was, and whether trying again makes sense.
 
-Classified first by exception type and exit code, then by anchored patterns over the message's first line; never by loose
-words, so that "Conference room booking" is no memory error and a room that "was not found" no missing file.
+Classified first by exception type and exit code, then by anchored patterns over the message's first line; never by
+loose words, so that "Conference room booking" is no memory error and a room that "was not found" no missing file.
 """
 
 from __future__ import annotations

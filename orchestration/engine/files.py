@@ -1,4 +1,4 @@
-"""The workspaces of runs, as the engine uses them: opened before a node, captured after a writer, put back before going on."""
+"""The workspaces of runs, as the engine uses them: opened before a node, captured after a writer, put back when asked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Principal, RunId
 from omium.orchestration.log import commands as c
@@ -62,7 +63,9 @@ class RunFiles:
 
     async def capture(self, run: Execution, attempt: NodeAttempt) -> str:
         """The tree that a writer left, pinned before its end is committed."""
-        return await self._need().capture(run.run_id, attempt.node_id)
+        tree = await self._need().capture(run.run_id, attempt.node_id)
+        crash_point("workspace.captured")
+        return tree
 
     async def bring_to(self, run_id: RunId, tree: str) -> None:
         """Make the directory equal to a tree; for a reused node that wrote files."""
@@ -76,7 +79,9 @@ class RunFiles:
         if await workspaces.path(run_id) is not None:
             present = await workspaces.capture(run_id, "before restore")
             await self._write(run_id, c.CaptureWorkspace(present, "before restore"), c.StartRestore(tree, "history"))
+            crash_point("restore.started")
             report = await workspaces.restore(run_id, Tree(tree))
+            crash_point("restore.done")
             await self._write(run_id, c.FinishRestore(tree, report.changed, report.removed, report.added))
         else:
             await self._write(run_id, c.StartRestore(tree, "history"))

@@ -1,7 +1,7 @@
 """Who may run now: slots by process, run, agent and named resource, and a queue by priority.
 
-Each waiting node costs O(log n); a node that a full limit holds back waits at that limit, and a slot that is freed there
-calls as many as it has room for, best first, so that nothing is ever scanned.
+Each waiting node costs O(log n); a node that a full limit holds back waits at that limit, and a slot that is freed
+there calls as many as it has room for, best first, so that nothing is ever scanned.
 """
 
 from __future__ import annotations

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from omium.orchestration.engine import starting
+from omium.orchestration.engine import starting, steps
 from omium.orchestration.engine.board import Outcome
-from omium.orchestration.ids import NodeId, RunId
+from omium.orchestration.engine.failures import describe
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest, NodeId, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import ApprovalState, NodeState, NodeStatus
 
 if TYPE_CHECKING:
-    from omium.orchestration.engine.execution import Execution, Turn
+    from omium.orchestration.engine.execution import Execution
+    from omium.orchestration.engine.turn import Turn
 
 CHILD_POLL_US = 60_000_000  # should the word of a child's end get lost in a crash, its parent looks by itself
 _REFUSALS = frozenset({"reject", "abort", "expired"})
@@ -24,6 +27,8 @@ async def take_parked(run: Execution, turn: Turn) -> None:
         kind = _waits_for(run, node)
         if kind is not None:
             run.parked[node_id] = kind
+    for node_id in [n for n, kind in run.parked.items() if kind == "child"]:
+        await take_child(run, turn, node_id)
     await take_due(run, turn)
 
 
@@ -31,7 +36,8 @@ def _waits_for(run: Execution, node: NodeState) -> str | None:
     if node.status is NodeStatus.WAITING_APPROVAL:
         return "approval"
     if node.status is NodeStatus.RUNNING and node.wait is not None:
-        return str(node.wait["kind"])
+        kind = str(node.wait["kind"])
+        return kind if kind != "children" else None  # a container is counted, and does not wait
     if node.status is NodeStatus.PENDING and node.due_at is not None and node.due_at > run.engine.clock.now_us():
         return "backoff"
     return None
@@ -48,11 +54,14 @@ async def take_due(run: Execution, turn: Turn) -> None:
     taken: dict[str, int] = {}
     for node_id, kind in list(run.parked.items()):
         node = run.folded.node(node_id)
+        late = _late_at(run, node_id, node)
         if kind == "approval":
-            _decided(run, turn, node_id, node, now)
-        elif kind == "backoff" and (node.due_at or 0) <= now:
-            del run.parked[node_id]
-            starting.queue(run, node_id, run.structure.node_def(node_id))
+            await _decided(run, turn, node_id, node, now)
+        elif kind == "backoff":
+            if node.status is NodeStatus.PENDING and (node.due_at or 0) <= now:
+                await starting.go_on(run, turn, node_id)
+        elif late is not None and late <= now:
+            _too_late(run, turn, node_id, node)
         elif kind == "timer" and node.wait is not None and node.wait["due_at"] <= now:
             _end_wait(run, turn, node_id, node, {"waited_until": node.wait["due_at"]})
         elif kind == "signal" and node.wait is not None:
@@ -61,10 +70,27 @@ async def take_due(run: Execution, turn: Turn) -> None:
             place = taken.get(name, 0)
             if place < len(waiting):
                 taken[name] = place + 1
-                payload = await run.engine.values.load(waiting[place])  # type: ignore[arg-type]
+                payload = await run.engine.values.load(Digest(waiting[place]))
                 _end_wait(run, turn, node_id, node, payload)
-        elif kind == "child" and node.wait is not None:
-            await _child(run, turn, node_id, node)
+
+
+def _late_at(run: Execution, node_id: NodeId, node: NodeState) -> int | None:
+    """When the time-out of a node that waits is over, microseconds; None if it has none or does not wait."""
+    if node.wait is None or node.started_at is None or node.wait["kind"] == "children":
+        return None
+    timeout_s = run.structure.node_def(node_id).timeout_s
+    return None if timeout_s is None else node.started_at + int(timeout_s * 1e6)
+
+
+def _too_late(run: Execution, turn: Turn, node_id: NodeId, node: NodeState) -> None:
+    assert node.wait is not None
+    limit = run.structure.node_def(node_id).timeout_s
+    if node.wait["kind"] == "child":
+        child = RunId(node.wait["run"])
+        run.children.pop(child, None)
+        run.engine.spawn(run.engine.children.cancel, child, f"node {node_id} of its parent {run.run_id} timed out")
+    told = describe(OmiumError("timeout", f"node {node_id} did not get what it waits for within {limit:g} s."))
+    steps.failed(run, turn, node_id, told)
 
 
 def _end_wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, value: Any) -> None:
@@ -73,20 +99,24 @@ def _end_wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, valu
     run.note(node_id, Outcome(NodeStatus.COMPLETED, stored.digest, stored.size))
 
 
-async def _child(run: Execution, turn: Turn, node_id: NodeId, node: NodeState) -> None:
-    assert node.wait is not None
+async def take_child(run: Execution, turn: Turn, node_id: NodeId) -> None:
+    """Look at the child run that a node waits for, and go on if it has ended."""
+    node = run.folded.node(node_id)
+    if run.parked.get(node_id) != "child" or node.wait is None or node.wait["kind"] != "child":
+        return
     child = RunId(node.wait["run"])
+    run.children[child] = node_id
+    run.engine.children.watch(child, run)  # before it is looked at, so that its end is not missed
     row = await run.engine.store.run(child)
     if row is None:
-        await run.engine.start_child_again(run, node_id, child)
+        await run.engine.children.start_again(run, node_id, child)
     elif row.status == "completed" and row.output is not None:
-        value = await run.engine.values.load(row.output)
-        _end_wait(run, turn, node_id, node, value)
+        run.children.pop(child, None)
+        _end_wait(run, turn, node_id, node, await run.engine.values.load(row.output))
     elif row.status in ("failed", "cancelled"):
-        error = dict(row.error or {"category": "unknown", "message": f"child run {child} was cancelled"})
-        _fail(run, turn, node_id, node, {**error, "run": child})
-    else:
-        run.engine.watch_child(child, run)
+        run.children.pop(child, None)
+        told = {"category": "unknown", "type": "omium", "message": f"run {child} was {row.status}", "run": child}
+        steps.failed(run, turn, node_id, {**told, **(row.error or {})})
 
 
 def _fail(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, error: dict[str, Any]) -> None:
@@ -94,15 +124,14 @@ def _fail(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, error: d
     run.note(node_id, Outcome(NodeStatus.FAILED, error=error))
 
 
-def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, now: int) -> None:
+async def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, now: int) -> None:
     """Go on from a decision, or let the question expire."""
     approval = run.folded.approvals.get(node.approval) if node.approval is not None else None
     if approval is None or node.approval is None:
         return  # the request is in a write that is under way
     if approval.decision is None:
         if now >= approval.expires_at:
-            turn.commands.append(c.ExpireApproval(node.approval))
-            run.nudge()  # its consequence is drawn once it is committed
+            turn.commands.append(c.ExpireApproval(node.approval))  # that is heard, and its consequence drawn then
         return
     if approval.consumed:
         return
@@ -124,8 +153,17 @@ def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState, now: 
         run.note(node_id, Outcome(NodeStatus.COMPLETED, stored.digest, stored.size))
     else:
         _settle_unknown(run, turn, node_id, node)
-        del run.parked[node_id]
-        starting.queue(run, node_id, run.structure.node_def(node_id))
+        await starting.go_on(run, turn, node_id)
+
+
+def is_decided(run: Execution) -> bool:
+    """Whether a decision is there, or a question has expired, of which nothing has come yet."""
+    for approval_id, approval in run.folded.approvals.items():
+        if approval.decision is not None and not approval.consumed and approval.node is not None:
+            node = run.folded.node(approval.node)
+            if node.status is NodeStatus.WAITING_APPROVAL and node.approval == approval_id:
+                return True
+    return False
 
 
 def _settle_unknown(run: Execution, turn: Turn, node_id: NodeId, node: NodeState) -> None:
@@ -171,3 +209,6 @@ def _due_times(run: Execution) -> Iterator[int]:
             approval = run.folded.approvals.get(node.approval)
             if approval is not None and approval.decision is None:
                 yield approval.expires_at
+        late = _late_at(run, node_id, node)
+        if late is not None:
+            yield late

@@ -9,7 +9,7 @@ from typing import Any
 
 from omium.orchestration.definition.expressions import references
 from omium.orchestration.definition.hashing import node_hash
-from omium.orchestration.definition.model import NodeDef, WorkflowDef
+from omium.orchestration.definition.model import NodeDef, WorkflowDef, walk
 from omium.orchestration.definition.schema import WorkflowFile, to_workflow
 from omium.orchestration.ids import Digest
 
@@ -31,6 +31,11 @@ class Program:
 
     def __init__(self, workflow: WorkflowDef) -> None:
         self.workflow = workflow
+        self.conditions: tuple[tuple[str, ...], bool] = ((), False)  # what the conditions of its approvals read
+        if workflow.approvals == "custom":
+            self.conditions = _names("${{ " + condition + " }}" for condition in workflow.approval_conditions)
+        # The steps of a plan may be workflow nodes, too.
+        self.has_children = any(node.kind == "workflow" or node.expands for _, node in walk(workflow.nodes))
         self._nodes: dict[int, tuple[NodeDef, NodeProgram]] = {}  # by identity; the definition is kept alive with it
 
     def node(self, node: NodeDef) -> NodeProgram:

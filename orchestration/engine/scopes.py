@@ -33,15 +33,21 @@ async def build(
             continue
         told: dict[str, Any] = {"state": outcome.status.value, "output": None, "error": None}
         if outcome.output is not None:
-            told["output"] = await run.engine.values.load(outcome.output)
+            told["output"] = await run.engine.values.load(outcome.output, outcome.size)
             outputs[name] = outcome.output
         elif outcome.status is NodeStatus.FAILED:
             told["error"] = run.folded.node(instance).error
         nodes[name] = told
-    scope: dict[str, Any] = {"inputs": run.inputs, "nodes": nodes, "run": _about(run)}
+    scope: dict[str, Any] = {"inputs": _inputs(run), "nodes": nodes, "run": _about(run)}
     if node_id is not None and "[" in node_id:
         scope.update(await _expansion(run, node_id))
     return scope, outputs
+
+
+def _inputs(run: Execution) -> Any:
+    """The run's inputs, with what a branch or a replay changed in them."""
+    changed = run.folded.overrides.get("inputs")
+    return {**run.inputs, **changed} if changed else run.inputs
 
 
 def _about(run: Execution) -> Mapping[str, Any]:
@@ -66,8 +72,8 @@ async def _expansion(run: Execution, node_id: NodeId) -> dict[str, Any]:
             definition = run.structure.node_def(outer)
             index = at[len(outer) + 1 : -1]
             if definition.for_each is not None and "item" not in found:
-                items, keys = await run.items_of(outer)
-                place = keys.index(index) if keys is not None else int(index)
+                items, _, places = await run.items_of(outer)
+                place = places[index] if places is not None else int(index)
                 found |= {"item": items[place], "index": place, "key": index}
             if definition.repeat is not None and "iteration" not in found:
                 found |= {"iteration": int(index), "previous": await _previous(run, outer, int(index))}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omium.orchestration.definition.address import indexed, key_text
 from omium.orchestration.definition.expressions import evaluate, holds, render
-from omium.orchestration.definition.model import MAX_NODES, NodeDef
+from omium.orchestration.definition.model import MAX_NODES, ApprovalSpec, NodeDef
 from omium.orchestration.engine import gates, scopes
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
@@ -21,9 +21,10 @@ from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import Encoded, encode
 
 if TYPE_CHECKING:
-    from omium.orchestration.engine.execution import Execution, Turn
+    from omium.orchestration.engine.execution import Execution
+    from omium.orchestration.engine.turn import Turn
 
-_SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})
+SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})  # kinds that somebody executes
 REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
 
 
@@ -51,13 +52,8 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
             begin(run, turn, node_id)
             turn.commands.append(c.ExpandNode(node_id, run.folded.node(node_id).generation, 1))
             run.board.open_fan(node_id, [indexed(node_id, 0)], 1, True)
-        elif node.kind == "group":
-            begin(run, turn, node_id)
-            count = len(node.body)
-            turn.commands.append(c.ExpandNode(node_id, run.folded.node(node_id).generation, count))
-            run.board.open_scope(node_id)
         else:
-            await _admit_leaf(run, turn, node_id, node, scope)
+            await _admit_single(run, turn, node_id, node, scope)
     except OmiumError as error:
         _fail_to_begin(run, turn, node_id, error)
 
@@ -66,20 +62,18 @@ def skip_verdict(
     run: Execution, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]
 ) -> tuple[str, NodeId | None] | None:
     """Why the node is skipped: (reason, the node to blame); None when it is not."""
-    counting = 0
+    skipped: NodeId | None = None
     for need in node.needs:
         upstream = run.structure.resolve(node_id, need.node)
         assert upstream is not None, "validated on loading"
         outcome = run.board.outcomes[upstream]
-        if outcome.status is not NodeStatus.COMPLETED:
-            if need.optional:
-                counting += 1
-                continue
-            broken = outcome.status is NodeStatus.FAILED or outcome.reason == "upstream_failed"
-            return ("upstream_failed" if broken else "upstream_skipped"), upstream
-        if need.when is None or holds(need.when, scope):
-            counting += 1
-    if node.needs and not counting:
+        if outcome.status is not NodeStatus.COMPLETED and not need.optional:
+            if outcome.status is NodeStatus.FAILED or outcome.reason == "upstream_failed":
+                return "upstream_failed", upstream  # whatever else was skipped: the failure must show at the end
+            skipped = skipped or upstream
+    if skipped is not None:
+        return "upstream_skipped", skipped
+    if node.needs and not any(need.when is None or holds(need.when, scope) for need in node.needs):
         return "condition", None
     if node.when is not None and not holds(node.when, scope):
         return "condition", None
@@ -126,12 +120,14 @@ def begin(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalId | No
     turn.commands.append(c.StartNode(node_id, run.folded.node(node_id).generation, approval=approval))
 
 
-def _fail_to_begin(run: Execution, turn: Turn, node_id: NodeId, error: OmiumError) -> None:
+def _fail_to_begin(
+    run: Execution, turn: Turn, node_id: NodeId, error: OmiumError, approval: ApprovalId | None = None
+) -> None:
     """The node's own template or condition is at fault: it fails without having run."""
     from omium.orchestration.engine.failures import describe
 
     state = run.folded.node(node_id)
-    begin(run, turn, node_id)
+    begin(run, turn, node_id, approval)
     told = describe(error)
     turn.commands.append(c.FailAttempt(node_id, state.generation, state.attempt + 1, told))
     run.note(node_id, Outcome(NodeStatus.FAILED, error=told))
@@ -164,37 +160,77 @@ async def _fan_out(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, s
     run.board.open_fan(node_id, children, node.for_each.max_parallel, node.for_each.on_failure == "fail")
 
 
-async def _admit_leaf(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+async def _admit_single(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: dict[str, Any]) -> None:
+    """A node that is not a fan-out or a loop as a whole: wait for its time and its gate, then go on."""
     state = run.folded.node(node_id)
     now = run.engine.clock.now_us()
     if state.due_at is not None and state.due_at > now:
         run.parked[node_id] = "backoff"
-        run.engine.at(state.due_at, run)
+        turn.wake(state.due_at)
         return
     if node.kind == "approval":
         assert node.approval is not None
         _ask(run, turn, gates.request(node_id, state.generation, node.approval, scope, now, kind="node", binding=None))
         return
-    if node.kind == "wait":
-        _wait(run, turn, node_id, node, scope)
-        return
-    if node.kind == "workflow":
-        await _sub_run(run, turn, node_id, node, scope)
-        return
-    gate = gates.step_gate(run.program.workflow, node, scope) if not state.attempt else None
+    gate = await _gate(run, node_id, node, scope) if not state.attempt else None
     if gate is not None:
         inputs = given(run, node_id, resolve(node.input, scope, {})[0])
         binding = keep(run, turn, {"node": node_id, "use": node.use, "input": inputs}).digest
         _ask(run, turn, gates.request(node_id, state.generation, gate, scope, now, kind="step", binding=binding))
         return
-    queue(run, node_id, node)
+    await _proceed(run, turn, node_id, node, scope)
+
+
+async def _gate(run: Execution, node_id: NodeId, node: NodeDef, scope: dict[str, Any]) -> ApprovalSpec | None:
+    names, every = run.program.conditions
+    if names or every:
+        program = run.program.node(node)
+        scope, _ = await scopes.build(run, node_id, {*names, *program.names}, every or program.every)
+    return gates.step_gate(run.program.workflow, node, scope)
+
+
+async def _proceed(
+    run: Execution,
+    turn: Turn,
+    node_id: NodeId,
+    node: NodeDef,
+    scope: dict[str, Any],
+    approval: ApprovalId | None = None,
+) -> None:
+    """Nothing stands before the node any more."""
+    if node.kind == "group":
+        begin(run, turn, node_id, approval)
+        turn.commands.append(c.ExpandNode(node_id, run.folded.node(node_id).generation, len(node.body)))
+        run.board.open_scope(node_id)
+    elif node.kind == "wait":
+        _wait(run, turn, node_id, node, scope, approval)
+    elif node.kind == "workflow":
+        _sub_run(run, turn, node_id, node, scope, approval)
+    else:
+        queue(run, node_id, node)
+
+
+async def go_on(run: Execution, turn: Turn, node_id: NodeId) -> None:
+    """A parked node goes on: its backoff is over, or its gate was approved."""
+    run.parked.pop(node_id, None)
+    node = run.structure.node_def(node_id)
+    if node.kind in SLOTTED:
+        queue(run, node_id, node)
+        return
+    approval = approved(run, node_id)
+    try:
+        program = run.program.node(node)
+        scope, _ = await scopes.build(run, node_id, program.names, program.every)
+        await _proceed(run, turn, node_id, node, scope, approval)
+    except OmiumError as error:
+        _fail_to_begin(run, turn, node_id, error, approval)
 
 
 def _ask(run: Execution, turn: Turn, request: c.RequestApproval) -> None:
     assert request.node is not None
     turn.commands.append(request)
     run.parked[request.node] = "approval"
-    run.engine.at(request.expires_at, run)
+    turn.wake(request.expires_at)
 
 
 def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
@@ -213,18 +249,27 @@ def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
     run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.folded.priority * 1000 + node.priority)
 
 
-def _wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+def _wait(
+    run: Execution,
+    turn: Turn,
+    node_id: NodeId,
+    node: NodeDef,
+    scope: Mapping[str, Any],
+    approval: ApprovalId | None = None,
+) -> None:
     from datetime import datetime
 
     assert node.wait is not None
     generation = run.folded.node(node_id).generation
     now = run.engine.clock.now_us()
     if node.wait.signal is not None:
-        begin(run, turn, node_id)
+        begin(run, turn, node_id, approval)
         turn.commands.append(c.WaitNode(node_id, generation, signal=node.wait.signal))
         run.parked[node_id] = "signal"
         if run.folded.signals.get(node.wait.signal):
-            run.engine.at(now, run)
+            turn.wake(now)
+        if node.timeout_s is not None:
+            turn.wake(now + int(node.timeout_s * 1e6))
         return
     if node.wait.until is not None:
         text = render(node.wait.until, scope)
@@ -242,23 +287,33 @@ def _wait(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Map
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 10 * 366 * 86400:
             raise OmiumError("expression_error", f"{node_id} waits for {seconds!r}, which is no number of seconds.")
         due_at = now + int(seconds * 1e6)
-    begin(run, turn, node_id)
+    begin(run, turn, node_id, approval)
     turn.commands.append(c.WaitNode(node_id, generation, due_at=due_at))
     run.parked[node_id] = "timer"
-    run.engine.at(due_at, run)
+    turn.wake(due_at if node.timeout_s is None else min(due_at, now + int(node.timeout_s * 1e6)))
 
 
-async def _sub_run(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, scope: Mapping[str, Any]) -> None:
+def _sub_run(
+    run: Execution,
+    turn: Turn,
+    node_id: NodeId,
+    node: NodeDef,
+    scope: Mapping[str, Any],
+    approval: ApprovalId | None = None,
+) -> None:
     """Start a child run; its id is durable before it is created, so that a crash in between creates no second one."""
-    child = RunId(new_id("run", run.engine.clock.now_us() // 1000))
+    now = run.engine.clock.now_us()
+    child = RunId(new_id("run", now // 1000))
     inputs = given(run, node_id, render(node.input, scope))
-    begin(run, turn, node_id)
+    begin(run, turn, node_id, approval)
     turn.commands.append(c.WaitNode(node_id, run.folded.node(node_id).generation, child=child))
     turn.children.append((node_id, child, str(node.use), inputs))
     run.parked[node_id] = "child"
+    if node.timeout_s is not None:
+        turn.wake(now + int(node.timeout_s * 1e6))
 
 
-async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalId | None = None) -> None:
+async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
     """Start a node that has its slots: settle its inputs and its key; reuse a result if the run says so."""
     node = run.structure.node_def(node_id)
     state = run.folded.node(node_id)
@@ -271,7 +326,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalI
     key = attempt.key
     if key is not None and run.folded.reuse == "unchanged" and node.kind in REUSABLE and not node.expands:
         kept = run.folded.reusable.get(key)
-        if kept is not None and approval is None:
+        if kept is not None and state.status is NodeStatus.PENDING:
             if kept.tree is not None:
                 await run.engine.workspaces.bring_to(run.run_id, kept.tree)
             turn.commands.append(c.ReuseNode(node_id, state.generation, key))
@@ -279,7 +334,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId, approval: ApprovalI
             run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))
             return
     run.attempts[node_id] = attempt
-    turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approval or approved(run, node_id)))
+    turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approved(run, node_id)))
     turn.started.append(node_id)
 
 
@@ -308,7 +363,7 @@ async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     if node.workspace != "none":
         attempt.tree = await run.engine.workspaces.start_tree(run, attempt)
     code = executor.digest(node.use or "")
-    # What the branch or the replay changed is part of the inputs already; the start tree is there for those who read it.
+    # What the branch or the replay changed is part of the inputs already; the tree is there for those who read it.
     attempt.key = node_key(program.hash, code, form, attempt.tree)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
@@ -22,7 +24,8 @@ from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import Done
 
 if TYPE_CHECKING:
-    from omium.orchestration.engine.execution import Execution, Turn
+    from omium.orchestration.engine.execution import Execution
+    from omium.orchestration.engine.turn import Turn
 
 
 class Ended:
@@ -45,6 +48,7 @@ async def execute(run: Execution, attempt: NodeAttempt) -> Ended:
         if failure is None and not attempt.cancelled:
             with anyio.CancelScope() as attempt.scope:
                 done = await _bounded(run, attempt)
+            attempt.succeeded = done is not None
     except Exception as error:  # the boundary between the engine and code that it does not know
         failure = error
     finally:
@@ -60,10 +64,16 @@ async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
         done = await executor.run(node.use or "", attempt.inputs, attempt)
     else:
         scope = anyio.CancelScope(deadline=anyio.current_time() + node.timeout_s)
-        with scope:
-            done = await executor.run(node.use or "", attempt.inputs, attempt)
+        too_late = OmiumError("timeout", f"node {attempt.node_id} was stopped after {node.timeout_s:g} s.")
+        try:
+            with scope:
+                done = await executor.run(node.use or "", attempt.inputs, attempt)
+        except Exception as error:
+            if scope.cancel_called:  # what a stopped executor complains of is not the reason
+                raise too_late from error
+            raise
         if scope.cancelled_caught:
-            raise OmiumError("timeout", f"node {attempt.node_id} was stopped after {node.timeout_s:g} s.")
+            raise too_late
     if node.output_schema is not None:
         starting.check_schema(node.output_schema, done.output, f"the output of {attempt.node_id}")
     for condition in node.expects:
@@ -132,26 +142,48 @@ async def _expand_plan(run: Execution, turn: Turn, attempt: NodeAttempt, plan: A
 
 
 def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException) -> None:
-    node_id, node, state = attempt.node_id, attempt.node, run.folded.node(attempt.node_id)
     told = describe(error)
-    failures = state.failures + 1
+    unknown = _unknown(run, attempt.node_id)
+    if unknown is None:
+        failed(run, turn, attempt.node_id, told)
+    elif unknown.policy == "ask":  # a call was cut off: whether it is made again is not for the retry policy to say
+        _ask_instead(run, turn, attempt.node_id, told, unknown.request(run, attempt.node_id, told))
+    else:
+        turn.commands.append(c.FailAttempt(attempt.node_id, attempt.generation, attempt.attempt, told))
+        run.note(attempt.node_id, Outcome(NodeStatus.FAILED, error=told))
+
+
+def failed(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any]) -> None:
+    """The present attempt of a node has failed: it is tried again, or somebody is asked, or it is over."""
+    node, state = run.structure.node_def(node_id), run.folded.node(node_id)
+    generation, attempt, failures = state.generation, state.attempt, state.failures + 1
+    now = run.engine.clock.now_us()
     if may_retry(node.retry, told["category"], failures):
-        now = run.engine.clock.now_us()
         due_at = now + int(backoff_s(node.retry, failures, run.engine.rng) * 1e6)
-        turn.commands.append(c.FailAttempt(node_id, attempt.generation, attempt.attempt, told, retry_at=due_at))
+        turn.commands.append(c.FailAttempt(node_id, generation, attempt, told, retry_at=due_at))
         run.parked[node_id] = "backoff"
-        run.engine.at(due_at, run)
+        turn.wake(due_at)
         return
     if run.program.workflow.approvals == "on_error":
-        # Asked in the attempt's own place: the node is still running, and what is decided goes on from there.
-        spec, now = gates.error_gate(node_id, told), run.engine.clock.now_us()
-        about = {"error": {name: told[name] for name in told if name != "traceback"}}
-        turn.commands.append(gates.request(node_id, attempt.generation, spec, {}, now, kind="error", details=about))
-        run.parked[node_id] = "approval"
+        spec, about = gates.error_gate(node_id, told), {"error": _without_traceback(told)}
+        request = gates.request(node_id, generation, spec, {}, now, kind="error", details=about)
+        _ask_instead(run, turn, node_id, told, request)
         return
     retries = node.retry.max_attempts > 1
-    turn.commands.append(c.FailAttempt(node_id, attempt.generation, attempt.attempt, told, retries=retries))
+    turn.commands.append(c.FailAttempt(node_id, generation, attempt, told, retries=retries))
     run.note(node_id, Outcome(NodeStatus.FAILED, error=told))
+
+
+def _ask_instead(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any], request: c.RequestApproval) -> None:
+    """Note a failure as one that may be retried at once, and leave it to somebody whether it is."""
+    state, now = run.folded.node(node_id), run.engine.clock.now_us()
+    turn.commands += [c.FailAttempt(node_id, state.generation, state.attempt, told, retry_at=now), request]
+    run.parked[node_id] = "approval"
+    turn.wake(request.expires_at)
+
+
+def _without_traceback(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name != "traceback"}
 
 
 # --- containers ---------------------------------------------------------------------------------------------------
@@ -192,7 +224,7 @@ def _fail_container(run: Execution, turn: Turn, container: NodeId, error: dict[s
 
 async def _close_fan(run: Execution, turn: Turn, container: NodeId, node: NodeDef) -> None:
     assert node.for_each is not None
-    items, keys = await run.items_of(container)
+    items, keys, _ = await run.items_of(container)
     children = [indexed(container, key) for key in (keys if keys is not None else range(len(items)))]
     failed = [one for one in children if (known := run.board.outcomes.get(one)) and known.status is NodeStatus.FAILED]
     if failed and node.for_each.on_failure == "fail":
@@ -273,8 +305,7 @@ def _caused(run: Execution, node_id: NodeId) -> dict[str, Any]:
         stack += [up for up in run.structure.needs_of(at) if up in run.board.outcomes]
     known = run.board.outcomes.get(found)
     error = known.error if known is not None and known.error is not None else {"category": "unknown", "message": ""}
-    told = {name: value for name, value in error.items() if name != "traceback"}
-    return {"node": found, **told}
+    return {"node": found, **_without_traceback(dict(error))}
 
 
 async def _close_run(run: Execution, turn: Turn) -> None:
@@ -303,36 +334,69 @@ async def _close_run(run: Execution, turn: Turn) -> None:
 # --- taking over ----------------------------------------------------------------------------------------------------
 
 
-async def recover(run: Execution) -> None:
-    """Settle every node that the last owner left in flight, by its effects: run again, ask, or fail."""
-    state = run.folded
-    in_flight = [node_id for node_id, node in state.nodes.items() if node.in_flight]
-    if not in_flight:
-        return
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """What is to be done about a node of which it is not known whether its calls happened."""
+
+    policy: Literal["ask", "fail"]
+    calls: Sequence[str]
+
+    def request(self, run: Execution, node_id: NodeId, told: dict[str, Any]) -> c.RequestApproval:
+        about = {"calls": list(self.calls), "error": _without_traceback(told)}
+        spec, now = gates.unknown_gate(node_id, self.calls), run.engine.clock.now_us()
+        generation = run.folded.node(node_id).generation
+        return gates.request(node_id, generation, spec, {}, now, kind="unknown_effect", details=about)
+
+
+def _unknown(run: Execution, node_id: NodeId, cut_off: bool = False) -> _Unknown | None:
+    """None when the node may simply run again. `cut_off`: it was stopped in the middle, so that a function whose
+    definition says so is asked about even if it has no call in the ledger."""
+    node, definition = run.folded.node(node_id), run.structure.node_def(node_id)
+    unsettled = [
+        effect
+        for effect in run.folded.effects.values()
+        if effect.node == node_id and effect.generation == node.generation and effect.outcome in (None, "unknown")
+    ]
+    policies = {effect.on_unknown for effect in unsettled}
+    if cut_off and not unsettled and definition.kind == "function" and definition.on_unknown is not None:
+        policies = {definition.on_unknown}
+    for policy in ("fail", "ask"):
+        if policy in policies:
+            return _Unknown(policy, [effect.call for effect in unsettled])
+    return None
+
+
+def settle(run: Execution, nodes: Sequence[NodeId], reason: str) -> tuple[list[c.Command], int | None]:
+    """What becomes of nodes in flight that nobody runs any more, by their effects: they run again, somebody is asked,
+    or they have failed. `reason`: `owner_lost` after a crash, `handover`, `paused`. Also when the first question
+    expires, microseconds."""
+    crashed = reason == "owner_lost"
     again: list[NodeId] = []
     commands: list[c.Command] = []
-    now = run.engine.clock.now_us()
-    for node_id in in_flight:
-        node, definition = state.nodes[node_id], run.structure.node_def(node_id)
-        unsettled = [e for e in state.effects.values() if e.node == node_id and e.outcome in (None, "unknown")]
-        unsettled = [e for e in unsettled if e.generation == node.generation]
-        policies = {effect.on_unknown for effect in unsettled}
-        if definition.on_unknown in ("ask", "fail") and definition.kind == "function" and not unsettled:
-            policies = {definition.on_unknown}
-        if "fail" in policies:
-            told = {"category": "unknown", "type": "omium", "message": "its outcome is unknown after a crash"}
-            commands.append(c.FailAttempt(node_id, node.generation, node.attempt, told))
-        elif "ask" in policies:
-            calls = [effect.call for effect in unsettled]
-            spec = gates.unknown_gate(node_id, calls)
-            about = {"calls": calls}
-            commands.append(
-                gates.request(node_id, node.generation, spec, {}, now, kind="unknown_effect", details=about)
-            )
-        else:
+    expires: int | None = None
+    for node_id in nodes:
+        unknown = _unknown(run, node_id, cut_off=True)
+        if unknown is None:
             again.append(node_id)
-    commands.insert(0, c.RecoverRun(run.fence, tuple(again)))
-    await run.commit(commands)
+            continue
+        told = {
+            "category": "unknown",
+            "type": "omium",
+            "message": f"{node_id} was interrupted ({reason}), and its outcome is unknown",
+        }
+        if unknown.policy == "ask":
+            request = unknown.request(run, node_id, told)
+            commands.append(request)
+            expires = request.expires_at if expires is None else min(expires, request.expires_at)
+        else:
+            node = run.folded.node(node_id)
+            commands.append(c.FailAttempt(node_id, node.generation, node.attempt, told))
+    if crashed:
+        return [c.RecoverRun(run.fence, tuple(again)), *commands], expires
+    for node_id in again:
+        node = run.folded.node(node_id)
+        commands.append(c.InterruptNode(node_id, node.generation, node.attempt, reason))
+    return commands, expires
 
 
 async def restore_workspace(run: Execution) -> None:
@@ -362,12 +426,16 @@ async def open_boards(run: Execution) -> None:
         if "plan" in expansion or (definition.kind == "group" and not _loops(definition, expanded)):
             board.open_scope(node_id)
         elif definition.for_each is not None and expanded:
-            items, keys = await run.items_of(node_id)
+            items, keys, _ = await run.items_of(node_id)
             children = [indexed(node_id, key) for key in (keys if keys is not None else range(len(items)))]
             stop_early = definition.for_each.on_failure == "fail"
-            board.open_fan(node_id, children, definition.for_each.max_parallel, stop_early)
+            ahead = frozenset(one for one in children if state.node(one).status in _UNDER_WAY)
+            board.open_fan(node_id, children, definition.for_each.max_parallel, stop_early, ahead)
         else:
             board.open_fan(node_id, [indexed(node_id, int(expansion.get("count", 1)) - 1)], 1, True)
+
+
+_UNDER_WAY = frozenset({NodeStatus.RUNNING, NodeStatus.WAITING_APPROVAL})
 
 
 def _loops(node: NodeDef, expanded: bool) -> bool:

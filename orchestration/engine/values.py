@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
+import anyio
+
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest
 from omium.orchestration.ports import Store
 from omium.orchestration.values import Value
 
-_MISSING = object()
+_log = logging.getLogger(__name__)
+_PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)  # between tries of a database that is away
+_SMALL = 1024  # bytes, where the size is not known
 
 
 class ValueCache:
-    """The lately used values by digest, bounded by the size of their encoded forms. Whoever gets one must not change it."""
+    """Values by digest, bounded by the size of their encoded forms; the oldest go first. Whoever gets one must not
+    change it."""
 
     def __init__(self, store: Store, max_bytes: int = 128 * 1024 * 1024) -> None:
         self._store = store
@@ -30,20 +37,23 @@ class ValueCache:
             _, (_, old) = self._values.popitem(last=False)
             self._bytes -= old
 
-    def get(self, digest: Digest) -> Any:
-        """The value, or `MISSING`."""
-        found = self._values.get(digest)
-        return _MISSING if found is None else found[0]
-
-    async def load(self, digest: Digest) -> Value:
-        """The value, from the store if need be. Raises what `Store.value` raises."""
+    async def load(self, digest: Digest, size: int = _SMALL) -> Value:
+        """The value, from the store if need be; `size` in bytes. Raises what `Store.value` raises, except that a
+        database that is away for some seconds is waited for: no node fails because of that."""
         found = self._values.get(digest)
         if found is not None:
             value: Value = found[0]
             return value
-        value = await self._store.value(digest)
-        self.put(digest, value, 1024)
+        for pause in _PAUSES_S:
+            try:
+                value = await self._store.value(digest)
+                break
+            except OmiumError as error:
+                if error.code != "storage_unavailable":
+                    raise
+                _log.warning("a value cannot be read, trying again: %s", error)
+                await anyio.sleep(pause)
+        else:
+            value = await self._store.value(digest)
+        self.put(digest, value, size)
         return value
-
-
-MISSING = _MISSING

@@ -67,7 +67,9 @@ def check_hypothesis(text: str | None) -> None:
         raise OmiumError("invalid_argument", f"a hypothesis of {len(text)} characters; at most {_MAX_HYPOTHESIS}.")
 
 
-async def plan_fork(ground: Ground, parent: RunRow, at: Seq, before: Place | None, overrides: Mapping[str, Any]) -> Fork:
+async def plan_fork(
+    ground: Ground, parent: RunRow, at: Seq, before: Place | None, overrides: Mapping[str, Any]
+) -> Fork:
     """Work a branch out. Only one before a node, or with overrides, reads more of the parent than its first event.
 
     Raises `not_found`, `invalid_argument` and `forbidden` (the overrides), `integrity`, `not_allowed` (too deep)."""
@@ -123,7 +125,8 @@ async def draft_fork(ground: Ground, fork: Fork, overrides: Mapping[str, Any]) -
 
 
 async def may_repeat(ground: Ground, fork: Fork) -> bool:
-    """Whether there are effects at all that may not be repeated unseen: most runs have none, and need no closer look."""
+    """Whether there are effects at all that may not be repeated unseen: most runs have none, and need no closer
+    look."""
     if fork.reset and fork.parent.parent_run is not None:
         return True  # what is played again may be an ancestor's
     if any(row.on_unknown in UNSAFE for row in await ground.store.effects(fork.parent.id)):
@@ -135,7 +138,13 @@ async def may_repeat(ground: Ground, fork: Fork) -> bool:
 
 
 async def note(
-    ground: Ground, caller: Caller, fork: Fork, child: RunId, name: str, hypothesis: str | None, key: IdempotencyKey | None
+    ground: Ground,
+    caller: Caller,
+    fork: Fork,
+    child: RunId,
+    name: str,
+    hypothesis: str | None,
+    key: IdempotencyKey | None,
 ) -> Written:
     """Have the parent's log name the child before there is one, so that its name is the child's alone and a crash in
     between leaves nothing that nobody knows of. Raises `conflict` when the name is taken."""

@@ -43,7 +43,13 @@ def change_of(a: NodeState | None, b: NodeState | None) -> str:
     a, b = (None if node is None or node.status is NodeStatus.PENDING else node for node in (a, b))
     if a is None or b is None:
         return "same" if a is b else ("only_b" if a is None else "only_a")
-    alike = (a.status, a.output, a.reason, a.failures, _error(a)) == (b.status, b.output, b.reason, b.failures, _error(b))
+    alike = (a.status, a.output, a.reason, a.failures, _error(a)) == (
+        b.status,
+        b.output,
+        b.reason,
+        b.failures,
+        _error(b),
+    )
     return "same" if alike else "changed"
 
 
@@ -70,7 +76,10 @@ async def compare(ground: Ground, run_a: RunView, run_b: RunView, a: Side, b: Si
                 text = await output_diff(ground, _output(a[0], node_id), _output(b[0], node_id), node_id)
                 shown += text is not None
         differences.append(NodeDifference(node_id, change, a[3].get(node_id), b[3].get(node_id), text))
-    costs = [cost_of(state, [one for one in state.nodes if state.nodes[one].status in NODE_TERMINAL]) for state in (a[0], b[0])]
+    costs = [
+        cost_of(state, [one for one in state.nodes if state.nodes[one].status in NODE_TERMINAL])
+        for state in (a[0], b[0])
+    ]
     return ComparisonView(
         a=run_a,
         b=run_b,
@@ -139,5 +148,3 @@ async def _decided(ground: Ground, state: RunState) -> dict[NodeId, dict[str, An
         if row is not None and row.decision is not None:
             found[node_id] = {"decision": row.decision, "feedback": row.feedback}
     return found
-
-

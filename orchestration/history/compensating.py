@@ -28,8 +28,8 @@ TIMEOUT_S = 60.0
 
 
 class Undoing:
-    """What a compensating function may ask (see `ports.Attempt`): the time and chance, no ledger of its own, since the log
-    records it as a whole."""
+    """What a compensating function may ask (see `ports.Attempt`): the time and chance, no ledger of its own, since
+    the log records it as a whole."""
 
     def __init__(self, clock: Clock, run_id: RunId, node_id: NodeId, generation: int) -> None:
         self.timeout_s: float | None = TIMEOUT_S
@@ -69,13 +69,14 @@ class Undoing:
 
 
 def can_be_undone(deed: Deed) -> bool:
-    """It is known to have happened, a function is declared for undoing it, and that has not been done, or only failed."""
+    """It is known to have happened, a function is declared for undoing it, and that has not been done, or only
+    failed."""
     return deed.outcome == "done" and deed.compensate is not None and deed.compensated in (None, "failed")
 
 
 async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal) -> None:
-    """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does not
-    keep the others from being undone."""
+    """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does
+    not keep the others from being undone."""
     for deed in reversed(deeds):
         if can_be_undone(deed):
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown

@@ -66,8 +66,8 @@ class Ground:
     # --- can it be gone back to ---------------------------------------------------------------------------------
 
     async def check_loadable(self, state: RunState) -> Recorded:
-        """Read everything that the run reads when it goes on from this state, straight from the store. Raises `integrity`
-        and names the nearest older checkpoint from which it can."""
+        """Read everything that the run reads when it goes on from this state, straight from the store. Raises
+        `integrity` and names the nearest older checkpoint from which it can."""
         try:
             recorded = await self.recorded(state)
             await self._read_all(recorded)
@@ -90,7 +90,9 @@ class Ground:
             try:
                 await self.store.value(digest)
             except OmiumError as error:
-                raise OmiumError(error.code, f"{what} cannot be read: {error.message}", error.hint, digest=digest) from error
+                raise OmiumError(
+                    error.code, f"{what} cannot be read: {error.message}", error.hint, digest=digest
+                ) from error
 
     async def _nearest_valid(self, state: RunState) -> Seq | None:
         before = state.seq
@@ -113,7 +115,12 @@ class Ground:
         """What differs between two captured trees; nothing when one of them is not there."""
         if a is None or b is None or a == b or self.files is None:
             return []
-        changes = await self.files.diff(a, b, patch_limit=patch_limit)
+        try:
+            changes = await self.files.diff(a, b, patch_limit=patch_limit)
+        except OmiumError as error:
+            if error.code in ("unsupported", "not_found"):
+                return []  # no workspaces here, or the tree was dropped with the run that made it
+            raise
         told: list[Mapping[str, Any]] = []
         for one in changes:
             sizes = {"old_size": one.old_size, "new_size": one.new_size}
@@ -125,8 +132,8 @@ class Ground:
 
     @asynccontextmanager
     async def held(self, run_id: RunId) -> AsyncIterator[bool]:
-        """Own a run that its owner is giving up, so that nobody starts anything meanwhile; False when it could not be had
-        in time, or when this process executes nothing and so owns nothing."""
+        """Own a run that its owner is giving up, so that nobody starts anything meanwhile; False when it could not be
+        had in time, or when this process executes nothing and so owns nothing."""
         fence = await self._take(run_id)
         try:
             yield fence is not None

@@ -26,8 +26,8 @@ _MAX_DEPTH = 16  # runs that start runs, as deep as they may go
 
 @dataclass(slots=True)
 class Deed:
-    """Something that was done to the world, or may have been. `compensated`: None while nothing was tried, then `started`,
-    `done` or `failed`; one that was started and never ended is unknown."""
+    """Something that was done to the world, or may have been. `compensated`: None while nothing was tried, then
+    `started`, `done` or `failed`; one that was started and never ended is unknown."""
 
     id: EffectId
     node: NodeId
@@ -58,10 +58,11 @@ class Deed:
 
 
 async def deeds_after(store: Store, base: RunState, structure: Structure, until: Seq) -> list[Deed]:
-    """What began behind a position and before `until`, in that order, as is known of it by now: `base` is the state there.
+    """What began behind a position and before `until`, in that order, as is known of it by now: `base` is the state
+    there.
 
-    That is every effect of which the intent lies behind it, those of nodes that were under way there, and the completions
-    of nodes that declare a compensation and wrote nothing into the ledger."""
+    That is every effect of which the intent lies behind it, those of nodes that were under way there, and the
+    completions of nodes that declare a compensation and wrote nothing into the ledger."""
     found: dict[str, Deed] = {}
     for effect_id_, effect in base.effects.items():
         if effect.node in base.nodes and not _ended(base, effect.node):
@@ -110,7 +111,7 @@ def _note_completion(found: dict[str, Deed], data: Mapping[str, Any], run_id: Ru
         node = structure.node_def(node_id)
     except OmiumError:
         return  # of a plan that is no longer the run's
-    if node.compensate is None or (node.for_each or node.repeat) and not node_id.endswith("]"):
+    if node.compensate is None or ((node.for_each or node.repeat) and not node_id.endswith("]")):
         return
     if any(deed.node == node_id and deed.generation == generation and deed.happened for deed in found.values()):
         return
@@ -124,8 +125,8 @@ def _note_completion(found: dict[str, Deed], data: Mapping[str, Any], run_id: Ru
 
 
 async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], bool]) -> list[Deed]:
-    """What the nodes that are `wanted` did, as they stand now: in this run, in the runs that it is a branch of, and in the
-    runs that those nodes started."""
+    """What the nodes that are `wanted` did, as they stand now: in this run, in the runs that it is a branch of, and
+    in the runs that those nodes started."""
     found = [
         deed
         for run_id in await lineage(store, state)

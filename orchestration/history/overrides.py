@@ -1,4 +1,5 @@
-"""What a branch or a replay may change: inputs of the run, inputs and outputs of nodes. Checked before anything is done."""
+"""What a branch or a replay may change: inputs of the run, inputs and outputs of nodes. Checked before anything is
+done."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
     if plain != found:
         raise OmiumError("invalid_argument", "overrides hold JSON values only: no bytes, times or decimals.")
     if encoded.size > MAX_BYTES:
-        raise OmiumError("invalid_argument", f"the overrides take {encoded.size} bytes; at most {MAX_BYTES} are allowed.")
+        raise OmiumError(
+            "invalid_argument", f"the overrides take {encoded.size} bytes; at most {MAX_BYTES} are allowed."
+        )
     return plain
 
 
@@ -83,7 +86,9 @@ def check_nodes(
 
 def _check_output(node_id: str, node: NodeDef, value: Any) -> None:
     if node.kind == "approval":
-        raise OmiumError("forbidden", f"{node_id} is a human's decision, which cannot be written for them.", "Decide it.")
+        raise OmiumError(
+            "forbidden", f"{node_id} is a human's decision, which cannot be written for them.", "Decide it."
+        )
     if node.expands:
         raise OmiumError("invalid_argument", f"the output of {node_id} is a plan, which only the node itself can give.")
     schema = node.output_schema
@@ -100,7 +105,9 @@ def _check_with(node_id: str, node: NodeDef, changed: Mapping[str, Any]) -> None
             "invalid_argument", f"{node_id} expands into instances.", f"Name the instance, such as {node_id}[0]."
         )
     if not isinstance(node.input, Mapping):
-        raise OmiumError("invalid_argument", f"the input of {node_id} is one template and no object: it cannot be changed in parts.")
+        raise OmiumError(
+            "invalid_argument", f"the input of {node_id} is one template and no object: it cannot be changed in parts."
+        )
     schema: Mapping[str, Any] = node.input_schema or {}
     properties: Mapping[str, Any] = schema.get("properties", {})
     open_ = node.input_schema is not None and schema.get("additionalProperties", True) is not False

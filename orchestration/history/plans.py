@@ -21,10 +21,11 @@ Operation = Literal["rollback", "branch", "play_from_node"]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A history operation, worked out and not done. `generations`: of the nodes that it resets, as they are now; when one
-    of them, or the run's own, has changed, the operation would do something else than was previewed.
+    """A history operation, worked out and not done. `generations`: of the nodes that it resets, as they are now; when
+    one of them, or the run's own, has changed, the operation would do something else than was previewed.
 
-    repeats: effects that are known to have happened and would happen again; undone: those that a rollback goes behind."""
+    repeats: effects that are known to have happened and would happen again; undone: those that a rollback goes
+    behind."""
 
     operation: Operation
     run_id: RunId
@@ -110,7 +111,9 @@ async def redeem(store: Store, clock: Clock, caller: Caller, token: str, draft: 
         problem = "nodes that it affects were reset since"
     else:
         return
-    raise OmiumError("plan_expired", f"the plan {token} cannot be carried out: {problem}.", "Preview the operation again.")
+    raise OmiumError(
+        "plan_expired", f"the plan {token} cannot be carried out: {problem}.", "Preview the operation again."
+    )
 
 
 def _changed(then: Mapping[str, int], now: Mapping[NodeId, int]) -> bool:
@@ -119,11 +122,11 @@ def _changed(then: Mapping[str, int], now: Mapping[NodeId, int]) -> bool:
 
 def required(plan: PlanView) -> OmiumError:
     """The refusal of an operation that would repeat what must not be repeated unseen."""
-    unsafe = [effect for effect in plan.repeated_effects]
-    calls = ", ".join(f"{effect.node}: {effect.call or effect.kind}" for effect in unsafe[:5])
+    again = plan.repeated_effects
+    calls = ", ".join(f"{effect.node}: {effect.call or effect.kind}" for effect in again[:5])
     return OmiumError(
         "plan_required",
-        f"{plan.operation} on run {plan.run_id} would repeat {len(unsafe)} call(s) that have happened: {calls}.",
+        f"{plan.operation} on run {plan.run_id} would repeat {len(again)} call(s) that have happened: {calls}.",
         "Look at the plan; to carry it out, call again with its token.",
         plan=plain(plan),
     )

@@ -92,8 +92,12 @@ def _notes(structure: Structure, state: RunState, reset: Reset, overrides: Mappi
     lost = spared_writers(structure, state, reset)
     if lost:
         names = ", ".join(lost[:5])
-        notes.append(f"Files that {names} wrote are gone afterwards, although their results stay: they wrote after {reset.first_writer} began.")
-    old = [one for one in state.overrides.get("nodes", {}) if one in reset.listed and one not in overrides.get("nodes", {})]
+        notes.append(
+            f"Files that {names} wrote are gone afterwards, although their results stay: they wrote after {reset.first_writer} began."
+        )
+    old = [
+        one for one in state.overrides.get("nodes", {}) if one in reset.listed and one not in overrides.get("nodes", {})
+    ]
     if old:
         notes.append(f"Earlier overrides stay in force: {', '.join(sorted(old))}. An empty override takes one back.")
     return tuple(notes)
@@ -113,8 +117,8 @@ async def start_tree(ground: Ground, state: RunState, reset: Reset) -> str | Non
 async def predict_reuse(
     ground: Ground, recorded: Recorded, reset: Reset, overrides: Mapping[str, Any]
 ) -> tuple[NodeId, ...]:
-    """The nodes whose results will stand because nothing that they depend on changes. Early cut-off may spare more: that
-    shows only when the nodes before them have run."""
+    """The nodes whose results will stand because nothing that they depend on changes. Early cut-off may spare more:
+    that shows only when the nodes before them have run."""
     state = recorded.folded
     folded = replace(state, overrides=merge_overrides(state.overrides, overrides))
     changed = await record(folded, recorded.structure, recorded.program, ground.values, ground.executors)

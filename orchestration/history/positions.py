@@ -59,7 +59,9 @@ def parse(text: str | int, run_id: RunId, *, before: bool = False) -> Place:
         return Place("after", name=written[5:])
     if written.startswith("before:"):
         if not before:
-            raise OmiumError("invalid_argument", f"{text!r} is where a branch can start; a run cannot go back to it.", _FORMS)
+            raise OmiumError(
+                "invalid_argument", f"{text!r} is where a branch can start; a run cannot go back to it.", _FORMS
+            )
         return Place("before", name=written[7:])
     if label_refusal(written):
         raise _unreadable(text)
@@ -70,7 +72,9 @@ def parse_run(text: str) -> tuple[RunId, Seq | None]:
     """A run, or a position of one: `<run>` or `<run>@<number>`."""
     run, mark, rest = text.strip().partition("@")
     if not is_id(run, "run") or (mark and not _DIGITS.match(rest)):
-        raise OmiumError("invalid_argument", f"{text!r} is neither a run nor a position of one.", "Write <run> or <run>@412.")
+        raise OmiumError(
+            "invalid_argument", f"{text!r} is neither a run nor a position of one.", "Write <run> or <run>@412."
+        )
     return RunId(run), Seq(int(rest)) if mark else None
 
 

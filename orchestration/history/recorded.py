@@ -83,8 +83,8 @@ async def record(
 
 
 def instances(structure: Structure, state: RunState) -> list[NodeId]:
-    """Every node that there is, in an order in which what is needed comes first and what is inside before its container:
-    those of the definition, and of what has expanded."""
+    """Every node that there is, in an order in which what is needed comes first and what is inside before its
+    container: those of the definition, and of what has expanded."""
     inside: dict[NodeId | None, list[NodeId]] = {}
     for node_id in state.nodes:
         inside.setdefault(container_of(node_id), []).append(node_id)
@@ -97,7 +97,7 @@ def instances(structure: Structure, state: RunState) -> list[NodeId]:
         if expansion is not None and whole and ("plan" in expansion or node.kind == "group"):
             visit_scope(node_id)
         elif expansion is not None:
-            for expanded in _expansions(node_id, expansion, inside.get(node_id, ())):
+            for expanded in expansions(node_id, expansion, inside.get(node_id, ())):
                 visit(expanded)
         found.append(node_id)
 
@@ -109,7 +109,7 @@ def instances(structure: Structure, state: RunState) -> list[NodeId]:
     return found
 
 
-def _expansions(node_id: NodeId, expansion: Mapping[str, Any], known: Iterable[NodeId]) -> list[NodeId]:
+def expansions(node_id: NodeId, expansion: Mapping[str, Any], known: Iterable[NodeId]) -> list[NodeId]:
     """The expansions of a node in their order, without what an earlier expansion of it left."""
     keys = expansion.get("keys")
     names = keys if keys is not None else range(int(expansion.get("count", 0)))
@@ -173,5 +173,3 @@ def has_run(state: RunState, node_id: NodeId) -> bool:
     """Whether anything became of the node in its present generation."""
     node = state.nodes.get(node_id)
     return node is not None and (node.status is not NodeStatus.PENDING or node.attempt > 0)
-
-

@@ -1,9 +1,8 @@
 """Replay: what a run recorded, fed to a definition as it is now, without executing anything.
 
-Every decision that the engine makes by itself is made again over the recorded results: which nodes there are, which edges
-and conditions hold, what a fan-out spreads over, when a loop ends, what each node is given and so the key of its result,
-and what the run gives. The first that comes out differently is reported.
-"""
+Every decision that the engine makes by itself is made again over the recorded results: which nodes there are, which
+edges and conditions hold, what a fan-out spreads over, when a loop ends, what each node is given and so the key of
+its result, and what the run gives. The first that comes out differently is reported."""
 
 from __future__ import annotations
 
@@ -88,6 +87,9 @@ def _told(node_id: NodeId | None, reason: str, recorded: Any, now: Any) -> Diver
 async def _check(old: Recorded, new: Recorded, node_id: NodeId, node: NodeState) -> Divergence | None:
     """How the node comes out differently now; None if it does not."""
     definition = new.structure.node_def(node_id)
+    if new.folded.overrides and node.generation != new.folded.generation:
+        # It ran before what was overridden since, with inputs that are no longer the run's.
+        return _check_hash(old, new, node_id)
     try:
         scope, _ = await new.scope(node_id, definition)
         if not node_id.endswith("]"):
@@ -122,7 +124,9 @@ def _check_edges(
     if was is not None and was not in _COMPUTED_SKIPS and now is None:
         return None  # a human left it out
     if was != now:
-        return _told(node_id, "condition_changed", f"skipped: {was}" if was else "run", f"skipped: {now}" if now else "run")
+        return _told(
+            node_id, "condition_changed", f"skipped: {was}" if was else "run", f"skipped: {now}" if now else "run"
+        )
     return None
 
 
@@ -184,7 +188,12 @@ async def _check_key(old: Recorded, new: Recorded, node_id: NodeId, node: NodeSt
         return changed
     if digest_of(before) != digest_of(after):
         return _told(node_id, "inputs_changed", digest_of(before), digest_of(after))
-    if code is not None and node_key(new.program.node(definition).hash, code, after, node.tree_start) != node.key:
+    restored = node.reused_from is not None and node.tree is not None  # which tree it once started from is not known
+    if (
+        code is not None
+        and not restored
+        and node_key(new.program.node(definition).hash, code, after, node.tree_start) != node.key
+    ):
         return _told(node_id, "code_changed", node.key, code)
     return None
 

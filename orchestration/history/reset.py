@@ -52,7 +52,9 @@ def check_exists(structure: Structure, state: RunState, node_id: NodeId) -> None
     """Raises `not_found`, with the nearest ids, unless the run has this node, or would have it if it came so far."""
     try:
         structure.node_def(node_id)
-        unknown = [one for one in (node_id, *structure.containers(node_id)) if one.endswith("]") and one not in state.nodes]
+        unknown = [
+            one for one in (node_id, *structure.containers(node_id)) if one.endswith("]") and one not in state.nodes
+        ]
         if not unknown:
             return
         problem = f"{unknown[-1]!r} has not expanded in this run"

@@ -78,12 +78,14 @@ def _notes(deeds: list[Deed]) -> tuple[str, ...]:
     left = [deed for deed in deeds if not _gone(deed)]
     if not left:
         return ()
-    return (f"{len(left)} effect(s) stay as they are: nothing is declared that undoes them, or it is unknown whether they happened.",)
+    return (
+        f"{len(left)} effect(s) stay as they are: nothing is declared that undoes them, or it is unknown whether they happened.",
+    )
 
 
 async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
-    """The files that belong to a position: the last capture at or before it; where there is none yet, the first one after
-    it, which was made before anything was written."""
+    """The files that belong to a position: the last capture at or before it; where there is none yet, the first one
+    after it, which was made before anything was written."""
     if now.tree is None and now.restoring is None:
         return None
     if base.restoring is not None or base.tree is not None:

@@ -105,7 +105,11 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (EventType.APPROVAL_DECIDED, "approval decision by assurance", "feedback arguments"),
         (EventType.APPROVAL_EXPIRED, "approval", ""),
         (EventType.APPROVAL_CONSUMED, "approval", ""),
-        (EventType.EFFECT_INTENDED, "effect node generation attempt call kind on_unknown", "detail compensate approval"),
+        (
+            EventType.EFFECT_INTENDED,
+            "effect node generation attempt call kind on_unknown",
+            "detail compensate approval",
+        ),
         (EventType.EFFECT_SETTLED, "effect outcome", "result size error"),
         (EventType.EFFECT_COMPENSATED, "effect outcome", "result error"),
         (EventType.SIGNAL_RECEIVED, "name", "payload size"),

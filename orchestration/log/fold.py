@@ -292,7 +292,9 @@ def _node_expanded(state: RunState, data: Mapping[str, Any], at: int, seq: int, 
 def _node_completed(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     node = _node(state, data, touched)
     if node.wait is not None and node.wait["kind"] == "signal":
-        state.signals[node.wait["name"]].pop(0)  # one signal wakes one node
+        arrived = state.signals.get(node.wait["name"])
+        if arrived:
+            arrived.pop(0)  # one signal wakes one node
     node.status, node.seq, node.ended_at, node.wait, node.draws = N.COMPLETED, seq, at, None, None
     node.output, node.size = data["output"], data["size"]
     node.error = None

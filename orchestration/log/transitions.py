@@ -326,9 +326,7 @@ def _skip(state: RunState, m: c.SkipNode, at: int) -> list[Draft]:
     drafts: list[Draft] = []
     if state.node(m.node).status is N.WAITING_APPROVAL:
         drafts.append(_consume(state, m.approval or ""))
-    drafts.append(
-        (E.NODE_SKIPPED, _present(node=m.node, generation=m.generation, reason=m.reason, cause=m.cause))
-    )
+    drafts.append((E.NODE_SKIPPED, _present(node=m.node, generation=m.generation, reason=m.reason, cause=m.cause)))
     return drafts
 
 
@@ -524,9 +522,7 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.NoteCompensation: _compensation,
     c.Signal: lambda s, m, at: [(E.SIGNAL_RECEIVED, {"name": m.name, "payload": m.payload, "size": m.size})],
     c.Label: _label,
-    c.CaptureWorkspace: lambda s, m, at: [
-        (E.WORKSPACE_CAPTURED, _present(tree=m.tree, reason=m.reason, node=m.node))
-    ],
+    c.CaptureWorkspace: lambda s, m, at: [(E.WORKSPACE_CAPTURED, _present(tree=m.tree, reason=m.reason, node=m.node))],
     c.StartRestore: lambda s, m, at: [(E.WORKSPACE_RESTORE_STARTED, {"tree": m.tree, "reason": m.reason})],
     c.FinishRestore: lambda s, m, at: [
         (E.WORKSPACE_RESTORED, {"tree": m.tree, "changed": m.changed, "removed": m.removed, "added": m.added})

@@ -15,6 +15,7 @@ from omium.orchestration.definition.hashing import definition_hash
 from omium.orchestration.definition.json_schema import validate_inputs
 from omium.orchestration.definition.model import NodeDef, WorkflowDef
 from omium.orchestration.definition.schema import to_document
+from omium.orchestration.engine.children import cancel_below
 from omium.orchestration.engine.engine import Engine
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, Principal, RunId, is_id, new_id
@@ -25,6 +26,7 @@ from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, RunQuery, RunRow, Store, SystemClock, Write
 from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog
+from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.reading import Reading, row_of, run_view
 from omium.orchestration.service.views import Caller, RunView
 from omium.orchestration.service.watching import STATUS_CHANGES, watching
@@ -154,7 +156,7 @@ class RunService(Reading):
         return state
 
     async def create_child(self, parent: RunState, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
-        """Create the run of a `workflow` node. Raises like `run_workflow`; a child that exists already is left alone."""
+        """Create the run of a `workflow` node. Raises like `run_workflow`; a child that exists is left alone."""
         definition = self._definition(workflow)
         if not isinstance(inputs, dict):
             raise OmiumError(
@@ -212,11 +214,9 @@ class RunService(Reading):
     async def cancel(
         self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
     ) -> RunView:
-        """End the run and everything below it: nodes in flight are killed, pending approvals and child runs cancelled."""
+        """End the run and all below it: nodes in flight are killed, pending approvals and child runs cancelled."""
         view = await self._steer(caller, run_id, "cancel", c.CancelRun(reason), [reason], idempotency_key)
-        for child in await self.store.runs(RunQuery(caller=run_id, limit=100_000)):
-            if child.ended_at is None:
-                await self.cancel(caller, child.id, reason=f"its parent {run_id} was cancelled")
+        await cancel_below(self.store, run_id, caller.principal)
         return view
 
     async def signal(self, caller: Caller, run_id: RunId, name: str, payload: Any = None) -> RunView:
@@ -309,7 +309,7 @@ class _Creation:
         self.inputs: Encoded = encode(given)
 
 
-class Core(ApprovalService, RunService):
+class Core(HistoryService, ApprovalService, RunService):
     """Every verb."""
 
     def check_names(self, nodes: Sequence[NodeDef]) -> None:

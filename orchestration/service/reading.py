@@ -13,6 +13,7 @@ from omium.orchestration.definition.model import WorkflowDef
 from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.engine.programs import Programs
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.recorded import expansions
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, Seq
 from omium.orchestration.log.events import EventType
 from omium.orchestration.log.rows import RUN_COLUMNS, run_row
@@ -28,7 +29,7 @@ _CONSEQUENCES = {
     "node": "The run goes on from this question with the decision as its output; a rejection fails the node.",
     "step": "Approving starts the node; rejecting fails it; skipping leaves it out.",
     "error": "Retry runs the node again; skip goes on without it; abort fails it.",
-    "unknown_effect": "Retry makes the call again, although it may have happened; skip leaves the node out; abort fails it.",
+    "unknown_effect": "Retry makes the call again, though it may have happened; skip leaves the node out; abort fails it.",
     "plan": "Approving runs the plan.",
 }
 
@@ -140,16 +141,19 @@ class Reading:
 
     async def follow(self, caller: Caller, run_id: RunId, *, after: int = 0) -> AsyncIterator[EventView]:
         """Events as they come, from `after` on; ends when the run has ended and everything was given."""
-        async with watching(self.store, run_id) as watch:
-            while True:
-                row = await self.row(caller, run_id)
-                page = await self.events(caller, run_id, after=after)
-                for event in page:
-                    after = event.seq
-                    yield event
-                if not page:
-                    if RunStatus(row.status) in RUN_TERMINAL and row.seq <= after:
-                        return
+        while True:
+            row = await self.row(caller, run_id)
+            page = await self.events(caller, run_id, after=after)
+            for event in page:
+                after = event.seq
+                yield event
+            if page:
+                continue
+            if RunStatus(row.status) in RUN_TERMINAL and row.seq <= after:
+                return
+            # No task may outlive a step of a generator, which its reader can abandon: each wait has a watch of its own.
+            async with watching(self.store, run_id) as watch:
+                while (await self.row(caller, run_id)).seq <= after:
                     await watch.wait()
 
     async def node_output(self, caller: Caller, run_id: RunId, node: str) -> Value:
@@ -246,13 +250,12 @@ def node_views(state: RunState, structure: Structure) -> list[NodeView]:
         for node_id in ids:
             node = state.node(node_id)
             views.append(_node_view(state, structure, node_id, node))
-            children = list(inside.get(node_id, ()))
-            if node.expansion is not None and ("plan" in node.expansion or structure.node_def(node_id).kind == "group"):
-                if node_id.endswith("]") or not (
-                    structure.node_def(node_id).for_each or structure.node_def(node_id).repeat
-                ):
-                    children = list(structure.children_of(node_id))
-            walk(children)
+            definition = structure.node_def(node_id)
+            whole = not node_id.endswith("]") and bool(definition.for_each or definition.repeat)
+            if node.expansion is not None and not whole and ("plan" in node.expansion or definition.kind == "group"):
+                walk(structure.children_of(node_id))
+            elif node.expansion is not None:
+                walk(expansions(node_id, node.expansion, inside.get(node_id, ())))
 
     walk(structure.children_of(None))
     return views

@@ -48,7 +48,7 @@ def _comparison(name: str) -> OmiumCommand:
     @click.argument("b")
     @click.option("--exit-status", is_flag=True, help="Exit with 1 when they differ.")
     async def compare(invocation: Invocation, a: str, b: str, exit_status: bool) -> int:
-        """Compare two runs: nodes by their ids, outputs, files, costs, time and decisions."""
+        """Compare two runs: nodes, outputs, files, costs and decisions. Nodes are matched by their ids."""
         async with opened(invocation, hands=True) as (core, caller):
             found = await core.compare(caller, await core.find_run(caller, a), await core.find_run(caller, b))
         if invocation.console.json:

@@ -24,7 +24,7 @@ _LEAST = 4  # characters of an id that a person has to type
 @click.option("--run", metavar="RUN", help="Only those of this run.")
 @click.option("--all", "decided", is_flag=True, help="Also those that are decided, expired or withdrawn.")
 async def approvals(invocation: Invocation, run: str | None, decided: bool) -> None:
-    """List what waits for a decision, oldest first."""
+    """List what waits for a decision. The oldest comes first."""
     from omium.server.commands.render import identifier, when
 
     console = invocation.console

@@ -51,7 +51,7 @@ Execute: TypeAlias = "Callable[[PlanToken | None], Awaitable[HistoryResult]]"
 async def checkpoint(
     invocation: Invocation, run: str, label: str, at: str | None, note: str | None, idempotency_key: str | None
 ) -> None:
-    """Give the present position of a run a name, or another position with --at."""
+    """Give the present position of a run a name. With --at another position gets it."""
     console = invocation.console
     async with opened(invocation) as (core, caller):
         run_id = await core.find_run(caller, run)
@@ -69,7 +69,7 @@ async def checkpoint(
 )
 @click.option("--limit", type=int, default=50, show_default=True, help="At most so many.")
 async def checkpoints(invocation: Invocation, run: str, before: int | None, limit: int) -> None:
-    """List the positions that a run can go back to, newest first."""
+    """List the positions that a run can go back to. The newest comes first."""
     from omium.server.commands.render import when
 
     console = invocation.console
@@ -121,8 +121,8 @@ async def rollback(
     yes: bool,
     idempotency_key: str | None,
 ) -> int:
-    """Put a run and its files back to a position, where it pauses. Nothing is lost: going forward again is a rollback
-    to a later position. AT is a number of the log, a label, start, or node:NAME (when it had completed)."""
+    """Put a run and its files back to a position. There it pauses, and nothing is lost: going forward again is a
+    rollback to a later position. AT is a number of the log, a label, start, or node:NAME (when it had completed)."""
     async with opened(invocation, hands=True) as (core, caller):
         run_id = await core.find_run(caller, run)
 
@@ -170,7 +170,7 @@ async def branch(
     yes: bool,
     idempotency_key: str | None,
 ) -> int:
-    """Start a new run from a position of another, which stays as it is. AT is a number of the log, a label, start,
+    """Start a new run from a position of another. That one stays as it is. AT is a number of the log, a label, start,
     node:NAME (when it had completed) or before:NAME (it and what follows run again); the present unless given."""
     changes = overrides(path, inputs, parameters, outputs)
     async with opened(invocation, executes=not no_start, hands=True) as (core, caller):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omium.orchestration.service.views import Caller
     from omium.server.config import Config
 
-_TAKEN_WITHIN_S: Final = 0.5  # a server that has room takes a run within a tenth of it
+_TAKEN_WITHIN_S: Final = 1.0  # a server that has room takes a run within a tenth of it
 
 
 def configuration(invocation: Invocation) -> Config:

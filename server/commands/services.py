@@ -62,7 +62,7 @@ async def serve(
     help="End after so long without work; never, unless given.",
 )
 async def worker(invocation: Invocation, idle: float | None) -> None:
-    """Execute the project's runs until it is stopped. Several may work on one database; Ctrl-C hands the runs over."""
+    """Execute runs until it is stopped. Several may work on one database; Ctrl-C hands the runs over."""
     from omium.server.logs import set_up_logging
     from omium.server.worker import run_worker
 
@@ -78,7 +78,7 @@ async def worker(invocation: Invocation, idle: float | None) -> None:
     help="Play it in this empty directory and leave everything there; a temporary one otherwise.",
 )
 async def demo(invocation: Invocation, directory: Path | None) -> int:
-    """Watch a workflow run, die, resume, wait, branch and roll back: offline, in under a minute."""
+    """Watch a workflow run, die, resume, wait, branch and roll back. Offline, in under a minute."""
     from omium.server.demo import run_demo
 
     console = invocation.console

@@ -38,7 +38,7 @@ async def pause(
 @_reason
 @_key
 async def resume(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
-    """Go on with a paused run, or start one that is a draft."""
+    """Go on with a paused run. A draft is started."""
     async with opened(invocation, executes=True) as (core, caller):
         run_id = await core.find_run(caller, run)
         view = await core.resume(caller, run_id, reason=reason, idempotency_key=idempotency_key)
@@ -50,7 +50,7 @@ async def resume(invocation: Invocation, run: str, reason: str | None, idempoten
 @_reason
 @_key
 async def cancel(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
-    """End a run and everything below it: nodes in flight are killed, questions withdrawn, child runs cancelled."""
+    """End a run and everything below it. Nodes in flight are killed, questions withdrawn, child runs cancelled."""
     async with opened(invocation) as (core, caller):
         run_id = await core.find_run(caller, run)
         view = await core.cancel(caller, run_id, reason=reason, idempotency_key=idempotency_key)
@@ -62,7 +62,7 @@ async def cancel(invocation: Invocation, run: str, reason: str | None, idempoten
 @click.argument("name")
 @click.option("--payload", metavar="VALUE", help="What the waiting node gets: JSON, or text.")
 async def signal(invocation: Invocation, run: str, name: str, payload: str | None) -> None:
-    """Send a signal to the nodes of a run that wait, or will wait, for one of this NAME. One signal wakes one node."""
+    """Send a signal to the nodes of a run that wait for it. One signal wakes one node, now or when it comes to wait."""
     async with opened(invocation, executes=True) as (core, caller):
         run_id = await core.find_run(caller, run)
         view = await core.signal(caller, run_id, name, None if payload is None else literal(payload))

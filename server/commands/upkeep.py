@@ -31,7 +31,8 @@ _HOUR_S = 3600.0
     help="Write the heads of all logs to this new file, if nothing is wrong. Keep it elsewhere.",
 )
 async def verify(invocation: Invocation, run: str | None, anchor: str | None, export: str | None) -> int:
-    """Check every log, table and stored content, or one run. Exits with 1 when something is wrong.
+    """Check the logs, tables and contents of the database. With RUN only of this one. Exits with 1 when something is
+    wrong.
 
     Damaged content is quarantined: it is never used again, and the runs that need it are named."""
     import anyio
@@ -93,7 +94,7 @@ def _read_anchor(path: Path) -> dict[str, Any]:
 @command("omium backup backups/monday")
 @click.argument("directory", type=click.Path(path_type=Path, resolve_path=True))
 async def backup(invocation: Invocation, directory: Path) -> int:
-    """Copy the database and its large contents to a new DIRECTORY, while others work with it. The copy is verified."""
+    """Copy the database while others work with it. DIRECTORY is made; the copy is verified before it gets its name."""
     from omium.storage.maintenance import SqliteKeeper, keeper
     from omium.storage.maintenance import backup as copy
 
@@ -108,7 +109,7 @@ async def backup(invocation: Invocation, directory: Path) -> int:
 @command("omium restore backups/monday --database restored/omium.db")
 @click.argument("directory", type=click.Path(path_type=Path, resolve_path=True))
 async def restore(invocation: Invocation, directory: Path) -> int:
-    """Put a backup in the place of the project's database, or of --database. Nothing may be there yet."""
+    """Put a backup in the place of a database that is gone. That is the project's, or what --database says."""
     from omium.orchestration.log.chain import Chain
     from omium.storage.maintenance import restore as put_back
 
@@ -149,7 +150,7 @@ def _told(invocation: Invocation, made: Backup) -> int:
     help="Leave what was stored within so many hours: a write under way may be about to refer to it.",
 )
 async def sweep(invocation: Invocation, keep_hours: float) -> None:
-    """Remove content that no log, plan or kept content refers to, and what interrupted work left lying about."""
+    """Remove content that nothing refers to. Also what interrupted work left lying about."""
     from omium.storage.maintenance import keeper
     from omium.storage.maintenance import sweep as clean
 

@@ -83,7 +83,7 @@ workflow.add_command(validate)
 @click.option("--input", "given", multiple=True, metavar="NAME=VALUE", help="An input; may be repeated.")
 @click.option("--inputs", "path", metavar="FILE", help="Inputs in a YAML or JSON file; - reads standard input.")
 async def simulate(invocation: Invocation, workflow: str, given: tuple[str, ...], path: str | None) -> None:
-    """Show what a workflow would do: order, gates and estimates. Nothing is executed or stored."""
+    """Show what a workflow would do; nothing is executed. Prints the order, the gates and what it is likely to take."""
     console = invocation.console
     async with opened(invocation) as (core, caller):
         view, _ = await core.get_workflow(caller, workflow)

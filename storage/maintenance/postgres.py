@@ -50,7 +50,7 @@ class PostgresTables:
         if rows:
             self._connection.execute(text(statement), rows)
 
-    def complaints(self) -> list[str]:
+    def complaints(self) -> list[tuple[str, str]]:
         """None: checking pages is the server's, by their checksums, and its operator's, by `pg_amcheck`."""
         return []
 

@@ -97,7 +97,7 @@ class Projection:
     """What the tables must say of one run, gathered event by event."""
 
     def __init__(self, run_id: RunId, folder: Folder) -> None:
-        self.state = RunState(run_id)
+        self.folded = RunState(run_id)
         self.links: set[str] = set()
         self.erased: set[str] = set()
         self._folder = folder
@@ -109,10 +109,10 @@ class Projection:
     def add(self, event: Event) -> None:
         """Raises what `Folder.next` raises."""
         touched = Touched()
-        self.state = self._folder.next(self.state, event, touched)
+        self.folded = self._folder.next(self.folded, event, touched)
         self._nodes |= touched.nodes
         self._approvals |= touched.approvals
-        for row in effect_rows(self.state, touched.effects, touched.forgotten):
+        for row in effect_rows(self.folded, touched.effects, touched.forgotten):
             self._effects[row[0]] = row
         self.refer(event)
         if event.type is EventType.CHECKPOINT_CREATED:
@@ -133,11 +133,11 @@ class Projection:
     def rows(self, table: str) -> list[Row]:
         """The rows of one of `TABLES`."""
         if table == "runs":
-            return [run_row(self.state)]
+            return [run_row(self.folded)]
         if table == "nodes":
-            return list(node_rows(self.state, self._nodes))
+            return list(node_rows(self.folded, self._nodes))
         if table == "approvals":
-            return list(approval_rows(self.state, self._approvals))
+            return list(approval_rows(self.folded, self._approvals))
         return list(self._effects.values()) if table == "effects" else self._labels
 
 
@@ -149,7 +149,7 @@ def stored_rows(tables: Tables, table: str, run_id: RunId) -> list[Row]:
 
 def differences(tables: Tables, projection: Projection) -> Iterator[Damage]:
     """Where the tables do not say what the log says."""
-    run_id = projection.state.run_id
+    run_id = projection.folded.run_id
     for table, (columns, key) in TABLES.items():
         places = [columns.index(name) for name in key]
         expected = {tuple(row[i] for i in places): tuple(row) for row in projection.rows(table)}
@@ -192,7 +192,7 @@ def _differs(run_id: RunId, table: str, name: tuple[Any, ...], problem: str, col
 def same_state(document: Mapping[str, Any], state: RunState) -> bool:
     """Whether a snapshot is of this state."""
     try:
-        return to_document(from_document(dict(document))) == orjson.loads(orjson.dumps(to_document(state)))
+        return bool(to_document(from_document(dict(document))) == orjson.loads(orjson.dumps(to_document(state))))
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
 
@@ -250,10 +250,10 @@ def _rebuild_run(tables: Tables, folder: Folder, chain: Chain, run_id: RunId, li
             raise OmiumError("integrity", f"{problem} (event {follower.seq})", run=run_id, seq=follower.seq)
         event = as_event(row)
         projection.add(event)
-        due = event.seq - snapshot_at >= max(SNAPSHOT_EVERY, len(projection.state.nodes))
+        due = event.seq - snapshot_at >= max(SNAPSHOT_EVERY, len(projection.folded.nodes))
         if due or event.type is EventType.RUN_ROLLED_BACK:
             snapshot_at = event.seq
-            document = orjson.dumps(to_document(projection.state))
+            document = orjson.dumps(to_document(projection.folded))
             tables.run(_NEW_SNAPSHOT, run=run_id, seq=event.seq, document=document)
             folder.trust(run_id, event.seq)
     for table, (columns, _) in TABLES.items():

@@ -23,6 +23,8 @@ from omium.storage.sqlite.store import SqliteStore
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 
+_COMPLAINTS = 20  # of one table; the rest say the same
+
 
 class Tables(Protocol):
     """One transaction."""
@@ -39,8 +41,8 @@ class Tables(Protocol):
 
     def many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
-    def complaints(self) -> list[str]:
-        """What the database itself finds wrong with its pages and indices."""
+    def complaints(self) -> list[tuple[str, str]]:
+        """What the database itself finds wrong with its pages and indices: (table, problem)."""
 
     def lock(self, name: str) -> None:
         """Wait for others that lock `name`; held until the transaction ends."""
@@ -86,16 +88,20 @@ class SqliteTables:
     def each(self, statement: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         return self.db.execute(statement, values)
 
-    def complaints(self) -> list[str]:
+    def complaints(self) -> list[tuple[str, str]]:
+        tables = self.all("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        return [(name, text) for (name,) in tables for text in self._check(name)]
+
+    def _check(self, table: str) -> list[str]:
         found: list[str] = []
         try:
-            for (text,) in self.db.execute("PRAGMA integrity_check(100)"):
+            for (text,) in self.db.execute(f'PRAGMA integrity_check("{table}")'):
                 found += [line for line in text.splitlines() if line not in ("ok", "*** in database main ***")]
         except sqlite3.DatabaseError as error:  # so damaged that the check itself gives up
             if isinstance(error, sqlite3.OperationalError):
                 raise
             found.append(str(error))
-        return found
+        return found[:_COMPLAINTS]
 
     def run(self, statement: str, **values: Any) -> int:
         return self.db.execute(statement, values).rowcount

@@ -81,7 +81,7 @@ def check(
         if anchor is not None:
             yield from check_anchor(tables, anchor, only)
         return
-    yield from (Damage("database", "pages", text) for text in tables.complaints())
+    yield from (Damage("database", table, text) for table, text in tables.complaints())
     yield from checking.guarded("events", checking.runs)
     yield from checking.guarded("runs", checking.runs_without_log)
     yield from checking.guarded("project_events", checking.projects)
@@ -135,7 +135,7 @@ class _Checking:
                 yield from self._unfoldable(follower, error)
                 continue
             if follower.seq in snapshots:
-                yield from self._snapshot(projection.state)
+                yield from self._snapshot(projection.folded)
         yield from self._end(follower)
         if follower.sound and folding and follower.seq:
             yield from differences(self._tables, projection)

@@ -109,7 +109,7 @@ class Link:
                 # What the lost session was doing must have ended before anybody asks how it ended.
                 await db.execute(
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                    f" WHERE application_name = '{previous}'"  # noqa: S608 - made above, from hexadecimal digits
+                    f" WHERE application_name = '{previous}'"
                 )
         except BaseException:
             db.terminate()

@@ -163,7 +163,7 @@ def _statement(tables: tuple[str, ...], based: bool, bases: bool, wakes: bool) -
             f"{name}_ AS (INSERT INTO {insert.table.name} ({columns})"  # noqa: S608
             f" SELECT {columns} FROM unnest(${place}::{insert.table.name}[]) WHERE {gate}{insert.conflict})"
         )
-    return f"WITH {', '.join(parts)} SELECT {gate}"  # noqa: S608
+    return f"WITH {', '.join(parts)} SELECT {gate}"
 
 
 @dataclass(slots=True)

@@ -15,7 +15,17 @@ from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunI
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.state import to_document
-from omium.orchestration.ports import Claimed, Clock, NewBlob, PlanRow, Subscription, SystemClock, WorkerRow, Write, Written
+from omium.orchestration.ports import (
+    Claimed,
+    Clock,
+    NewBlob,
+    PlanRow,
+    Subscription,
+    SystemClock,
+    WorkerRow,
+    Write,
+    Written,
+)
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
 from omium.storage.migrate import migrate_postgres

@@ -20,7 +20,17 @@ from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.load import load
 from omium.orchestration.log.state import to_document
-from omium.orchestration.ports import Claimed, Clock, NewBlob, PlanRow, Subscription, SystemClock, WorkerRow, Write, Written
+from omium.orchestration.ports import (
+    Claimed,
+    Clock,
+    NewBlob,
+    PlanRow,
+    Subscription,
+    SystemClock,
+    WorkerRow,
+    Write,
+    Written,
+)
 from omium.storage.batch import Rows, drive
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
@@ -146,7 +156,8 @@ class SqliteStore(Reads):
 
     async def put(self, blobs: Sequence[NewBlob]) -> None:
         def work(db: sqlite3.Connection) -> None:
-            rows = self._writing.pack(blobs, lambda digest: sql.blob_row(db, digest))
+            packed = self._writing.pack(blobs, lambda digest: sql.blob_row(db, digest))
+            rows = self._writer.grounded(db, blobs, packed, ())
             sql.insert(db, Rows(self.clock.now_us()), rows, ())
 
         await self.job(work)

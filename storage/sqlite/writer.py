@@ -216,7 +216,7 @@ class Writer:
                 try:
                     if isinstance(work, Write):
                         written = self._write(db, batch, work, now, keys)
-                        blobs += self._grounded(db, work, item.blobs, blobs)
+                        blobs += self.grounded(db, work.blobs, item.blobs, blobs)
                         if written.events:
                             heard.append((work.run_id, written.events))
                         outcomes.append((item, written))
@@ -273,17 +273,17 @@ class Writer:
             self._owners[write.run_id] = 1
         return Written(events, Seq(events[-1].seq), fence)
 
-    def _grounded(
-        self, db: sqlite3.Connection, write: Write, packed: Sequence[BlobRow], pending: Sequence[BlobRow]
+    def grounded(
+        self, db: sqlite3.Connection, blobs: Sequence[NewBlob], packed: Sequence[BlobRow], pending: Sequence[BlobRow]
     ) -> Sequence[BlobRow]:
-        """The blobs of a write, which were packed before this transaction. Should the base of a patch not be stored (the
+        """The rows of `blobs`, which were packed before this transaction. Should the base of a patch not be stored (the
         write that brought it was refused; it was swept or found damaged meanwhile), it is packed again by itself."""
         lost = [row for row in packed if row.base is not None and not sql.is_sound(db, row.base)]
         if not lost:
             return packed
         coming = {row.digest for row in (*pending, *packed)}
         alone = {row.digest for row in lost if row.base not in coming}
-        contents = {blob.encoded.digest: blob.encoded for blob in write.blobs}
+        contents = {blob.encoded.digest: blob.encoded for blob in blobs}
         again = self._packer.pack([NewBlob(contents[digest]) for digest in alone], lambda _: None)
         return [row for row in packed if row.digest not in alone] + again
 

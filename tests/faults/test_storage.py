@@ -1,13 +1,13 @@
-"""Trouble with the disk, and with whoever wrote to it: a clear error, nothing else harmed, and `verify` names the place."""
+"""Trouble with the disk, and with whoever wrote to it: a clear error, nothing else harmed, `verify` names the place."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
@@ -138,10 +138,9 @@ anyio.run(main, sys.argv[1])
 
 async def test_files_that_cannot_grow_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "omium.db")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, cwd=Path(__file__).parents[2]
-    )
-    assert done.stdout == "sound\n", done.stderr
+    with anyio.fail_after(120):
+        done = await anyio.run_process(command, cwd=Path(__file__).parents[2], check=False)
+    assert done.stdout == b"sound\n", done.stderr.decode()
 
 
 async def test_maintenance_on_a_full_disk_is_refused_and_harms_nothing(store: SqliteStore, tmp_path: Path) -> None:
@@ -190,7 +189,6 @@ async def test_a_lock_that_stays_is_an_error_and_harms_nothing(store: SqliteStor
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(try_, number)
-        await refused("storage_unavailable", m.sweep(m.keeper(store), 2**60, keep_s=0)) if await unused(store) else None
     assert all("locked" in error.message and error.hint for error in errors)
     assert (await store.state(run_id)).status == "completed"  # whoever reads goes on
     assert await m.verify(m.keeper(store)) == []
@@ -198,11 +196,6 @@ async def test_a_lock_that_stays_is_an_error_and_harms_nothing(store: SqliteStor
     other.close()
     await life.do(run_id, c.Label(Seq(1), "after"))
     assert [label.label for label in await store.labels(run_id)] == ["after"]
-
-
-async def unused(store: SqliteStore) -> bool:
-    query = "SELECT 1 FROM blobs WHERE NOT EXISTS (SELECT 1 FROM links WHERE links.digest = blobs.digest)"
-    return await m.keeper(store).read(lambda tables: tables.first(query)) is not None
 
 
 # --- what cannot be written -------------------------------------------------------------------------------------------
@@ -263,13 +256,11 @@ async def test_a_directory_that_cannot_be_written_is_a_clear_error() -> None:
             for path, mode in ((place, 0o755), (place / "existing", 0o555), (place / "empty", 0o555)):
                 path.chmod(mode)
             (place / "existing" / "omium.db").chmod(0o444)
-            done = subprocess.run(
-                [sys.executable, "-c", READ_ONLY, directory], capture_output=True, text=True, check=False, timeout=60
-            )
-            assert done.stdout.splitlines() == [
+            done = await anyio.run_process([sys.executable, "-c", READ_ONLY, directory], check=False)
+            assert done.stdout.decode().splitlines() == [
                 "existing storage_unavailable True",
                 "empty storage_unavailable True",
-            ], done.stderr
+            ], done.stderr.decode()
             assert (place / "existing" / "omium.db").read_bytes() == before
             assert sorted(path.name for path in (place / "existing").iterdir()) == ["omium.db"]
         finally:
@@ -288,7 +279,7 @@ async def test_no_database_where_it_should_be(tmp_path: Path) -> None:
     assert (tmp_path / "text.db").read_text().startswith("I am no")
 
 
-# --- flipped bytes ------------------------------------------------------------------------------------------------------
+# --- flipped bytes ----------------------------------------------------------------------------------------------------
 
 
 def places(damages: list[Damage]) -> set[tuple[str, str]]:
@@ -369,7 +360,7 @@ async def test_a_damaged_page_is_named_and_other_tables_can_be_read(tmp_path: Pa
     path.write_bytes(data)
     store = await SqliteStore.open(path)
     damages = await m.verify(m.keeper(store))
-    assert any(damage.kind == "database" and str(page) in damage.problem for damage in damages), damages
+    assert ("database", table) in places(damages)
     row = await store.run(run_id)
     assert row is not None
     assert row.status == "completed"
@@ -545,8 +536,6 @@ CONSTRUCTORS = (
 
 
 async def test_stored_bytes_never_become_code(store: SqliteStore, tmp_path: Path) -> None:
-    import hashlib
-
     place = str(tmp_path / "executed").encode()
     for payload in PAYLOADS:
         data = payload.replace(b"PLACE", place)

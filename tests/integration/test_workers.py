@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from omium.clients.processes.tree import MARKER
+from omium.clients.processes.tree import MARKER, send_signal
 from omium.orchestration.ids import RunId
 from omium.orchestration.service.core import Core
 from omium.orchestration.service.views import RunView
@@ -252,6 +251,6 @@ async def test_there_is_one_background_worker_and_it_ends_when_it_is_idle(tmp_pa
                 while await core.store.workers():
                     await anyio.sleep(0.05)
     finally:
-        subprocess.run(["kill", "-9", str(started.pid)], check=False, stderr=subprocess.DEVNULL)
+        send_signal([started], signal.SIGKILL)
     assert view.status == "completed"
     assert lock_path(config).parent == tmp_path / "db"

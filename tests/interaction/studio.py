@@ -25,6 +25,7 @@ from omium.orchestration.ids import Principal
 from omium.orchestration.ports import WorkerRow
 from omium.orchestration.service.catalog import Catalog, FunctionSpec
 from omium.orchestration.service.core import Core
+from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.views import Caller
 from omium.server.mcp import build_server
 from omium.storage.sqlite.store import SqliteStore
@@ -128,6 +129,10 @@ nodes:
 outputs: "${{ nodes.echo.output }}"
 """,
 }
+
+
+class _TemporaryCore(HistoryService, Core):
+    pass
 
 
 class _Here:
@@ -266,7 +271,7 @@ async def open_studio(path: Path, *, workflows: Mapping[str, str] = WORKFLOWS) -
     catalog = Catalog(functions=specs, workflows={name: load_workflow(text) for name, text in workflows.items()})
     store = await SqliteStore.open(path / "omium.db", durability="normal")
     try:
-        core = Core(store, catalog)
+        core = _TemporaryCore(store, catalog)
         engine = Engine(
             store,
             {"function": FunctionExecutor(specs, callables=functions)},

@@ -11,16 +11,19 @@ from tests.conformance.store.databases import AnyStore, Database, PostgresDataba
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database; its stores are closed after the test."""
-    found: Database
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """An empty database, for a test that runs the event loop itself."""
     if request.param == "sqlite":
-        found = SqliteDatabase(tmp_path / "omium.db")
-    else:
-        url = request.getfixturevalue("postgres_url")
-        found = PostgresDatabase(request.getfixturevalue("postgres"), url, tmp_path / "blobs")
-    yield found
-    await found.close()
+        return SqliteDatabase(tmp_path / "omium.db")
+    url = request.getfixturevalue("postgres_url")
+    return PostgresDatabase(request.getfixturevalue("postgres"), url, tmp_path / "blobs")
+
+
+@pytest.fixture
+async def database(empty: Database) -> AsyncIterator[Database]:
+    """An empty database; its stores are closed after the test."""
+    yield empty
+    await empty.close()
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, Principal, ProjectId, RunId, Seq
+from omium.orchestration.ids import Digest, PlanToken, Principal, ProjectId, RunId, Seq
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import NewBlob
+from omium.orchestration.ports import NewBlob, PlanRow, RunQuery
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
 from omium.storage.maintenance.projections import TABLES
@@ -87,7 +87,8 @@ async def spoil(store: AnyStore) -> None:
         tables.run("DELETE FROM nodes WHERE node = 'a'")
         tables.run("UPDATE nodes SET output = NULL")
         tables.run(
-            "INSERT INTO nodes (run_id, node, status, generation, attempt, seq, size) VALUES ('x', 'y', 'z', 0, 0, 0, 0)"
+            "INSERT INTO nodes (run_id, node, status, generation, attempt, seq, size)"
+            " VALUES ('x', 'y', 'z', 0, 0, 0, 0)"
         )
         tables.run("DELETE FROM effects")
         tables.run("DELETE FROM labels")
@@ -253,9 +254,6 @@ async def test_the_sweep_keeps_bases_and_takes_whole_chains(store: AnyStore, clo
 
 
 async def test_the_sweep_keeps_what_a_plan_names(store: AnyStore, clock: TestClock) -> None:
-    from omium.orchestration.ids import PlanToken
-    from omium.orchestration.ports import PlanRow
-
     blob = encode({"nodes": ["a"]})
     await store.put([NewBlob(blob)])
     clock.advance(2 * DAY)
@@ -285,7 +283,7 @@ async def test_old_runs_are_dropped_whole_and_leave_a_trace(
     assert (await m.retain(m.keeper(store), policy, clock.now_us(), preview=True)).dropped == [old]
     assert await store.run(old) is not None
     assert await m.retain(m.keeper(store), policy, clock.now_us()) == m.Retained([old], [], {})
-    assert [run.id for run in await store.runs(m_query())] == sorted([young, live], reverse=True)
+    assert [run.id for run in await store.runs(RunQuery())] == sorted([young, live], reverse=True)
     assert await store.events(old) == []
     with pytest.raises(OmiumError) as refusal:  # nothing in this process remembers it
         await life.do(old, c.Label(Seq(1), "late"))
@@ -299,12 +297,6 @@ async def test_old_runs_are_dropped_whole_and_leave_a_trace(
     assert not await stored(store, out(old, "a"))
     assert await stored(store, out(young, "a"))
     assert await m.verify(m.keeper(store)) == []
-
-
-def m_query() -> Any:
-    from omium.orchestration.ports import RunQuery
-
-    return RunQuery()
 
 
 async def test_what_is_labelled_branched_or_called_stays(store: AnyStore, clock: TestClock) -> None:
@@ -433,7 +425,7 @@ async def test_a_run_can_go_on_after_it_was_erased(store: AnyStore, clock: TestC
     assert await m.verify(m.keeper(store)) == []
 
 
-# --- the log of a project, and anchors ----------------------------------------------------------------------------------
+# --- the log of a project, and anchors --------------------------------------------------------------------------------
 
 
 async def test_the_log_of_a_project_is_chained(store: AnyStore, database: Database) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ class Clock:
         self.ahead_us = 0
 
     def now_us(self) -> int:
-        import time
-
         return time.time_ns() // 1000 + self.ahead_us
 
     def monotonic(self) -> float:
@@ -285,7 +284,7 @@ async def test_a_damaged_backup_is_not_restored(store: SqliteStore, tmp_path: Pa
 
 @pytest.mark.anyio
 async def test_damage_is_backed_up_and_told(store: SqliteStore, tmp_path: Path) -> None:
-    run_id, value = await with_large(Life(store))
+    _, value = await with_large(Life(store))
     store.files.delete(value.digest)
     made = await m.backup(m.SqliteKeeper(store), tmp_path / "backup")
     assert [damage.subject for damage in made.damages] == [value.digest]

@@ -98,12 +98,18 @@ def test_a_fresh_sqlite_schema_equals_a_migrated_one(tmp_path: Path) -> None:
 
 def test_a_current_database_costs_next_to_nothing(tmp_path: Path) -> None:
     path = tmp_path / "omium.db"
-    program = (
-        "import sys, time\nfrom pathlib import Path\nfrom omium.storage.migrate import migrate_sqlite\n"
-        "path = Path(sys.argv[1])\nmigrate_sqlite(path)\nbest = 9.0\n"
-        "for _ in range(5):\n    t = time.perf_counter(); migrate_sqlite(path); best = min(best, time.perf_counter() - t)\n"
-        "print(best, 'alembic' in sys.modules)\n"
-    )
+    program = """
+import sys, time
+from pathlib import Path
+from omium.storage.migrate import migrate_sqlite
+path, best = Path(sys.argv[1]), 9.0
+migrate_sqlite(path)
+for _ in range(5):
+    start = time.perf_counter()
+    migrate_sqlite(path)
+    best = min(best, time.perf_counter() - start)
+print(best, "alembic" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     best, imported = done.stdout.split()
     assert imported == "False"  # neither to look nor to create
@@ -290,7 +296,8 @@ CATALOGUE = """
 SELECT 'column', table_name || '.' || column_name, data_type || is_nullable || coalesce(column_default, '')
   FROM information_schema.columns WHERE table_schema = 'public'
 UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
-UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
+  WHERE connamespace = 'public'::regnamespace
 UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 ORDER BY 1, 2

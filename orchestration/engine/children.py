@@ -1,0 +1,130 @@
+"""Child runs: those that `workflow` nodes start. They are created, watched, and cancelled with what waits for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+
+from omium.orchestration.definition.expressions import render
+from omium.orchestration.engine import scopes, starting
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import NodeId, Principal, RunId
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.state import RUN_TERMINAL, RunState
+from omium.orchestration.ports import RunQuery, Store, Write
+
+if TYPE_CHECKING:
+    from omium.orchestration.engine.engine import Engine
+    from omium.orchestration.engine.execution import Execution
+
+CreateChild: TypeAlias = Callable[[RunState, NodeId, RunId, str, Any], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 1.0
+_MANY = 100_000
+
+
+class Children:
+    """The child runs of the runs that this process owns."""
+
+    def __init__(self, engine: Engine, create: CreateChild) -> None:
+        self._engine = engine
+        self._create = create
+        self._waiting: dict[RunId, RunId] = {}  # child -> the run here that waits for it
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    async def start(self, run: Execution, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
+        """Create the run of a `workflow` node, which its parent's log already names."""
+        wait = {"kind": "child", "run": child}
+        run.children[child] = node_id
+        self.watch(child, run)
+        while True:
+            try:
+                await self._create(run.folded, node_id, child, workflow, inputs)
+                break
+            except OmiumError as error:
+                if error.code != "storage_unavailable":
+                    await run.fail_waiting(node_id, wait, error)
+                    return
+                _log.warning("run %s cannot be created, trying again: %s", child, error)
+                await anyio.sleep(_RETRY_S)
+        parent = await self._engine.store.run(run.run_id)
+        if run.folded.node(node_id).wait != wait or parent is None or parent.status in RUN_TERMINAL:
+            # Whoever ended or reset the parent meanwhile cannot have seen this child.
+            await self.cancel(child, f"node {node_id} of its parent {run.run_id} no longer waits for it")
+
+    async def start_again(self, run: Execution, node_id: NodeId, child: RunId) -> None:
+        """The child was named and never created: a crash came between, or it is just being created."""
+        node = run.structure.node_def(node_id)
+        program = run.program.node(node)
+        scope, _ = await scopes.build(run, node_id, program.names, program.every)
+        inputs = starting.given(run, node_id, render(node.input, scope))
+        self._engine.spawn(self.start, run, node_id, child, str(node.use), inputs)
+
+    # --- watching -------------------------------------------------------------------------------------------------
+
+    def watch(self, child: RunId, run: Execution) -> None:
+        """Have the run told when its child has ended."""
+        self._waiting[child] = run.run_id
+
+    def forget(self, run: Execution) -> None:
+        """The run is no longer owned here."""
+        for child in run.children:
+            if self._waiting.get(child) == run.run_id:
+                del self._waiting[child]
+
+    def watched(self) -> list[RunId]:
+        return list(self._waiting)
+
+    def has_ended(self, child: RunId, parent: RunId | None) -> None:
+        """Tell whoever waits: `parent` as the child's own log has it, if that is at hand. A parent that nobody owns is
+        claimed."""
+        waiting = self._waiting.pop(child, None)
+        execution = self._engine.owned(waiting or parent)
+        if execution is not None:
+            self._engine.spawn(execution.on_child, child)
+        if parent is not None or waiting is None:
+            self._engine.spawn(self._wake, child, parent)
+
+    async def _wake(self, child: RunId, parent: RunId | None) -> None:
+        store = self._engine.store
+        if parent is None:
+            row = await store.run(child)
+            parent = row.caller_run if row is not None else None
+        if parent is not None:
+            await store.wake([parent], self._engine.clock.now_us())
+            self._engine.look()
+
+    # --- ending ---------------------------------------------------------------------------------------------------
+
+    async def cancel(self, child: RunId, reason: str) -> None:
+        """Cancel a child run and everything below it."""
+        await cancel_with_children(self._engine.store, child, Principal("engine"), reason)
+
+    async def cancel_orphans(self, state: RunState) -> None:
+        """Cancel the children that no node of the run waits for any more: it has ended, or was reset."""
+        waited = {node.wait["run"] for node in state.nodes.values() if node.wait is not None and "run" in node.wait}
+        for row in await self._engine.store.runs(RunQuery(caller=state.run_id, limit=_MANY)):
+            if row.ended_at is None and row.id not in waited:
+                await self.cancel(row.id, f"its parent {state.run_id} no longer waits for it")
+
+
+async def cancel_with_children(store: Store, run_id: RunId, actor: Principal, reason: str | None) -> None:
+    """Cancel a run, and then what it started; one that has ended already stays as it is."""
+    try:
+        await store.write(Write(run_id, [c.CancelRun(reason)], actor))
+    except OmiumError as error:
+        if error.code != "not_allowed":
+            raise
+    await cancel_below(store, run_id, actor)
+
+
+async def cancel_below(store: Store, run_id: RunId, actor: Principal) -> None:
+    """Cancel what a run that has ended had started."""
+    for row in await store.runs(RunQuery(caller=run_id, limit=_MANY)):
+        if row.ended_at is None:
+            await cancel_with_children(store, row.id, actor, f"its parent {run_id} was cancelled")

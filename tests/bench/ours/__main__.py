@@ -1,0 +1,43 @@
+"""One measurement in this process: `python -m tests.bench.ours '{"measure": "chain", ...}'` prints its figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import anyio
+
+from tests.bench.figures import Figure, exit_on_sigterm
+from tests.bench.ours import across, commands, history, kill, runs, waiting
+from tests.bench.ours.work import Work, from_json
+
+MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
+    "chain": runs.chain,
+    "runs": runs.runs,
+    "fanout": runs.fanout,
+    "storage": runs.storage,
+    "branch": history.branch,
+    "checkpoint": history.checkpoint,
+    "rollback": history.rollback,
+    "kill": kill.kill,
+    "waiting": waiting.waiting,
+    "approval": across.approval,
+    "events": across.events,
+    "cancel": across.cancelling,
+    "commands": commands.commands,
+}
+
+
+def main() -> None:
+    work = from_json(sys.argv[1])
+    exit_on_sigterm()
+    logging.basicConfig(level=logging.WARNING)
+    figures = anyio.run(partial(MEASURES[work.measure], work))
+    print(json.dumps([figure.as_dict() for figure in figures]))
+
+
+if __name__ == "__main__":
+    main()

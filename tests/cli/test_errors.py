@@ -1,0 +1,85 @@
+"""Errors: one form, stable exit codes, no traceback for what was to be expected."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import get_args
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from omium.orchestration.errors import ErrorCode, OmiumError
+from omium.server.cli import Commands
+from omium.server.commands.base import EXIT_CODES, FAILED, Invocation, command
+from tests.cli.harness import HOSTILE
+
+
+def run(error: BaseException, *arguments: str) -> Result:
+    @command("omium broken", name="broken", located=False)
+    async def broken(invocation: Invocation) -> None:
+        """Raise."""
+        raise error
+
+    group = Commands("omium")
+    group.get_command = lambda ctx, name: broken  # type: ignore[method-assign]
+    return CliRunner().invoke(group, ["broken", *arguments], prog_name="omium")
+
+
+@pytest.mark.parametrize("code", get_args(ErrorCode))
+def test_every_code_has_its_exit_code(code: ErrorCode) -> None:
+    done = run(OmiumError(code, "what was wrong.", "What to do."))
+    assert done.exit_code == EXIT_CODES.get(code, FAILED) != 0
+    assert done.stderr == "error: what was wrong.\nhint: What to do.\n"
+    assert done.stdout == ""
+
+
+def test_the_exit_codes_are_the_contract() -> None:
+    codes: dict[int, set[str]] = {}
+    for code in get_args(ErrorCode):
+        codes.setdefault(EXIT_CODES.get(code, FAILED), set()).add(code)
+    assert codes[4] == {"not_found"}
+    assert codes[5] == {"not_allowed", "conflict", "already_decided", "fenced", "plan_required", "plan_expired"}
+    assert {"invalid_argument", "invalid_definition", "not_registered"} <= codes[2]
+    assert set(codes) == {1, 2, 4, 5}
+
+
+def test_with_json_an_error_is_one_object() -> None:
+    done = run(OmiumError("not_allowed", "no.", "Yes.", allowed=["resume"]), "--json")
+    assert json.loads(done.stderr) == {
+        "error": {"code": "not_allowed", "message": "no.", "hint": "Yes.", "data": {"allowed": ["resume"]}}
+    }
+
+
+def test_a_usage_error_has_the_same_two_forms() -> None:
+    assert run(ValueError(), "--nonsense").stderr.startswith("error: No such option")
+    told = json.loads(run(ValueError(), "--nonsense", "--json").stderr)["error"]
+    assert (told["code"], run(ValueError(), "--nonsense").exit_code) == ("invalid_argument", 2)
+
+
+def test_a_report_of_several_lines_keeps_them_whole() -> None:
+    done = run(OmiumError("invalid_definition", "a.yaml:1: x\na.yaml:2: y"))
+    assert done.stderr.splitlines() == ["error: invalid definition", "a.yaml:1: x", "a.yaml:2: y"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_hostile_text_in_an_error_is_harmless(arguments: tuple[str, ...]) -> None:
+    done = run(OmiumError("not_found", HOSTILE, HOSTILE, name=HOSTILE), *arguments)
+    assert done.stderr.replace("\n", "").isprintable()
+
+
+def test_errors_of_a_task_group_are_unwrapped() -> None:
+    group = BaseExceptionGroup("", [BaseExceptionGroup("", [OmiumError("not_found", "gone.")])])
+    assert (run(group).exit_code, run(group).stderr) == (4, "error: gone.\n")
+
+
+def test_a_bug_is_not_dressed_up() -> None:
+    assert isinstance(run(ValueError("a bug")).exception, ValueError)
+    mixed = BaseExceptionGroup("", [OmiumError("not_found", "gone."), ValueError("a bug")])
+    assert run(mixed).exception is mixed
+
+
+def test_an_interrupt_has_its_own_code() -> None:
+    assert run(click.Abort()).exit_code == 130
+    assert run(OSError(errno.ENOENT, "no")).exit_code == 1

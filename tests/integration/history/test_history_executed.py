@@ -1,0 +1,303 @@
+"""History of runs that an engine executes meanwhile: nothing is repeated that need not be, nothing is lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from omium.orchestration.definition import ApprovalSpec, ForEach, Need, NodeDef, Repeat, WorkflowDef
+from omium.orchestration.ids import NodeId, RunId
+from omium.orchestration.ports import Attempt
+from tests.history_core import ME, HistoryCore, opened
+from tests.history_help import node
+
+pytestmark = pytest.mark.anyio
+
+DIAMOND = WorkflowDef(
+    "diamond",
+    (
+        node("top", input={"x": "${{ inputs.x }}"}),
+        node("left", "top", input={"from": "${{ nodes.top.output.x }}", "mood": "calm"}),
+        node("right", "top", input={"from": "${{ nodes.top.output.x }}"}),
+        node("end", "left", "right", input={"l": "${{ nodes.left.output }}", "r": "${{ nodes.right.output }}"}),
+    ),
+    inputs={"type": "object", "properties": {"x": {"type": "integer"}}},
+)
+
+
+async def finished(core: HistoryCore, run_id: RunId) -> Any:
+    with anyio.fail_after(20):
+        view = await core.wait(ME, run_id, 20, detail=True)
+    assert view.status == "completed", view.error
+    return view.output
+
+
+async def test_back_and_on_again_executes_only_what_lies_behind(tmp_path: Path) -> None:
+    async with opened(tmp_path, DIAMOND, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "diamond", {"x": 1})
+        output = await finished(core, run.id)
+        assert Counter(functions.calls) == Counter(["top", "left", "right", "end"])
+        functions.calls.clear()
+        with anyio.fail_after(10):
+            await core.rollback(ME, run.id, "node:top")
+            await core.resume(ME, run.id)
+        assert await finished(core, run.id) == output
+        assert sorted(functions.calls) == ["end", "left", "right"]
+        functions.calls.clear()
+        head = (await core.get_run(ME, run.id)).seq
+        await core.rollback(ME, run.id, "start")
+        await core.rollback(ME, run.id, head)
+        await core.resume(ME, run.id)
+        assert await finished(core, run.id) == output
+        assert functions.calls == []
+
+
+async def test_what_is_in_flight_is_stopped_before_the_answer(tmp_path: Path) -> None:
+    started, stopped, undone = anyio.Event(), anyio.Event(), []
+
+    async def hang(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        if attempt.generation:
+            return "done"
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        assert stopped.is_set()
+        undone.append(inputs["node"])
+
+    workflow = WorkflowDef(
+        "w", (node("a"), node("b", "a", compensate="undo"), NodeDef("c", "function", use="hang", needs=(Need("b"),)))
+    )
+    async with opened(tmp_path, workflow, functions={"hang": hang, "undo": undo}, executing=True) as (core, _):
+        run = await core.run_workflow(ME, "w")
+        with anyio.fail_after(10):
+            await started.wait()
+            done = await core.rollback(ME, run.id, "node:a")
+        assert (done.run.status, done.reset, undone) == ("paused", ("b", "c"), ["b"])
+        await core.resume(ME, run.id)
+        assert await finished(core, run.id) == {"c": "done"}
+
+
+async def test_a_branch_runs_with_another_hypothesis(tmp_path: Path) -> None:
+    async with opened(tmp_path, DIAMOND, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "diamond", {"x": 1})
+        output = await finished(core, run.id)
+        functions.calls.clear()
+        bold = {"nodes": {"left": {"with": {"mood": "${{ not read }}"}}}}
+        made = await core.branch(ME, run.id, "before:left", name="bold", overrides=bold)
+        told = await finished(core, made.run.id)
+        assert told == {"end": {"l": {"from": 1, "mood": "${{ not read }}"}, "r": {"from": 1}}}
+        assert sorted(functions.calls) == ["end", "left"]
+        again = await core.branch(ME, run.id, "start", name="other", overrides={"inputs": {"x": 7}})
+        assert (await finished(core, again.run.id))["end"]["r"] == {"from": 7}
+        assert await finished(core, run.id) == output
+        found = await core.compare(ME, run.id, made.run.id)
+        assert (found.first_divergence, found.outputs_equal) == ("left", False)
+        assert {one.node: one.change for one in found.nodes} == {
+            "top": "same", "left": "changed", "right": "same", "end": "changed",
+        }  # fmt: skip
+
+
+async def test_an_output_that_is_given_is_not_executed(tmp_path: Path) -> None:
+    async with opened(tmp_path, DIAMOND, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "diamond", {"x": 1})
+        await finished(core, run.id)
+        functions.calls.clear()
+        made = await core.branch(
+            ME, run.id, "before:left", name="b", overrides={"nodes": {"left": {"output": "given"}}}
+        )
+        assert await finished(core, made.run.id) == {"end": {"l": "given", "r": {"from": 1}}}
+        assert functions.calls == ["end"]
+
+
+async def test_playing_again_runs_the_node_and_what_follows_once(tmp_path: Path) -> None:
+    async with opened(tmp_path, DIAMOND, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "diamond", {"x": 1})
+        await finished(core, run.id)
+        functions.calls.clear()
+        done = await core.play_from_node(ME, run.id, "left", overrides={"inputs": {"x": 2}})
+        assert done.run.id != run.id
+        assert (await finished(core, done.run.id))["end"]["l"] == {"from": 1, "mood": "calm"}
+        assert sorted(functions.calls) == ["end", "left"]
+        await core.rollback(ME, run.id, "node:left")
+        functions.calls.clear()
+        in_place = await core.play_from_node(ME, run.id, "top", overrides={"inputs": {"x": 3}})
+        assert in_place.run.id == run.id
+        assert (await finished(core, run.id))["end"]["r"] == {"from": 3}
+        assert Counter(functions.calls) == Counter(["top", "left", "right", "end"])
+
+
+async def test_only_what_has_changed_is_executed(tmp_path: Path) -> None:
+    calls = Counter[str]()
+
+    async def constant(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        calls[attempt.node_id] += 1
+        return "always the same"
+
+    workflow = WorkflowDef(
+        "w",
+        (
+            NodeDef("a", "function", use="constant", input={"x": 1}),
+            NodeDef("b", "function", use="constant", input={"a": "${{ nodes.a.output }}"}, needs=(Need("a"),)),
+            NodeDef("c", "function", use="constant", input={"b": "${{ nodes.b.output }}"}, needs=(Need("b"),)),
+        ),
+    )
+    async with opened(tmp_path, workflow, functions={"constant": constant}, executing=True) as (core, _):
+        run = await core.run_workflow(ME, "w")
+        await finished(core, run.id)
+        plan = await core.preview_play_from(ME, run.id, "a", reuse="unchanged")
+        assert (sorted(plan.reused), plan.saved_tokens) == (["a", "b", "c"], 30)
+        changed = {"nodes": {"a": {"with": {"x": 2}}}}
+        done = await core.play_from_node(ME, run.id, "a", overrides=changed, reuse="unchanged")
+        await finished(core, done.run.id)
+        assert calls == Counter({"a": 2, "b": 1, "c": 1})  # what `a` gave is the same, so nothing after it changed
+        state = await core.store.state(done.run.id)
+        assert [state.nodes[NodeId(one)].reused_from is not None for one in "abc"] == [False, True, True]
+
+
+async def test_an_approval_is_asked_again_when_its_node_is_reset(tmp_path: Path) -> None:
+    gate = NodeDef("gate", "approval", approval=ApprovalSpec("Go on?", min_assurance="none"), needs=(Need("a"),))
+    workflow = WorkflowDef("w", (node("a"), gate, node("b", "gate")))
+    async with opened(tmp_path, workflow, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "w")
+        with anyio.fail_after(10):
+            for generation in (0, 1):
+                assert (await core.wait(ME, run.id, 10)).status == "waiting_approval"
+                (asked,) = await core.list_approvals(ME, run_id=run.id)
+                if not generation:
+                    plan = await core.preview_play_from(ME, run.id, "a")
+                    assert list(plan.asked_again) == ["gate"]
+                    await core.play_from_node(ME, run.id, "a")
+                    first = asked
+                else:
+                    assert asked.id != first.id
+                    assert (await core.get_approval(ME, first.id)).status == "cancelled"
+                    await core.decide(ME, asked.id, "approve", assurance="none")
+        await finished(core, run.id)
+        assert functions.calls == ["a", "a", "b"]
+
+
+async def test_loops_and_fans_go_on_from_the_middle(tmp_path: Path) -> None:
+    async def count(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        return {"n": inputs["n"], "ok": inputs["n"] >= 2}
+
+    body = (
+        NodeDef("try", "function", use="count", input={"n": "${{ iteration }}"}),
+        node("test", "try", input={"ok": "${{ nodes.try.output.ok }}"}),
+    )
+    workflow = WorkflowDef(
+        "w",
+        (
+            NodeDef("fix", "group", body=body, repeat=Repeat("output.test.ok", 5)),
+            node("fan", for_each=ForEach(["a", "b", "c"], key="item"), input={"i": "${{ item }}"}),
+            node("end", "fix", "fan"),
+        ),
+    )
+    async with opened(tmp_path, workflow, functions={"count": count}, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "w")
+        await finished(core, run.id)
+        assert functions.calls.count("fix[2].test") == 1
+        functions.calls.clear()
+        await core.rollback(ME, run.id, (await core.get_run(ME, run.id)).seq)
+        await core.play_from_node(ME, run.id, "fix[1].test")
+        await finished(core, run.id)
+        assert sorted(functions.calls) == ["end", "fix[1].test", "fix[2].test", "fix[2].try"]
+        functions.calls.clear()
+        branch = await core.branch(ME, run.id, "before:fan[b]", name="b")
+        await finished(core, branch.run.id)
+        assert sorted(functions.calls) == ["end", "fan[b]"]
+
+
+async def test_a_replay_of_what_was_recorded_finds_the_first_difference(tmp_path: Path) -> None:
+    async with opened(tmp_path, DIAMOND, executing=True) as (core, functions):
+        run = await core.run_workflow(ME, "diamond", {"x": 1})
+        await finished(core, run.id)
+        functions.calls.clear()
+        one, two = await core.replay(ME, run.id), await core.replay(ME, run.id)
+        assert (one.identical, one.replayed, one.divergence) == (True, 4, None)
+        assert one == two
+        functions.versions["f"] = "2"
+        found = await core.replay(ME, run.id)
+        assert found.divergence is not None
+        assert (found.identical, found.divergence["node"], found.divergence["reason"]) == (False, "top", "code_changed")
+        assert found.digest != one.digest
+        assert functions.calls == []
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "reason"),
+    [
+        ({"left": node("left", "top", input={"from": "${{ nodes.top.output.x }}", "mood": "wild"})}, "left", "definition_changed"),
+        ({"right": NodeDef("right", "function", use="f", needs=(Need("top", when="nodes.top.output.x > 5"),), input=DIAMOND.nodes[2].input)}, "right", "condition_changed"),
+        ({"end": None}, "end", "node_removed"),
+        ({"new": node("new", "top")}, "new", "node_added"),
+        ({}, None, "outputs_changed"),
+    ],
+)  # fmt: skip
+async def test_a_changed_definition_shows_where_it_would_part(
+    tmp_path: Path, change: Mapping[str, NodeDef | None], where: str | None, reason: str
+) -> None:
+    async with opened(tmp_path, DIAMOND, executing=True) as (core, _):
+        run = await core.run_workflow(ME, "diamond", {"x": 1})
+        await finished(core, run.id)
+        nodes = {**{one.id: one for one in DIAMOND.nodes}, **change}
+        kept = tuple(one for one in nodes.values() if one is not None)
+        outputs = {"other": "${{ nodes.top.output }}"} if where is None else None
+        now = WorkflowDef("diamond", kept, inputs=DIAMOND.inputs, outputs=outputs)
+        core.catalog.workflows["diamond"] = now  # type: ignore[index]
+        found = await core.replay(ME, run.id)
+        assert found.divergence is not None
+        assert (found.divergence["node"], found.divergence["reason"]) == (where, reason)
+
+
+async def test_files_follow_history_while_runs_are_executed(tmp_path: Path) -> None:
+    async def write(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        assert attempt.workspace is not None
+        seen = sorted(one.name for one in attempt.workspace.iterdir())
+        (attempt.workspace / attempt.node_id).write_text(str(inputs["text"]))
+        return seen
+
+    nodes = tuple(
+        NodeDef(
+            f"w{i}", "function", use="write", workspace="write", input={"text": f"v{i}"},
+            needs=(Need(f"w{i - 1}"),) if i else (),
+        )
+        for i in range(3)
+    )  # fmt: skip
+    workflow = WorkflowDef("files", nodes)
+    async with opened(tmp_path, workflow, functions={"write": write}, executing=True, workspaces=True) as (core, _):
+        run = await core.run_workflow(ME, "files")
+        assert await finished(core, run.id) == {"w2": ["w0", "w1"]}
+        state = await core.store.state(run.id)
+        with anyio.fail_after(20):
+            back = await core.rollback(ME, run.id, "node:w0")
+        assert (back.files_removed, back.notes) == (2, ())
+        await core.resume(ME, run.id)
+        assert await finished(core, run.id) == {"w2": ["w0", "w1"]}
+
+        changed = {"nodes": {"w1": {"with": {"text": "other"}}}}
+        made = await core.branch(ME, run.id, "before:w1", name="b", overrides=changed)
+        assert await finished(core, made.run.id) == {"w2": ["w0", "w1"]}
+        found = await core.compare(ME, run.id, made.run.id)
+        assert [(one["path"], one["status"]) for one in found.files] == [("w1", "modified")]
+        assert "+other" in found.files[0]["patch"]
+        same = await core.compare(ME, f"{run.id}@{state.seq}", run.id)
+        assert same.files == []
+
+        with anyio.fail_after(20):
+            await core.rollback(ME, run.id, "node:w2")
+            await core.play_from_node(ME, run.id, "w1", reuse="unchanged")
+        assert await finished(core, run.id) == {"w2": ["w0", "w1"]}
+        assert core.engine is not None
+        directory = await core.engine.workspaces.open(await core.store.state(run.id))
+        assert sorted(one.name for one in directory.iterdir()) == ["w0", "w1", "w2"]
+        state = await core.store.state(run.id)
+        assert [state.nodes[NodeId(one)].reused_from is not None for one in ("w1", "w2")] == [True, True]
