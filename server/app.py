@@ -16,6 +16,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports import Clock, Executor, SystemClock
 from omium.orchestration.service.core import Core
 from omium.server.config import Config
+from omium.server.hosting import hosted
 from omium.storage.open import open_store
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def open_omium(
 
                 departure = Departure(config, store)
                 stack.push_async_callback(_to_the_end, departure.runs_are_free)
-            running = await _start_engine(stack, config, core, workspaces, time)
+            running = await stack.enter_async_context(hosted(lambda: _engine(config, core, workspaces, time)))
             if departure is not None:
                 stack.push_async_callback(_to_the_end, partial(departure.begins, running))
         yield core
@@ -68,29 +69,30 @@ async def _to_the_end(leave: Callable[[], Awaitable[object]]) -> None:
         await leave()
 
 
-async def _start_engine(
-    stack: AsyncExitStack, config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock
-) -> Engine:
+@asynccontextmanager
+async def _engine(config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock) -> AsyncIterator[Engine]:
+    """The engine of this process, with everything that it runs nodes with."""
     from omium.clients.processes.liveness import HostProcesses, marked
     from omium.orchestration.engine.engine import Engine, EngineConfig
 
-    stack.enter_context(marked())
     limits = config.limits
-    engine = Engine(
-        core.store,
-        await _executors(stack, config),
-        processes=HostProcesses(),
-        create_child=core.create_child,
-        check_names=core.check_names,
-        workspaces=workspaces,
-        specs=core.catalog.workspaces,
-        config=EngineConfig(
-            slots=limits.slots, runs=limits.runs, resources=limits.resources, projects=(config.project.id,)
-        ),
-        clock=clock,
-    )
-    core.bind(engine)  # before it claims anything: a run that it takes up may start others
-    return await stack.enter_async_context(engine)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(marked())
+        engine = Engine(
+            core.store,
+            await _executors(stack, config),
+            processes=HostProcesses(),
+            create_child=core.create_child,
+            check_names=core.check_names,
+            workspaces=workspaces,
+            specs=core.catalog.workspaces,
+            config=EngineConfig(
+                slots=limits.slots, runs=limits.runs, resources=limits.resources, projects=(config.project.id,)
+            ),
+            clock=clock,
+        )
+        core.bind(engine)  # before it claims anything: a run that it takes up may start others
+        yield await stack.enter_async_context(engine)
 
 
 async def _executors(stack: AsyncExitStack, config: Config) -> dict[str, Executor]:

@@ -223,6 +223,9 @@ class Reads:
 
     async def effects(self, run_id: RunId) -> list[EffectRow]:
         e = t.effects.c
+        found = await self._all(select(t.effects).where(e.run_id == run_id))
+        if not found:
+            return []
         # In the order of the intents: that of the events, which the ledger's rows do not repeat.
         intents = await self._all(
             select(t.events.c.data)
@@ -230,7 +233,7 @@ class Reads:
             .order_by(t.events.c.seq)
         )
         order = {orjson.loads(row[0])["effect"]: place for place, row in enumerate(intents)}
-        rows = [_effect(row) for row in await self._all(select(t.effects).where(e.run_id == run_id))]
+        rows = [_effect(row) for row in found]
         return sorted(rows, key=lambda row: order.get(row.id, len(order)))
 
     async def labels(self, run_id: RunId) -> list[LabelRow]:

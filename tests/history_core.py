@@ -11,7 +11,6 @@ from typing import Any
 from omium.clients.processes.liveness import HostProcesses
 from omium.clients.workspaces import GitWorkspaces
 from omium.orchestration.definition import NodeDef, WorkflowDef
-from omium.orchestration.definition.hashing import definition_hash
 from omium.orchestration.definition.schema import to_document
 from omium.orchestration.engine.engine import Engine, EngineConfig
 from omium.orchestration.errors import OmiumError
@@ -163,7 +162,6 @@ async def by_hand(core: HistoryCore, workflow: WorkflowDef, inputs: Mapping[str,
     from omium.orchestration.ids import new_id
 
     run_id, document, given = RunId(new_id("run")), encode(to_document(workflow)), encode(dict(inputs or {}))
-    assert document.digest and definition_hash(workflow)
     create = c.CreateRun(document.digest, workflow.name, given.digest, ME.project)
     written = await core.store.write(
         Write(
@@ -172,7 +170,7 @@ async def by_hand(core: HistoryCore, workflow: WorkflowDef, inputs: Mapping[str,
             ME.principal,
             blobs=[NewBlob(document), NewBlob(given)],
             claim=WorkerId("hand"),
-        )  # fmt: skip
+        )
     )
     assert written.fence is not None
     return Hand(core, run_id, written.fence)

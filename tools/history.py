@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import PlanToken, Seq
+from omium.orchestration.ids import PlanToken
 from omium.orchestration.service.views import Caller
 from omium.tools.desk import Ctx, committed, desk_of, the_run
 from omium.tools.models import CheckpointOut, CheckpointsOut, ComparisonOut, HistoryOut
@@ -68,10 +68,12 @@ async def list_checkpoints(
     """List positions that a run can go back to, newest first. Changes nothing."""
     core, caller = desk_of(ctx)
     found = await the_run(core, caller, run_id)
-    page = await core.list_checkpoints(caller, found, before=Seq(before) if before is not None else None, limit=limit)
+    page = await core.list_checkpoints(caller, found, before=before, limit=limit)
     shown = fit(checkpoint_out(one) for one in page.checkpoints)
-    cut = len(shown) < len(page.checkpoints)
-    return CheckpointsOut(checkpoints=shown, before=shown[-1].seq if cut else page.next)
+    if len(shown) < len(page.checkpoints):  # only the core knows where the next page of so many begins
+        page = await core.list_checkpoints(caller, found, before=before, limit=len(shown))
+        shown = [checkpoint_out(one) for one in page.checkpoints]
+    return CheckpointsOut(checkpoints=shown, before=page.next)
 
 
 async def rollback(

@@ -197,7 +197,7 @@ class ComparisonOut(Answer):
     decisions: list[Line] | None = None
     cost_usd: list[float]
     tokens: list[int]
-    seconds: list[float | None]
+    seconds: list[float] | None = None
 
 
 class ApprovalsOut(Answer):

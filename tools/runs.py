@@ -97,7 +97,7 @@ async def list_runs(
         statuses=statuses or (),
         workflow=workflow,
         text=text,
-        parent=await the_run(core, caller, parent) if parent is not None else None,
+        parent=await core.find_run(caller, parent) if parent is not None else None,
         before=RunId(before) if before is not None else None,
         limit=limit,
     )

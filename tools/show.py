@@ -299,6 +299,7 @@ def comparison_out(view: ComparisonView, *, detail: bool, after: str | None) -> 
     rest = _after([one.node for one in differing], after)
     page = fit((_difference(one, detail) for one in differing[rest:]), 5_000)
     left = rest + len(page)
+    took = [one for one in view.duration_ms if one is not None]
     return ComparisonOut(
         a=run_ref(view.a),
         b=run_ref(view.b),
@@ -311,7 +312,7 @@ def comparison_out(view: ComparisonView, *, detail: bool, after: str | None) -> 
         decisions=_decisions(view.decisions),
         cost_usd=[round(one, 6) for one in view.cost_usd],
         tokens=list(view.tokens),
-        seconds=[None if one is None else one / 1000 for one in view.duration_ms],
+        seconds=[one / 1000 for one in took] if len(took) == 2 else None,
     )
 
 

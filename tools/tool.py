@@ -129,8 +129,8 @@ _DATA = ("const", "enum", "default", "required")
 
 
 def compact(schema: dict[str, Any], *, closed: bool = True) -> dict[str, Any]:
-    """The schema in fewer words: no titles, no lengths of strings, no null as an alternative (what is None is left
-    out), no default that is null, false or 0, and definitions with one use in the place of their use. For an answer
+    """The schema in fewer words: no titles, no lengths of strings, no null as an alternative of a property (it is left
+    out then), no default that is null, false or 0, and definitions with one use in the place of that. For an answer
     (not `closed`): nothing about other properties, and none of our docstrings."""
 
     def walk(node: Any) -> Any:
@@ -144,17 +144,24 @@ def compact(schema: dict[str, Any], *, closed: bool = True) -> dict[str, Any]:
                 continue
             if key == "additionalProperties" and (item is True or (item is False and not closed)):
                 continue
-            if key in ("properties", "$defs"):
+            if key == "properties":
+                kept[key] = {name: _without_null(walk(one)) for name, one in item.items()}
+            elif key == "$defs":
                 kept[key] = {name: walk(one) for name, one in item.items()}
             else:
                 kept[key] = item if key in _DATA else walk(item)
-        choices = [one for one in kept.get("anyOf", ()) if one != {"type": "null"}]
-        if len(choices) == 1:
-            del kept["anyOf"]
-            kept = {**choices[0], **kept}
         return kept
 
     return _inlined(cast(dict[str, Any], walk(schema)))
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a property that is left out rather than null."""
+    choices = [one for one in schema.get("anyOf", ()) if one != {"type": "null"}]
+    if not choices:
+        return schema
+    rest = {key: item for key, item in schema.items() if key != "anyOf"}
+    return {**choices[0], **rest} if len(choices) == 1 else {"anyOf": choices, **rest}
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import Process
 
+from omium.clients.workspaces.locks import held
 from omium.orchestration.errors import OmiumError
 
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class Git:
             env=env,
             cwd="/",
             check=False,
+            pass_fds=held(),
         )
         if done.returncode == 0:
             return done.stdout
@@ -133,6 +135,7 @@ class Git:
                     stderr=errors.fileno(),
                     env=_environment(False),
                     cwd="/",
+                    pass_fds=held(),
                 )
             except BaseException:
                 for stream in ours:

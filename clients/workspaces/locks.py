@@ -6,12 +6,14 @@ import fcntl
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import anyio
 
 from omium.orchestration.errors import OmiumError
 
+_held: ContextVar[tuple[int, ...]] = ContextVar("omium_held_locks", default=())
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
@@ -31,10 +33,19 @@ async def file_lock(path: Path, *, shared: bool = False, wait_s: float | None = 
             raise OmiumError("timeout", f"{path.name} is in use by another operation.")
         await anyio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_S)
+    outer = _held.get()
+    _held.set((*outer, descriptor))
     try:
         yield
     finally:
+        _held.set(outer)
         os.close(descriptor)
+
+
+def held() -> tuple[int, ...]:
+    """The descriptors of the locks that this task holds. A program that inherits them keeps the locks until it ends: when
+    this process is killed, nobody takes over what the program is still changing."""
+    return _held.get()
 
 
 def _try(path: Path, kind: int) -> int | None:

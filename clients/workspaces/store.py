@@ -86,7 +86,7 @@ class Store:
             to_git.close()
             return _tree_from(from_git.read())
 
-        ref = _REFS + name
+        ref = self._ref(name)
         parent = await self._tip(ref) if keep_history else None
         return await self._git.converse(
             [
@@ -98,6 +98,12 @@ class Store:
             work,
             git_dir=self._path,
         )
+
+    def _ref(self, name: str) -> str:
+        """The ref that pins the trees of `name`, whose lock the caller holds: what git itself left locked there belongs
+        to nobody, because git holds the caller's lock as well for as long as it lives."""
+        (self._path / _REFS / f"{name}.lock").unlink(missing_ok=True)
+        return _REFS + name
 
     async def pin(self, name: str, tree: Tree, label: str) -> None:
         """Makes the ref of `name` reach `tree`. Raises `not_found`."""
@@ -112,7 +118,7 @@ class Store:
             raise OmiumError(
                 "not_found", f"There is no captured tree {tree}.", "It may have been dropped by retention."
             )
-        ref = _REFS + name
+        ref = self._ref(name)
         parent = await self._tip(ref)
         await self._git.converse(["fast-import", "--quiet", "--done", "--date-format=raw"], work, git_dir=self._path)
 

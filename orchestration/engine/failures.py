@@ -6,10 +6,11 @@ loose words, so that "Conference room booking" is no memory error and a room tha
 
 from __future__ import annotations
 
+import builtins
 import random
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from omium.orchestration.definition.model import Retry
@@ -79,17 +80,30 @@ _BY_CODE: Mapping[str, str] = {
 
 _BY_EXIT: Mapping[int, str] = {126: "permission_error", 127: "file_not_found", 124: "timeout", 137: "memory_error"}
 
+# The ancestors of what is often named in messages and has no category of its own.
+_SUBCLASSES: Mapping[str, Sequence[str]] = {
+    kind.__name__: [f"builtins.{base.__name__}" for base in kind.__mro__]
+    for kind in vars(builtins).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+}
+
+_STATUS = r"\A(?:error code: |http(?:/[\d.]+)?(?: error)?:? ?|status(?: code)?:? ?)"
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("rate_limited", re.compile(r"\A(?:error code: |http(?: error)?:? ?|status(?: code)?:? ?)?429\b", re.I)),
-    ("api_error", re.compile(r"\A(?:error code: |http(?: error)?:? ?|status(?: code)?:? ?)(?:4(?!29)\d\d|5\d\d)\b", re.I)),
-    ("file_not_found", re.compile(r"\A(?:\[Errno 2\] )?No such file or directory\b|: No such file or directory\Z", re.I)),
+    ("rate_limited", re.compile(_STATUS + r"429\b|\A429 (?:too many requests|client error)\b", re.I)),
+    ("api_error", re.compile(_STATUS + r"(?:4(?!29)\d\d|5\d\d)\b|\A5\d\d (?:server error|[a-z ]*unavailable)\b", re.I)),
+    ("file_not_found", re.compile(r"\A(?:\[Errno 2\] )?No such file or directory\b", re.I)),
+    ("file_not_found", re.compile(r": (?:No such file or directory|command not found)\Z", re.I)),
     ("permission_error", re.compile(r"\A(?:\[Errno 13\] )?Permission denied\b|: Permission denied\Z", re.I)),
     ("connection_error", re.compile(r"\A(?:\[Errno \d+\] )?Connection (?:refused|reset|aborted|timed out)\b", re.I)),
+    ("connection_error", re.compile(r"\Acould not resolve host\b|: Connection (?:refused|reset by peer)\Z", re.I)),
     ("timeout", re.compile(r"\A(?:the )?(?:read |request |operation |call )?timed out\b", re.I)),
     ("import_error", re.compile(r"\ANo module named '", re.I)),
     ("memory_error", re.compile(r"\A(?:out of memory|cannot allocate memory)\b", re.I)),
     ("api_error", re.compile(r"\Adatabase is locked\b", re.I)),
 )  # fmt: skip
+
+# How Python, and what imitates it, ends a traceback: `ValueError: bad timeout value`, `a.b.Error: ...`.
+_RAISED = re.compile(r"\A((?:[A-Za-z_]\w*\.)*[A-Z]\w*): ")
 
 _MESSAGE_LIMIT = 4_000
 _TRACE_LIMIT = 16_000
@@ -101,7 +115,8 @@ def type_names(error: BaseException) -> list[str]:
 
 
 def classify(error: BaseException) -> str:
-    """The category of a failure, one of `CATEGORIES`."""
+    """The category of a failure, one of `CATEGORIES`; of several at once, that of the first."""
+    error = _first(error)
     if isinstance(error, OmiumError):
         return _classify_ours(error)
     status = getattr(error, "status_code", None) or getattr(getattr(error, "response", None), "status_code", None)
@@ -111,6 +126,13 @@ def classify(error: BaseException) -> str:
         if 400 <= status < 600:
             return "api_error"
     return by_name(type_names(error)) or _by_message(str(error))
+
+
+def _first(error: BaseException) -> BaseException:
+    """What really failed: a task group wraps the errors of its tasks, one or more."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _classify_ours(error: OmiumError) -> str:
@@ -136,6 +158,11 @@ def by_name(names: Iterable[str]) -> str | None:
 
 def _by_message(text: str) -> str:
     line = text.strip().split("\n", 1)[0]
+    raised = _RAISED.match(line)
+    if raised is not None:
+        found = by_name((raised[1], f"builtins.{raised[1]}", *_SUBCLASSES.get(raised[1], ())))
+        if found is not None:
+            return found
     for category, pattern in _PATTERNS:
         if pattern.search(line):
             return category
@@ -144,6 +171,8 @@ def _by_message(text: str) -> str:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """A failure as it stands in the log: category, type, message, hint, bounded traceback."""
+    trace = "".join(traceback.format_exception(error)) if not isinstance(error, OmiumError) else ""
+    error = _first(error)
     if isinstance(error, OmiumError):
         data = error.data
         told: dict[str, Any] = {
@@ -160,7 +189,6 @@ def describe(error: BaseException) -> dict[str, Any]:
         if data.get("traceback"):
             told["traceback"] = str(data["traceback"])[-_TRACE_LIMIT:]
         return told
-    trace = "".join(traceback.format_exception(error))
     return {
         "category": classify(error),
         "type": type_names(error)[0],

@@ -36,7 +36,7 @@ async def build(
             told["output"] = await run.engine.values.load(outcome.output, outcome.size)
             outputs[name] = outcome.output
         elif outcome.status is NodeStatus.FAILED:
-            told["error"] = run.folded.node(instance).error
+            told["error"] = outcome.error
         nodes[name] = told
     scope: dict[str, Any] = {"inputs": _inputs(run), "nodes": nodes, "run": _about(run)}
     if node_id is not None and "[" in node_id:

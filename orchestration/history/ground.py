@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import anyio
 
@@ -22,7 +23,12 @@ from omium.orchestration.ports import Clock, Executor, Store
 
 CLAIM_WAIT_S = 10.0
 _SLEEPING = {*RUN_TERMINAL, RunStatus.PAUSED, RunStatus.DRAFT}
+_KEEP = 8  # structures
 _TRIES = 20  # checkpoints that are tried for one that can be gone back to
+
+
+def _has_plan(expansion: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    return expansion is not None and "plan" in expansion
 
 
 class Ground:
@@ -42,7 +48,8 @@ class Ground:
         self.engine = engine
         self.values = engine.values if engine is not None else ValueCache(store)
         self._programs = programs
-        self.structure = structure_of
+        self._structure_of = structure_of
+        self._structures: OrderedDict[tuple[Any, ...], Structure] = OrderedDict()
         self._claim_wait_s = claim_wait_s
 
     @property
@@ -55,6 +62,19 @@ class Ground:
 
     async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
         return await self.store.state(run_id, upto)
+
+    async def structure(self, state: RunState) -> Structure:
+        """Where the nodes of the run stand; not to be changed. One operation asks for it again and again, and that of a
+        large definition takes its time."""
+        plans = [(node_id, node.expansion["plan"]) for node_id, node in state.nodes.items() if _has_plan(node.expansion)]
+        key = (state.definition, *sorted(plans))
+        found = self._structures.get(key)
+        if found is None or self._programs.get(state.definition) is None:
+            found = self._structures[key] = await self._structure_of(state)
+        self._structures.move_to_end(key)
+        if len(self._structures) > _KEEP:
+            self._structures.popitem(last=False)
+        return found
 
     async def recorded(self, state: RunState) -> Recorded:
         """The run as it was, with its own definition. Raises what loading a value raises."""

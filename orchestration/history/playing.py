@@ -93,7 +93,8 @@ def _notes(structure: Structure, state: RunState, reset: Reset, overrides: Mappi
     if lost:
         names = ", ".join(lost[:5])
         notes.append(
-            f"Files that {names} wrote are gone afterwards, although their results stay: they wrote after {reset.first_writer} began."
+            f"The files that {names} wrote are gone afterwards, although their results stay: they were written after"
+            f" {reset.first_writer} began."
         )
     old = [
         one for one in state.overrides.get("nodes", {}) if one in reset.listed and one not in overrides.get("nodes", {})

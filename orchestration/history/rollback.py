@@ -78,9 +78,8 @@ def _notes(deeds: list[Deed]) -> tuple[str, ...]:
     left = [deed for deed in deeds if not _gone(deed)]
     if not left:
         return ()
-    return (
-        f"{len(left)} effect(s) stay as they are: nothing is declared that undoes them, or it is unknown whether they happened.",
-    )
+    why = "nothing is declared that undoes them, or it is unknown whether they happened"
+    return (f"{len(left)} effect(s) stay as they are: {why}.",)
 
 
 async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
@@ -112,12 +111,16 @@ class Landed:
     notes: tuple[str, ...]
 
 
-async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal) -> Landed:
+async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, planned: Back | None) -> Landed:
     """Finish a rollback that is in the log, or as much of it as is left after a crash: wait until its owner has stopped
-    what was in flight, undo effects, and put the files back."""
-    now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
-    structure = await ground.structure(now)
-    deeds = await deeds_after(ground.store, base, structure, event.seq)
+    what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was."""
+    if planned is not None and planned.now.seq == event.seq - 1:
+        now, base, structure = planned.now, planned.base, planned.structure
+        deeds = list(planned.draft.undone)
+    else:
+        now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
+        structure = await ground.structure(now)
+        deeds = await deeds_after(ground.store, base, structure, event.seq)
     notes: list[str] = []
     if "restore" in event.data or any(map(can_be_undone, deeds)):
         async with ground.held(run_id) as ours:

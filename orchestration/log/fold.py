@@ -45,9 +45,9 @@ def apply(
     base: RunState | None = None,
     nodes: Iterable[NodeId] = (),
 ) -> RunState:
-    """The state after `event`, which must be the next one. `base`: the state at `to` for a rollback, the parent's at the
-    branch point for a branch; `nodes`: those that a play-from or a branch resets. Gives another object only when the
-    event continues from `base`."""
+    """The state after `event`, which must be the next one. `base`: the state at `to` for a rollback, the parent's at
+    the branch point for a branch; `nodes`: those that a play-from or a branch resets. Gives another object only when
+    the event continues from `base`."""
     touched = touched if touched is not None else Touched()
     kind, data, at = event.type, event.data, event.at
     if kind is E.RUN_ROLLED_BACK:
@@ -115,7 +115,7 @@ def stands(node: NodeState) -> bool:
 
 
 def _revive(node: NodeState) -> None:
-    """A container that was cancelled with its run waits for its insides again: it has expanded, and need not do so anew."""
+    """A container that was cancelled with its run waits for its insides again: it need not expand anew."""
     if node.status is N.CANCELLED and node.expansion is not None:
         node.status, node.wait, node.ended_at = N.RUNNING, {"kind": "children"}, None
 

@@ -16,6 +16,7 @@ from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.positions import find, parse, parse_run
 from omium.orchestration.history.recorded import instances
 from omium.orchestration.history.replaying import replay
+from omium.orchestration.history.rollback import Back
 from omium.orchestration.ids import NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
@@ -61,9 +62,14 @@ class HistoryService(Reading):
             self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
         ) -> RunView: ...
 
+    _standing: Ground | None = None
+
     @property
     def _ground(self) -> Ground:
-        return Ground(self.store, self.clock, self.programs, self.structure, self.engine)
+        """One for all calls, made anew once the engine of this process is there."""
+        if self._standing is None or self._standing.engine is not self.engine:
+            self._standing = Ground(self.store, self.clock, self.programs, self.structure, self.engine)
+        return self._standing
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -144,7 +150,7 @@ class HistoryService(Reading):
             return await self._land(
                 caller, run_id, await self._rolled_back(run_id, int(written.replayed["generation"]))
             )
-        return await self._land(caller, run_id, written.events[-1])
+        return await self._land(caller, run_id, written.events[-1], planned)
 
     async def _rolled_back(self, run_id: RunId, generation: int) -> Event:
         """The first rollback of a run after it was in this generation."""
@@ -156,9 +162,10 @@ class HistoryService(Reading):
             after = page[-1].seq
         raise OmiumError("internal", f"run {run_id} has no rollback after generation {generation}.")
 
-    async def _land(self, caller: Caller, run_id: RunId, event: Event) -> HistoryResult:
-        ground = self._ground
-        landed = await rollback.land(ground, run_id, event, caller.principal)
+    async def _land(
+        self, caller: Caller, run_id: RunId, event: Event, planned: Back | None = None
+    ) -> HistoryResult:
+        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned)
         await self._stop_children(caller, run_id, set(landed.reset))
         changed, removed, added = landed.files
         return HistoryResult(

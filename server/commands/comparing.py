@@ -11,13 +11,14 @@ from omium.server.commands.console import Console, duration, money, safe, short
 from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
-    from omium.orchestration.service.views import BranchView, ComparisonView
+    from omium.orchestration.service.core import Core
+    from omium.orchestration.service.views import BranchView, Caller, ComparisonView
 
 
 @command("omium branch-tree last")
 @click.argument("run")
 async def branch_tree(invocation: Invocation, run: str) -> None:
-    """Show a run's branches, and theirs."""
+    """Show the tree of branches that a run belongs to."""
     async with opened(invocation) as (core, caller):
         tree = await core.branch_tree(caller, await core.find_run(caller, run))
     if invocation.console.json:
@@ -48,9 +49,10 @@ def _comparison(name: str) -> OmiumCommand:
     @click.argument("b")
     @click.option("--exit-status", is_flag=True, help="Exit with 1 when they differ.")
     async def compare(invocation: Invocation, a: str, b: str, exit_status: bool) -> int:
-        """Compare two runs: nodes, outputs, files, costs and decisions. Nodes are matched by their ids."""
+        """Compare two runs: nodes, outputs, files, costs and decisions. Nodes are matched by their ids. Instead of a
+        run, a position of one can be given: RUN@NUMBER."""
         async with opened(invocation, hands=True) as (core, caller):
-            found = await core.compare(caller, await core.find_run(caller, a), await core.find_run(caller, b))
+            found = await core.compare(caller, await _side(core, caller, a), await _side(core, caller, b))
         if invocation.console.json:
             invocation.console.view(found)
         else:
@@ -58,6 +60,12 @@ def _comparison(name: str) -> OmiumCommand:
         return FAILED if exit_status and differs(found) else DONE
 
     return compare
+
+
+async def _side(core: Core, caller: Caller, text: str) -> str:
+    """A run, or a position of one, with the run's whole id."""
+    run, at, position = text.partition("@")
+    return f"{await core.find_run(caller, run)}{at}{position}"
 
 
 compare = _comparison("compare")

@@ -8,7 +8,7 @@ unsafe effects.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -47,15 +47,33 @@ Execute: TypeAlias = "Callable[[PlanToken | None], Awaitable[HistoryResult]]"
 @click.argument("label")
 @click.option("--at", metavar="AT", help="Name this position instead of the present one.")
 @click.option("--note", metavar="TEXT", help="What is worth knowing about it.")
+@click.option("--requires", multiple=True, metavar="CONDITION", help="Record nothing unless this holds.")
+@click.option("--expects", multiple=True, metavar="CONDITION", help="Mark it as not valid unless this holds.")
 @_key
 async def checkpoint(
-    invocation: Invocation, run: str, label: str, at: str | None, note: str | None, idempotency_key: str | None
+    invocation: Invocation,
+    run: str,
+    label: str,
+    at: str | None,
+    note: str | None,
+    requires: tuple[str, ...],
+    expects: tuple[str, ...],
+    idempotency_key: str | None,
 ) -> None:
     """Give the present position of a run a name. With --at another position gets it."""
     console = invocation.console
     async with opened(invocation) as (core, caller):
         run_id = await core.find_run(caller, run)
-        made = await core.checkpoint(caller, run_id, label, at=at, note=note, idempotency_key=idempotency_key)
+        made = await core.checkpoint(
+            caller,
+            run_id,
+            label,
+            at=at,
+            note=note,
+            requires=requires,
+            expects=expects,
+            idempotency_key=idempotency_key,
+        )
     if console.json:
         console.view(made)
     else:
@@ -250,6 +268,41 @@ async def play_from(
             return await core.preview_play_from(caller, run_id, node, changes, reuse)
 
         return await _perform(invocation, plan_it, execute, preview=preview, plan=plan, yes=yes)
+
+
+@command("omium adopt last --reason 'the terse notes read better'")
+@click.argument("run")
+@_reason
+@_key
+async def adopt(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
+    """Close a branch as the one that was right. It must have completed; its parent's log will name it."""
+    await _close(invocation, run, "adopted", reason, idempotency_key)
+
+
+@command("omium abandon last --reason 'no better'")
+@click.argument("run")
+@_reason
+@_key
+async def abandon(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
+    """Close a branch as one that led nowhere. What it found stays."""
+    await _close(invocation, run, "abandoned", reason, idempotency_key)
+
+
+async def _close(
+    invocation: Invocation,
+    run: str,
+    how: Literal["adopted", "abandoned"],
+    reason: str | None,
+    idempotency_key: str | None,
+) -> None:
+    console = invocation.console
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        closed = await core.close_branch(caller, run_id, how, reason, idempotency_key=idempotency_key)
+    if console.json:
+        console.view(closed)
+    else:
+        console.fields([("run", closed.id), ("branch", closed.branch), ("closed", closed.closed)])
 
 
 async def _perform(

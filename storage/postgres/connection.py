@@ -25,7 +25,6 @@ RESOLVE_S = 30.0  # how long a commit whose answer was lost waits to learn how i
 # with a scan of them. Generic plans, because planning such a statement anew takes longer than running it.
 _WRITER = {
     "default_transaction_isolation": "'read committed'",
-    "default_transaction_read_only": "off",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "jit": "off",

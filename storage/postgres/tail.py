@@ -60,6 +60,7 @@ class Tail:
         self._subscriptions: set[Changes] = set()
         self._committed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._pid = 0  # of our own session, whose notifications are for others
 
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="omium-tail")
@@ -96,6 +97,7 @@ class Tail:
         """Listen until the session is lost."""
         db = await connect(self._dsn, "omium-tail", _IDLE)
         try:
+            self._pid = db.get_server_pid()
             await db.add_listener(CHANNEL, self._heard)
             self._wake()  # whatever was said meanwhile was missed
             seen = await self._position(db)
@@ -124,7 +126,7 @@ class Tail:
         return str(await db.fetchval("SELECT pg_current_snapshot()::text"))
 
     def _heard(self, db: Connection, pid: int, channel: str, payload: Any) -> None:
-        if pid != db.get_server_pid():
+        if pid != self._pid:
             self._wake()
 
 

@@ -170,7 +170,7 @@ class Writer:
         try:
             result = await self._together(ready)
         except Exception as error:
-            if len(ready) == 1 or _is_unavailable(error):
+            if len(ready) == 1 or _concerns_all(error):
                 result = _Result([(item, self._explained(error)) for item in ready])
             else:
                 for item in ready:
@@ -238,7 +238,7 @@ class Writer:
         try:
             results = await self._run_jobs(jobs)
         except Exception as error:
-            if len(jobs) == 1 or _is_unavailable(error):
+            if len(jobs) == 1 or _concerns_all(error):
                 results = [translated(error)] * len(jobs)
             else:
                 for job in jobs:
@@ -332,9 +332,11 @@ def bases_of(packed: Sequence[BlobRow]) -> list[Digest]:
     return sorted({row.base for row in packed if row.base is not None and row.base not in brought})
 
 
-def _is_unavailable(error: BaseException) -> bool:
+def _concerns_all(error: BaseException) -> bool:
+    """Whether the members of a batch would fare no better alone: the database is away, rather than one of its rows."""
     told = translated(error)
-    return isinstance(told, OmiumError) and told.code == "storage_unavailable"
+    away = isinstance(told, OmiumError) and told.code == "storage_unavailable"
+    return away and getattr(error, "sqlstate", None) != "55P03"
 
 
 async def roll_back(db: Connection) -> None:

@@ -29,6 +29,7 @@ def used_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         ):
             ended = made.omium(*arguments)
             assert ended.code == code, ended.err
+        made.end_workers()
         yield made
 
 

@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import anyio
 import orjson
+import psutil
 from click.testing import CliRunner, Result
 
-from omium.clients.processes.liveness import HostProcesses
-from omium.server.app import open_omium
 from omium.server.cli import cli
-from omium.server.config import load_config
 
 PROGRAM = "import sys; sys.argv[0] = {!r}; from omium.server.cli import main; main()"
 PATIENCE_S = 60.0
@@ -65,7 +62,7 @@ WORKFLOWS = {
     "hello": """
 name: hello
 description: Greets somebody, loudly.
-inputs: {type: object, properties: {name: {type: string}}, required: [name]}
+inputs: {type: object, properties: {name: {type: string}}, required: [name], additionalProperties: false}
 outputs: {text: "${{ nodes.shout.output }}"}
 nodes:
 - {id: greet, kind: function, use: greet, with: {name: "${{ inputs.name }}"}}
@@ -164,14 +161,14 @@ class Place:
         return Ended(process.returncode, out, err)
 
     def call(self, *arguments: str, given: str | None = None) -> Result:
-        """The same within this process, which is quicker; nobody is at a terminal, and no background worker is started."""
+        """The same within this process, which is quicker. Nobody is at a terminal; no background worker is started."""
         environment = {**self.environment, "OMIUM_DETACH": "false"}
         return CliRunner().invoke(cli, list(arguments), env=environment, prog_name="omium", input=given)
 
     def json(self, *arguments: str) -> Any:
         """The JSON that a command prints, which must succeed."""
         done = self.call(*arguments, "--json")
-        assert done.exit_code == 0, done.output
+        assert done.exit_code == 0, f"{done.output}{done.exception!r}"
         return orjson.loads(done.stdout)
 
     def settled(self, run: str = "last") -> Any:
@@ -179,19 +176,19 @@ class Place:
         return self.json("show", run, "--wait", str(PATIENCE_S))
 
     def end_workers(self) -> None:
-        """End whoever serves this project in the background."""
-        anyio.run(self._end_workers)
+        """End whoever executes this project's runs in the background, also one that has hardly started."""
+        mine = [process for process in psutil.process_iter() if self._belongs(process)]
+        for process in mine:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(mine, timeout=PATIENCE_S)
 
-    async def _end_workers(self) -> None:
-        config = load_config(environ=self.environment)
-        processes = HostProcesses()
-        with anyio.fail_after(PATIENCE_S):
-            async with open_omium(config, engine=False) as core:
-                for worker in await core.store.workers():
-                    if worker.pid != os.getpid():
-                        processes.kill(worker)
-                    while processes.alive(worker):
-                        await anyio.sleep(0.02)
+    def _belongs(self, process: psutil.Process) -> bool:
+        try:
+            home = process.environ().get("OMIUM_HOME")
+        except psutil.Error:  # gone, or somebody else's
+            return False
+        return process.pid != os.getpid() and home == self.environment["OMIUM_HOME"]
 
 
 class Terminal:
@@ -246,5 +243,4 @@ def place(directory: Path) -> Iterator[Place]:
     try:
         yield made
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            made.end_workers()
+        made.end_workers()

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ from omium.orchestration.ids import Principal
 from omium.orchestration.ports import WorkerRow
 from omium.orchestration.service.catalog import Catalog, FunctionSpec
 from omium.orchestration.service.core import Core
-from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.views import Caller
 from omium.server.mcp import build_server
 from omium.storage.sqlite.store import SqliteStore
@@ -96,7 +95,7 @@ outputs: "${{ nodes.c.output }}"
 name: unsafe
 nodes:
 - {id: prepare, kind: function, use: echo, with: {value: ready}}
-- {id: send, kind: function, use: echo, needs: prepare, on_unknown: ask, with: {value: sent}}
+- {id: send, kind: function, use: send, needs: prepare}
 """,
     "failing": """
 name: failing
@@ -105,7 +104,7 @@ nodes:
 """,
     "planned": """
 name: planned
-inputs: {type: object, required: [plan], properties: {plan: {type: array}}}
+inputs: {type: object, required: [plan], properties: {plan: {type: object}}}
 nodes:
 - {id: plan, kind: function, use: echo, expands: true, with: {value: "${{ inputs.plan }}"}}
 """,
@@ -129,10 +128,6 @@ nodes:
 outputs: "${{ nodes.echo.output }}"
 """,
 }
-
-
-class _TemporaryCore(HistoryService, Core):
-    pass
 
 
 class _Here:
@@ -168,7 +163,7 @@ class Studio:
         human: Callable[[Any], ElicitResult] | None = None,
         caller: Caller = ADA,
         read_only: bool = False,
-    ) -> AsyncIterator[Tester]:
+    ) -> AsyncIterator[Visitor]:
         """A client of a server of its own. `human` answers forms; without one the client declares no elicitation."""
 
         async def answer(_: Any, params: Any) -> ElicitResult:
@@ -178,7 +173,7 @@ class Studio:
         server = build_server(self.core, caller, read_only=read_only)
         callback = answer if human is not None else None
         async with Client(server, mode=mode, elicitation_callback=callback) as client:
-            yield Tester(client)
+            yield Visitor(client)
 
     async def changes(self) -> int:
         """Rows that this process has changed so far."""
@@ -186,7 +181,7 @@ class Studio:
 
 
 @dataclass
-class Tester:
+class Visitor:
     """Calls tools as a client does, and reads answers as a model does."""
 
     client: Client
@@ -260,18 +255,23 @@ async def open_studio(path: Path, *, workflows: Mapping[str, str] = WORKFLOWS) -
         await studio.release.wait()
         return "released"
 
+    async def send() -> str:
+        studio.calls["send"] += 1
+        return "sent"
+
     async def numbers(count: int) -> list[int]:
         return list(range(count))
 
     async def fail() -> None:
         raise ValueError(HOSTILE)
 
-    functions = {"echo": echo, "held": held, "numbers": numbers, "fail": fail}
+    functions = {"echo": echo, "held": held, "send": send, "numbers": numbers, "fail": fail}
     specs = {name: FunctionSpec(name, f"{__name__}:{name}", host="async") for name in functions}
+    specs["send"] = replace(specs["send"], on_unknown="ask")  # what it does may not be done twice unseen
     catalog = Catalog(functions=specs, workflows={name: load_workflow(text) for name, text in workflows.items()})
     store = await SqliteStore.open(path / "omium.db", durability="normal")
     try:
-        core = _TemporaryCore(store, catalog)
+        core = Core(store, catalog)
         engine = Engine(
             store,
             {"function": FunctionExecutor(specs, callables=functions)},

@@ -31,15 +31,15 @@ def answering(action: str, **content: Any) -> tuple[Callable[[Any], ElicitResult
 @pytest.mark.parametrize("mode", MODES)
 async def test_accepting_the_form_is_a_decision(studio: Studio, mode: Mode) -> None:
     human, shown = answering("accept", decision="approve", feedback="well done")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            run_id, approval_id = await tester.asking()
-            decided = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            run_id, approval_id = await visitor.asking()
+            decided = await visitor.ok("approve", approval_id=approval_id, decision="approve")
             assert decided["decided"] is True
             assert decided["approval"]["decision"] == "approve"
             assert decided["approval"]["assurance"] == "elicited"
             assert decided["approval"]["feedback"] == "well done"
-            ended = await tester.ok("get_run", run_id=run_id, wait_seconds=45, detail=True)
+            ended = await visitor.ok("get_run", run_id=run_id, wait_seconds=45, detail=True)
     assert ended["status"] == "completed"
     assert ended["output"]["value"] == "published"
     assert len(shown) == 1
@@ -52,22 +52,22 @@ async def test_accepting_the_form_is_a_decision(studio: Studio, mode: Mode) -> N
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_humans_choice_counts_not_the_agents(studio: Studio, mode: Mode) -> None:
     human, _ = answering("accept", decision="reject")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            run_id, approval_id = await tester.asking()
-            decided = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            run_id, approval_id = await visitor.asking()
+            decided = await visitor.ok("approve", approval_id=approval_id, decision="approve")
             assert decided["approval"]["decision"] == "reject"
-            ended = await tester.ok("get_run", run_id=run_id, wait_seconds=45)
+            ended = await visitor.ok("get_run", run_id=run_id, wait_seconds=45)
     assert ended["status"] == "failed"
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_declining_the_form_rejects(studio: Studio, mode: Mode) -> None:
     human, _ = answering("decline")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking()
-            decided = await tester.ok("approve", approval_id=approval_id, decision="approve", feedback="agent's words")
+            _, approval_id = await visitor.asking()
+            decided = await visitor.ok("approve", approval_id=approval_id, decision="approve", feedback="agent's words")
     assert decided["decided"] is True
     assert decided["approval"]["decision"] == "reject"
     assert decided["approval"]["assurance"] == "elicited"
@@ -77,10 +77,10 @@ async def test_declining_the_form_rejects(studio: Studio, mode: Mode) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_declining_leaves_it_open_where_there_is_no_refusal(studio: Studio, mode: Mode) -> None:
     human, _ = answering("decline")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking("gated-without-refusal")
-            open_still = await tester.ok("approve", approval_id=approval_id, decision="left")
+            _, approval_id = await visitor.asking("gated-without-refusal")
+            open_still = await visitor.ok("approve", approval_id=approval_id, decision="left")
     assert open_still["decided"] is False
     assert open_still["approval"]["status"] == "pending"
 
@@ -88,11 +88,11 @@ async def test_declining_leaves_it_open_where_there_is_no_refusal(studio: Studio
 @pytest.mark.parametrize("mode", MODES)
 async def test_closing_the_form_leaves_it_open(studio: Studio, mode: Mode) -> None:
     human, _ = answering("cancel")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking()
+            _, approval_id = await visitor.asking()
             before = await studio.changes()
-            open_still = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            open_still = await visitor.ok("approve", approval_id=approval_id, decision="approve")
             assert await studio.changes() == before
     assert open_still["decided"] is False
     assert open_still["approval"]["status"] == "pending"
@@ -101,24 +101,24 @@ async def test_closing_the_form_leaves_it_open(studio: Studio, mode: Mode) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_without_forms_nothing_is_decided(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run_id, approval_id = await tester.asking()
+            run_id, approval_id = await visitor.asking()
             before = await studio.changes()
-            open_still = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            open_still = await visitor.ok("approve", approval_id=approval_id, decision="approve")
             assert await studio.changes() == before
             assert open_still["decided"] is False
             assert f"omium approve {approval_id}" in open_still["next"]
-            assert (await tester.ok("get_run", run_id=run_id))["status"] == "waiting_approval"
+            assert (await visitor.ok("get_run", run_id=run_id))["status"] == "waiting_approval"
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_gate_that_wants_more_is_not_asked_here(studio: Studio, mode: Mode) -> None:
     human, shown = answering("accept", decision="approve")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking("gated-strongly")
-            open_still = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            _, approval_id = await visitor.asking("gated-strongly")
+            open_still = await visitor.ok("approve", approval_id=approval_id, decision="approve")
     assert open_still["decided"] is False
     assert open_still["approval"]["min_assurance"] == "out_of_band"
     assert shown == []
@@ -126,10 +126,10 @@ async def test_a_gate_that_wants_more_is_not_asked_here(studio: Studio, mode: Mo
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_gate_that_wants_nothing_takes_the_agents_word_as_such(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking("gated-loosely")
-            decided = await tester.ok("approve", approval_id=approval_id, decision="approve")
+            _, approval_id = await visitor.asking("gated-loosely")
+            decided = await visitor.ok("approve", approval_id=approval_id, decision="approve")
     assert decided["decided"] is True
     assert decided["approval"]["assurance"] == "none"
 
@@ -152,10 +152,10 @@ async def test_a_viewer_decides_nothing(studio: Studio, mode: Mode) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_option_that_is_not_offered_does_not_bother_the_human(studio: Studio, mode: Mode) -> None:
     human, shown = answering("accept", decision="approve")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking()
-            refused = await tester.error("approve", approval_id=approval_id, decision="yes please")
+            _, approval_id = await visitor.asking()
+            refused = await visitor.error("approve", approval_id=approval_id, decision="yes please")
     assert refused["code"] == "invalid_argument"
     assert refused["data"]["allowed"] == ["approve", "reject"]
     assert shown == []
@@ -164,11 +164,11 @@ async def test_an_option_that_is_not_offered_does_not_bother_the_human(studio: S
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_answer_outside_the_form_decides_nothing(studio: Studio, mode: Mode) -> None:
     human, _ = answering("accept", decision="launch")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval_id = await tester.asking()
+            _, approval_id = await visitor.asking()
             before = await studio.changes()
-            refused = await tester.error("approve", approval_id=approval_id, decision="approve")
+            refused = await visitor.error("approve", approval_id=approval_id, decision="approve")
             assert await studio.changes() == before
     assert refused["code"] == "invalid_argument"
 
@@ -176,15 +176,15 @@ async def test_an_answer_outside_the_form_decides_nothing(studio: Studio, mode: 
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_second_decision_comes_too_late(studio: Studio, mode: Mode) -> None:
     human, shown = answering("accept", decision="approve")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            run_id, approval_id = await tester.asking()
+            run_id, approval_id = await visitor.asking()
             arguments = {"approval_id": approval_id, "decision": "approve", "idempotency_key": "once"}
-            first = await tester.ok("approve", **arguments)
-            await tester.ok("get_run", run_id=run_id, wait_seconds=45)
+            first = await visitor.ok("approve", **arguments)
+            await visitor.ok("get_run", run_id=run_id, wait_seconds=45)
             before = await studio.changes()
-            again = await tester.ok("approve", **arguments)
-            refused = await tester.error("approve", approval_id=approval_id, decision="reject")
+            again = await visitor.ok("approve", **arguments)
+            refused = await visitor.error("approve", approval_id=approval_id, decision="reject")
             assert await studio.changes() == before
     assert again["approval"] == first["approval"]
     assert refused["code"] == "already_decided"
@@ -198,8 +198,8 @@ async def test_an_answer_counts_only_for_the_question_that_was_shown(studio: Stu
         _, first = await ada.asking()
         _, second = await ada.asking()
     human, _ = answering("accept", decision="approve")
-    async with studio.client(human=human) as tester:
-        session = tester.client.session
+    async with studio.client(human=human) as visitor:
+        session = visitor.client.session
         asked: Any = await session.call_tool(
             "approve", {"approval_id": first, "decision": "approve"}, allow_input_required=True
         )
@@ -221,20 +221,20 @@ async def test_an_answer_counts_only_for_the_question_that_was_shown(studio: Stu
             allow_input_required=True,
         )
         assert unasked.result_type == "input_required"
-        assert len((await tester.ok("list_approvals"))["approvals"]) == 2
+        assert len((await visitor.ok("list_approvals"))["approvals"]) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_list_shows_what_is_needed_to_decide(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            assert (await tester.ok("list_approvals"))["approvals"] == []
-            run_id, approval_id = await tester.asking()
-            await tester.asking("gated-strongly")
-            everything = (await tester.ok("list_approvals"))["approvals"]
+            assert (await visitor.ok("list_approvals"))["approvals"] == []
+            run_id, approval_id = await visitor.asking()
+            await visitor.asking("gated-strongly")
+            everything = (await visitor.ok("list_approvals"))["approvals"]
             assert len(everything) == 2
-            [one] = (await tester.ok("list_approvals", run_id=run_id, detail=True))["approvals"]
-            rest = (await tester.ok("list_approvals", after=approval_id))["approvals"]
+            [one] = (await visitor.ok("list_approvals", run_id=run_id, detail=True))["approvals"]
+            rest = (await visitor.ok("list_approvals", after=approval_id))["approvals"]
     assert one["approval_id"] == approval_id
     assert one["question"] == "Publish it?"
     assert one["options"] == ["approve", "reject"]

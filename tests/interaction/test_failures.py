@@ -15,7 +15,7 @@ from mcp.server.mcpserver.exceptions import UnexpectedToolError
 from omium.orchestration.errors import ERROR_CODES, OmiumError
 from omium.orchestration.ids import new_id
 from omium.tools.failures import RETRYABLE, failure_result
-from tests.interaction.studio import HOSTILE, MODES, WORKFLOWS, Mode, Studio, Tester, failure_of, open_studio
+from tests.interaction.studio import HOSTILE, MODES, WORKFLOWS, Mode, Studio, Visitor, failure_of, open_studio
 from tests.interaction.test_surface import NAMES
 
 pytestmark = pytest.mark.anyio
@@ -55,10 +55,10 @@ def test_every_code_has_the_one_form_and_a_next_call(code: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_names_nothing_is_not_found(studio: Studio, mode: Mode) -> None:
     assert set(PLAUSIBLE) == NAMES
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         before = await studio.changes()
         for name, arguments in PLAUSIBLE.items():
-            failure = await tester.error(name, **arguments)
+            failure = await visitor.error(name, **arguments)
             assert failure["code"] == "not_found", name
             assert failure["next"].startswith("list_")
         assert await studio.changes() == before
@@ -77,15 +77,15 @@ LAWFUL = {("offset", 10**30)}  # a place behind the end of anything
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_wrong_types_from_each_schema_are_typed_errors(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
-        tools = (await tester.client.list_tools()).tools
+    async with studio.client(mode) as visitor:
+        tools = (await visitor.client.list_tools()).tools
         before = await studio.changes()
         for tool in tools:
             for name, schema in tool.input_schema["properties"].items():
                 for wrong in WRONG[schema["type"]]:
                     if (name, wrong if isinstance(wrong, int) else None) in LAWFUL:
                         continue
-                    failure = await tester.error(tool.name, **{**PLAUSIBLE[tool.name], name: wrong})
+                    failure = await visitor.error(tool.name, **{**PLAUSIBLE[tool.name], name: wrong})
                     # A null for what may be left out is as good as leaving it out.
                     expected = {"invalid_argument"} if wrong is not None else {"invalid_argument", "not_found"}
                     if schema["type"] == "string" and isinstance(wrong, int) and not isinstance(wrong, bool):
@@ -93,8 +93,8 @@ async def test_wrong_types_from_each_schema_are_typed_errors(studio: Studio, mod
                     assert failure["code"] in expected, (tool.name, name, wrong, failure)
             for missing in tool.input_schema.get("required", ()):
                 rest = {key: value for key, value in PLAUSIBLE[tool.name].items() if key != missing}
-                assert (await tester.error(tool.name, **rest))["code"] == "invalid_argument"
-            unknown = await tester.error(tool.name, **PLAUSIBLE[tool.name], approved=True)
+                assert (await visitor.error(tool.name, **rest))["code"] == "invalid_argument"
+            unknown = await visitor.error(tool.name, **PLAUSIBLE[tool.name], approved=True)
             assert unknown["data"]["problems"][0]["path"] == "approved"
         assert await studio.changes() == before
 
@@ -122,15 +122,15 @@ def test_fuzzed_arguments_never_crash_and_errors_change_nothing(tmp_path_factory
         anyio.run(one_session, data)
 
     async def one_session(data: st.DataObject) -> None:
-        async with open_studio(tmp_path_factory.mktemp("fuzz")) as studio, studio.client(data.draw(modes)) as tester:
-            tools = (await tester.client.list_tools()).tools
+        async with open_studio(tmp_path_factory.mktemp("fuzz")) as studio, studio.client(data.draw(modes)) as visitor:
+            tools = (await visitor.client.list_tools()).tools
             for tool in tools:
                 properties = list(tool.input_schema["properties"])
                 names = data.draw(st.lists(st.sampled_from([*properties, "extra"]), unique=True, max_size=4))
                 arguments = {**PLAUSIBLE[tool.name], **{name: data.draw(JSON) for name in names}}
                 arguments.pop("wait_seconds", None)
                 before = await studio.changes()
-                result = await tester.client.call_tool(tool.name, arguments)
+                result = await visitor.client.call_tool(tool.name, arguments)
                 if result.is_error:
                     assert failure_of(result)["code"] != "internal", (tool.name, arguments)
                     assert await studio.changes() == before
@@ -147,8 +147,8 @@ async def test_a_crash_says_nothing_of_itself(
         raise RuntimeError("the password is swordfish")
 
     monkeypatch.setattr(studio.core, "list_runs", crash)
-    async with studio.client(mode) as tester:
-        failure = await tester.error("list_runs")
+    async with studio.client(mode) as visitor:
+        failure = await visitor.error("list_runs")
     assert failure["code"] == "internal"
     assert "swordfish" not in json.dumps(failure)
     assert "swordfish" in caplog.text
@@ -159,13 +159,13 @@ async def test_the_codes_of_runs(studio: Studio, mode: Mode) -> None:
     deep: Any = 1
     for _ in range(80):
         deep = [deep]
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
             before = await studio.changes()
-            wrong = await tester.error("run_workflow", workflow="greet", inputs={"nane": "Ada"})
-            undeclared = await tester.error("run_workflow", workflow="held", workspace="/etc")
-            too_deep = await tester.error("run_workflow", workflow="echo", inputs={"value": deep})
-            simulated = await tester.error("simulate_workflow", workflow="greet", inputs={"name": 5})
+            wrong = await visitor.error("run_workflow", workflow="greet", inputs={"nane": "Ada"})
+            undeclared = await visitor.error("run_workflow", workflow="held", workspace="/etc")
+            too_deep = await visitor.error("run_workflow", workflow="echo", inputs={"value": deep})
+            simulated = await visitor.error("simulate_workflow", workflow="greet", inputs={"name": 5})
             assert await studio.changes() == before
     assert wrong["code"] == simulated["code"] == "invalid_argument"
     assert "name" in json.dumps(wrong)
@@ -182,8 +182,8 @@ async def test_what_may_be_repeated_says_so(
         raise OmiumError(code, "not now.", "Later.", retry_after_s=30)
 
     monkeypatch.setattr(studio.core, "run_workflow", refuse)
-    async with studio.client(mode) as tester:
-        failure = await tester.error("run_workflow", workflow="greet")
+    async with studio.client(mode) as visitor:
+        failure = await visitor.error("run_workflow", workflow="greet")
     assert failure["code"] == code
     assert failure["retryable"] is True
     assert failure["data"]["retry_after_s"] == 30
@@ -203,49 +203,49 @@ UNREGISTERED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("arguments", UNREGISTERED)
 async def test_only_registered_workflows_are_run(studio: Studio, mode: Mode, arguments: dict[str, Any]) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         before = await studio.changes()
-        refused = await tester.error("run_workflow", **arguments)
+        refused = await visitor.error("run_workflow", **arguments)
         assert refused["code"] in ("not_found", "invalid_argument")
         assert await studio.changes() == before
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_plan_that_names_anything_unregistered_fails_its_run(studio: Studio, mode: Mode) -> None:
-    plan = [{"id": "x", "kind": "function", "use": "os:system", "with": {"command": "true"}}]
-    async with studio.client(mode) as tester:
+    plan = {"steps": [{"id": "x", "kind": "function", "use": "os:system", "with": {"command": "true"}}]}
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run = await tester.ok("run_workflow", workflow="planned", inputs={"plan": plan}, wait_seconds=45)
-            shown = await tester.ok("get_run", run_id=run["run_id"], detail=True)
+            run = await visitor.ok("run_workflow", workflow="planned", inputs={"plan": plan}, wait_seconds=45)
+            shown = await visitor.ok("get_run", run_id=run["run_id"], detail=True)
     assert shown["status"] == "failed"
     assert "registered" in json.dumps(shown)
     assert all(node["id"] != "plan.x" or node["status"] != "completed" for node in shown["nodes"])
 
 
-async def hostile_texts(tester: Tester) -> list[str]:
+async def hostile_texts(visitor: Visitor) -> list[str]:
     """The text forms of everything that shows what somebody else wrote."""
-    run = await tester.finished("echo", {"value": {HOSTILE: [HOSTILE]}})
-    await tester.ok("control_run", run_id=(await tester.asking())[0], action="cancel", reason=HOSTILE)
-    titled = await tester.ok("run_workflow", workflow="failing", title=HOSTILE[:60], wait_seconds=45)
-    _, approval = await tester.asking("gated-hostilely", {"text": HOSTILE})
+    run = await visitor.finished("echo", {"value": {HOSTILE: [HOSTILE]}})
+    await visitor.ok("control_run", run_id=(await visitor.asking())[0], action="cancel", reason=HOSTILE)
+    titled = await visitor.ok("run_workflow", workflow="failing", title=HOSTILE[:60], wait_seconds=45)
+    _, approval = await visitor.asking("gated-hostilely", {"text": HOSTILE})
     return [
-        await tester.text("get_run", run_id=run, detail=True),
-        await tester.text("get_run", run_id=run, node="echo"),
-        await tester.text("get_run", run_id=titled["run_id"], detail=True),
-        await tester.text("list_runs"),
-        await tester.text("list_approvals", detail=True),
-        await tester.text("approve", approval_id=approval, decision="approve"),
-        json.dumps(await tester.error("run_workflow", workflow=HOSTILE), ensure_ascii=False),
-        json.dumps(await tester.error("get_run", run_id=HOSTILE[:50]), ensure_ascii=False),
-        json.dumps(await tester.error("get_run", run_id=run, node=HOSTILE), ensure_ascii=False),
+        await visitor.text("get_run", run_id=run, detail=True),
+        await visitor.text("get_run", run_id=run, node="echo"),
+        await visitor.text("get_run", run_id=titled["run_id"], detail=True),
+        await visitor.text("list_runs"),
+        await visitor.text("list_approvals", detail=True),
+        await visitor.text("approve", approval_id=approval, decision="approve"),
+        json.dumps(await visitor.error("run_workflow", workflow=HOSTILE), ensure_ascii=False),
+        json.dumps(await visitor.error("get_run", run_id=HOSTILE[:50]), ensure_ascii=False),
+        json.dumps(await visitor.error("get_run", run_id=run, node=HOSTILE), ensure_ascii=False),
     ]
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_hostile_text_is_shown_and_not_obeyed(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            texts = await hostile_texts(tester)
+            texts = await hostile_texts(visitor)
     for text in texts:
         assert all(character == "\n" or character.isprintable() for character in text), text
         assert "plain" in text
@@ -258,8 +258,8 @@ async def test_the_form_shows_hostile_text_harmlessly(studio: Studio, mode: Mode
     from tests.interaction.test_approvals import answering
 
     human, shown = answering("cancel")
-    async with studio.client(mode, human=human) as tester:
+    async with studio.client(mode, human=human) as visitor:
         with anyio.fail_after(20):
-            _, approval = await tester.asking("gated-hostilely", {"text": HOSTILE})
-            await tester.ok("approve", approval_id=approval, decision="approve", feedback=HOSTILE)
+            _, approval = await visitor.asking("gated-hostilely", {"text": HOSTILE})
+            await visitor.ok("approve", approval_id=approval, decision="approve", feedback=HOSTILE)
     assert all(character == "\n" or character.isprintable() for character in shown[0].message)

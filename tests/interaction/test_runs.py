@@ -16,11 +16,11 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_run_from_its_start_to_its_output(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            started = await tester.ok("run_workflow", workflow="greet", inputs={"name": "Ada"}, title="first")
+            started = await visitor.ok("run_workflow", workflow="greet", inputs={"name": "Ada"}, title="first")
             run_id = started["run_id"]
-            ended = await tester.ok("get_run", run_id=run_id, wait_seconds=45, detail=True)
+            ended = await visitor.ok("get_run", run_id=run_id, wait_seconds=45, detail=True)
     assert ended["status"] == "completed"
     assert ended["title"] == "first"
     assert ended["output"] == {"value": "Hello Ada", "size": 11}
@@ -31,27 +31,27 @@ async def test_a_run_from_its_start_to_its_output(studio: Studio, mode: Mode) ->
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_start_does_not_wait_for_the_work(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run = await tester.ok("run_workflow", workflow="held")
+            run = await visitor.ok("run_workflow", workflow="held")
             assert run["status"] in ("planning", "executing")
             assert "get_run" in run["next"]
             await studio.holding.wait()
-            seen = await tester.ok("get_run", run_id=run["run_id"])
+            seen = await visitor.ok("get_run", run_id=run["run_id"])
             assert seen["current"] == ["second"]
             assert seen["counts"] == {"completed": 1, "running": 1, "pending": 1}
             studio.release.set()
-            ended = await tester.ok("get_run", run_id=run["run_id"], wait_seconds=45)
+            ended = await visitor.ok("get_run", run_id=run["run_id"], wait_seconds=45)
             assert ended["status"] == "completed"
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_wait_is_bounded(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run = await tester.ok("run_workflow", workflow="held", wait_seconds=0.1)
+            run = await visitor.ok("run_workflow", workflow="held", wait_seconds=0.1)
             assert run["status"] == "executing"
-            refused = await tester.error("get_run", run_id=run["run_id"], wait_seconds=46)
+            refused = await visitor.error("get_run", run_id=run["run_id"], wait_seconds=46)
     assert refused["code"] == "invalid_argument"
     assert refused["data"]["problems"][0]["path"] == "wait_seconds"
 
@@ -64,11 +64,11 @@ async def test_a_wait_tells_its_progress(studio: Studio, mode: Mode) -> None:
         told.append((progress, message))
         studio.release.set()  # the wait ends only because its progress was heard
 
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run = await tester.ok("run_workflow", workflow="held")
+            run = await visitor.ok("run_workflow", workflow="held")
             await studio.holding.wait()
-            result = await tester.client.call_tool(
+            result = await visitor.client.call_tool(
                 "get_run", {"run_id": run["run_id"], "wait_seconds": 45}, progress_callback=hear
             )
     assert result.structured_content["status"] == "completed"
@@ -79,20 +79,20 @@ async def test_a_wait_tells_its_progress(studio: Studio, mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_client_that_gives_up_waiting_ends_the_wait_only(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run = await tester.ok("run_workflow", workflow="held")
+            run = await visitor.ok("run_workflow", workflow="held")
             await studio.holding.wait()
             with anyio.move_on_after(0.05) as gone:
-                await tester.ok("get_run", run_id=run["run_id"], wait_seconds=45)
+                await visitor.ok("get_run", run_id=run["run_id"], wait_seconds=45)
             assert gone.cancelled_caught
     # The client has gone altogether; another one finds the run as it was.
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            seen = await tester.ok("get_run", run_id=run["run_id"])
+            seen = await visitor.ok("get_run", run_id=run["run_id"])
             assert seen["status"] == "executing"
             studio.release.set()
-            ended = await tester.ok("get_run", run_id=run["run_id"], wait_seconds=45)
+            ended = await visitor.ok("get_run", run_id=run["run_id"], wait_seconds=45)
     assert ended["status"] == "completed"
     assert studio.calls["held"] == 1
 
@@ -100,72 +100,74 @@ async def test_a_client_that_gives_up_waiting_ends_the_wait_only(studio: Studio,
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_same_key_starts_one_run(studio: Studio, mode: Mode) -> None:
     arguments: dict[str, Any] = {"workflow": "greet", "inputs": {"name": "Ada"}, "idempotency_key": "k1"}
-    async with studio.client(mode) as tester:
-        first = await tester.ok("run_workflow", **arguments)
-        again = await tester.ok("run_workflow", **arguments)
+    async with studio.client(mode) as visitor:
+        first = await visitor.ok("run_workflow", **arguments)
+        again = await visitor.ok("run_workflow", **arguments)
         assert again["run_id"] == first["run_id"]
-        other = await tester.error("run_workflow", **{**arguments, "inputs": {"name": "Bob"}})
+        other = await visitor.error("run_workflow", **{**arguments, "inputs": {"name": "Bob"}})
         assert other["code"] == "conflict"
-        assert len((await tester.ok("list_runs"))["runs"]) == 1
+        assert len((await visitor.ok("list_runs"))["runs"]) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_pause_resume_cancel(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run_id = (await tester.ok("run_workflow", workflow="held"))["run_id"]
+            run_id = (await visitor.ok("run_workflow", workflow="held"))["run_id"]
             await studio.holding.wait()
-            paused = await tester.ok("control_run", run_id=run_id, action="pause", reason="lunch")
+            paused = await visitor.ok("control_run", run_id=run_id, action="pause", reason="lunch")
             assert paused["status"] == "paused"
             assert "resume" in paused["allowed"]
             assert paused["next"] == "control_run(run_id, action='resume')"
-            resumed = await tester.ok("control_run", run_id=run_id, action="resume")
+            resumed = await visitor.ok("control_run", run_id=run_id, action="resume")
             assert resumed["status"] == "executing"
-            cancelled = await tester.ok("control_run", run_id=run_id, action="cancel")
+            cancelled = await visitor.ok("control_run", run_id=run_id, action="cancel")
             assert cancelled["status"] == "cancelled"
-            refused = await tester.error("control_run", run_id=run_id, action="resume")
+            refused = await visitor.error("control_run", run_id=run_id, action="resume")
             assert refused["code"] == "not_allowed"
             assert "branch" in refused["data"]["allowed"]
             assert not refused["retryable"]
-            both = await tester.error("control_run", run_id=run_id, action="cancel", interrupt=True)
+            both = await visitor.error("control_run", run_id=run_id, action="cancel", interrupt=True)
             assert both["code"] == "invalid_argument"
 
 
 async def test_a_repeated_control_changes_nothing_more(studio: Studio) -> None:
-    async with studio.client() as tester:
+    async with studio.client() as visitor:
         with anyio.fail_after(20):
-            run_id = (await tester.ok("run_workflow", workflow="held"))["run_id"]
+            run_id = (await visitor.ok("run_workflow", workflow="held"))["run_id"]
             await studio.holding.wait()
             for action in ("pause", "cancel"):
-                await tester.ok("control_run", run_id=run_id, action=action)
-                seq = (await tester.ok("get_run", run_id=run_id))["seq"]
-                await tester.client.call_tool("control_run", {"run_id": run_id, "action": action})
-                assert (await tester.ok("get_run", run_id=run_id))["seq"] == seq
+                await visitor.ok("control_run", run_id=run_id, action=action)
+                seq = (await visitor.ok("get_run", run_id=run_id))["seq"]
+                await visitor.client.call_tool("control_run", {"run_id": run_id, "action": action})
+                assert (await visitor.ok("get_run", run_id=run_id))["seq"] == seq
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_failed_run_says_why(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run = await tester.ok("run_workflow", workflow="failing", wait_seconds=45)
+            run = await visitor.ok("run_workflow", workflow="failing", wait_seconds=45)
             assert run["status"] == "failed"
             assert "play_from_node" in run["next"]
-            shown = await tester.ok("get_run", run_id=run["run_id"], detail=True)
+            shown = await visitor.ok("get_run", run_id=run["run_id"], detail=True)
     assert "red" in shown["nodes"][0]["error"]
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_lists_are_paged_without_gap_or_repeat(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(60):
-            empty = await tester.ok("list_runs")
+            empty = await visitor.ok("list_runs")
             assert empty["runs"] == []
             assert "list_workflows" in empty["next"]
-            made = [(await tester.ok("run_workflow", workflow="echo", inputs={"value": n}))["run_id"] for n in range(7)]
+            made = [
+                (await visitor.ok("run_workflow", workflow="echo", inputs={"value": n}))["run_id"] for n in range(7)
+            ]
             seen: list[str] = []
             before: str | None = None
             while True:
-                page = await tester.ok("list_runs", limit=3, **({"before": before} if before else {}))
+                page = await visitor.ok("list_runs", limit=3, **({"before": before} if before else {}))
                 seen += [run["run_id"] for run in page["runs"]]
                 before = page.get("before")
                 if before is None:
@@ -175,10 +177,10 @@ async def test_lists_are_paged_without_gap_or_repeat(studio: Studio, mode: Mode)
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_lists_are_filtered(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            greeted = await tester.finished("greet", {"name": "Ada"})
-            asking, _ = await tester.asking()
+            greeted = await visitor.finished("greet", {"name": "Ada"})
+            asking, _ = await visitor.asking()
             for filters, expected in (
                 ({"statuses": ["completed"]}, [greeted]),
                 ({"statuses": ["waiting_approval", "failed"]}, [asking]),
@@ -186,28 +188,28 @@ async def test_lists_are_filtered(studio: Studio, mode: Mode) -> None:
                 ({"text": asking[-6:]}, [asking]),
                 ({"text": "%"}, []),
             ):
-                found = await tester.ok("list_runs", **filters)
+                found = await visitor.ok("list_runs", **filters)
                 assert [run["run_id"] for run in found["runs"]] == expected, filters
-            refused = await tester.error("list_runs", statuses=["done"])
+            refused = await visitor.error("list_runs", statuses=["done"])
     assert refused["code"] == "invalid_argument"
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_large_output_comes_in_pieces(studio: Studio, mode: Mode) -> None:
     value = {"text": "wörter " * 3_000, "n": 5}
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run_id = await tester.finished("echo", {"value": value})
-            shown = await tester.ok("get_run", run_id=run_id, detail=True)
+            run_id = await visitor.finished("echo", {"value": value})
+            shown = await visitor.ok("get_run", run_id=run_id, detail=True)
             output = shown["output"]
             assert "value" not in output
             pieces = [output["text"]]
             while "next_offset" in output:
-                shown = await tester.ok("get_run", run_id=run_id, offset=output["next_offset"])
+                shown = await visitor.ok("get_run", run_id=run_id, offset=output["next_offset"])
                 output = shown["output"]
                 pieces.append(output["text"])
             whole = "".join(pieces)
-            of_node = await tester.ok("get_run", run_id=run_id, node="echo")
+            of_node = await visitor.ok("get_run", run_id=run_id, node="echo")
     assert len(whole) == output["size"]
     assert of_node["output"]["text"] == whole[: len(of_node["output"]["text"])]
     assert value == __import__("json").loads(whole)
@@ -215,13 +217,13 @@ async def test_a_large_output_comes_in_pieces(studio: Studio, mode: Mode) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_many_nodes_come_in_pages(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(60):
-            run_id = await tester.finished("wide", {"count": 300})
-            page = await tester.ok("get_run", run_id=run_id, detail=True)
+            run_id = await visitor.finished("wide", {"count": 300})
+            page = await visitor.ok("get_run", run_id=run_id, detail=True)
             ids = [node["id"] for node in page["nodes"]]
             while "nodes_after" in page:
-                page = await tester.ok("get_run", run_id=run_id, after=page["nodes_after"])
+                page = await visitor.ok("get_run", run_id=run_id, after=page["nodes_after"])
                 ids += [node["id"] for node in page["nodes"]]
     assert len(ids) == len(set(ids)) == 302
     assert {f"fan[{n}]" for n in range(300)} < set(ids)
@@ -229,11 +231,11 @@ async def test_many_nodes_come_in_pages(studio: Studio, mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_unique_part_of_an_id_is_enough(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
-            run_id = await tester.finished("greet", {"name": "Ada"})
-            assert (await tester.ok("get_run", run_id=run_id[-8:]))["run_id"] == run_id
-            assert (await tester.error("get_run", run_id="zzzzzzzz"))["code"] == "not_found"
+            run_id = await visitor.finished("greet", {"name": "Ada"})
+            assert (await visitor.ok("get_run", run_id=run_id[-8:]))["run_id"] == run_id
+            assert (await visitor.error("get_run", run_id="zzzzzzzz"))["code"] == "not_found"
 
 
 @pytest.mark.parametrize("mode", MODES)

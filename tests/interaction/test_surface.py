@@ -39,8 +39,8 @@ NAMES = {
 
 
 async def tools_of(studio: Studio, mode: Mode = "auto", *, read_only: bool = False) -> list[Tool]:
-    async with studio.client(mode, read_only=read_only) as tester:
-        return (await tester.client.list_tools()).tools
+    async with studio.client(mode, read_only=read_only) as visitor:
+        return (await visitor.client.list_tools()).tools
 
 
 def on_the_wire(tools: list[Tool]) -> list[dict[str, Any]]:
@@ -105,8 +105,8 @@ async def test_listing_the_tools_is_cheap(studio: Studio) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_instructions_say_what_to_do_first(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
-        said = tester.client.instructions
+    async with studio.client(mode) as visitor:
+        said = visitor.client.instructions
     assert said is not None
     assert len(said) <= 2_048
     assert said.index("list_workflows") < said.index("run_workflow") < said.index("get_run(run_id, wait_seconds=45)")
@@ -115,23 +115,23 @@ async def test_the_instructions_say_what_to_do_first(studio: Studio, mode: Mode)
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_read_only_offers_nothing_that_changes_anything(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode, read_only=True) as tester:
-        tools = (await tester.client.list_tools()).tools
+    async with studio.client(mode, read_only=True) as visitor:
+        tools = (await visitor.client.list_tools()).tools
         assert tools
         assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in tools)
-        assert "run_workflow" not in str(tester.client.instructions)
+        assert "run_workflow" not in str(visitor.client.instructions)
         before = await studio.changes()
         with pytest.raises(MCPError, match="read-only") as refused:
-            await tester.client.call_tool("run_workflow", {"workflow": "greet", "inputs": {"name": "Ada"}})
+            await visitor.client.call_tool("run_workflow", {"workflow": "greet", "inputs": {"name": "Ada"}})
         assert refused.value.error.code == -32602
         assert await studio.changes() == before
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_unknown_tool_is_a_protocol_error(studio: Studio, mode: Mode) -> None:
-    async with studio.client(mode) as tester:
+    async with studio.client(mode) as visitor:
         with pytest.raises(MCPError) as refused:
-            await tester.client.call_tool("drop_\x1btables", {})
+            await visitor.client.call_tool("drop_\x1btables", {})
         assert refused.value.error.code == -32602
         assert "\x1b" not in refused.value.error.message
 

@@ -55,11 +55,11 @@ def out(run_id: RunId, node: str, value: Any = None) -> Digest:
 # --- computing again --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_any_history_is_sound_and_can_be_rebuilt(store: AnyStore, seed: int) -> None:
     numbers = random.Random(seed)
     life = Life(store)
-    await life.live([numbers.randrange(10**6) for _ in range(240)])
+    await life.live([numbers.randrange(10**6) for _ in range(160)])
     assert {"branch", "roll_back", "play_from", "settle", "label"} <= set(life.done)
     await catch_up(life)
     assert await m.verify(m.keeper(store)) == []

@@ -415,12 +415,8 @@ async def test_containers_of_a_cancelled_run_are_not_expanded_anew(tmp_path: Pat
 
 
 async def test_runs_are_compared_node_by_node(tmp_path: Path) -> None:
-    longer = replace(
-        DIAMOND,
-        nodes=(
-            DIAMOND.nodes[0], node("between", "top"), replace(DIAMOND.nodes[1], needs=(Need("between"),)), *DIAMOND.nodes[2:],
-        ),
-    )  # fmt: skip
+    top, left, *rest = DIAMOND.nodes
+    longer = replace(DIAMOND, nodes=(top, node("between", "top"), replace(left, needs=(Need("between"),)), *rest))
     async with opened(tmp_path, DIAMOND) as (core, _):
         hand = await by_hand(core, DIAMOND, {"x": 1})
         await hand.run("top", usage={"tokens": 2, "cost_usd": 0.01})

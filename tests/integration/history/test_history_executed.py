@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DIAMOND = WorkflowDef(
     ),
     inputs={"type": "object", "properties": {"x": {"type": "integer"}}},
 )
+UNLIKELY = Need("top", when="nodes.top.output.x > 5")
 
 
 async def finished(core: HistoryCore, run_id: RunId) -> Any:
@@ -235,13 +237,13 @@ async def test_a_replay_of_what_was_recorded_finds_the_first_difference(tmp_path
 @pytest.mark.parametrize(
     ("change", "where", "reason"),
     [
-        ({"left": node("left", "top", input={"from": "${{ nodes.top.output.x }}", "mood": "wild"})}, "left", "definition_changed"),
-        ({"right": NodeDef("right", "function", use="f", needs=(Need("top", when="nodes.top.output.x > 5"),), input=DIAMOND.nodes[2].input)}, "right", "condition_changed"),
+        ({"left": replace(DIAMOND.nodes[1], input={"mood": "wild"})}, "left", "definition_changed"),
+        ({"right": replace(DIAMOND.nodes[2], needs=(UNLIKELY,))}, "right", "condition_changed"),
         ({"end": None}, "end", "node_removed"),
         ({"new": node("new", "top")}, "new", "node_added"),
         ({}, None, "outputs_changed"),
     ],
-)  # fmt: skip
+)
 async def test_a_changed_definition_shows_where_it_would_part(
     tmp_path: Path, change: Mapping[str, NodeDef | None], where: str | None, reason: str
 ) -> None:

@@ -234,9 +234,7 @@ async def test_a_run_that_is_held_by_another_worker_is_rolled_back_and_the_answe
         hand = await by_hand(core, workflow)
         first = await hand.run("a")
         await hand.run("b")
-        ground = core._ground
-        ground._claim_wait_s = 0.0
-        core.__class__ = type("Impatient", (type(core),), {"_ground": ground})
+        core._ground._claim_wait_s = 0.0
         done = await core.rollback(ME, hand.run_id, first)
         assert done.run.status == "paused"
         assert len(done.notes) == 1
