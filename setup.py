@@ -1,9 +1,9 @@
 """Lists the packages of the wheel; everything else about the distribution stands in pyproject.toml.
 
-The five rooms, and the examples, one of which is the demo, lie at the top level and are installed as `omium.<room>`. setuptools can find packages by
-itself or rename them, but pyproject.toml cannot say both, and a list kept by hand drops a forgotten subpackage from the
-wheel without a word while every test in the checkout still passes. So the list is computed here.
-`tests/house/test_wheel.py` compares the built wheel with the tree.
+The five rooms, and the examples, one of which is the demo, lie at the top level of the checkout and are installed as
+`omium.<room>`. setuptools can find packages by itself or rename them, but pyproject.toml cannot say both, and a list
+kept by hand drops a forgotten subpackage from the wheel without a word while every test in the checkout still passes.
+So the list is computed here. `tests/house/test_wheel.py` compares the built wheel with the tree.
 """
 
 from setuptools import find_packages, setup

@@ -99,7 +99,7 @@ class Packer:
             row = find(wanted)
             if row is None:
                 raise OmiumError("not_found", f"blob {wanted} is not stored; it may have been erased.")
-            # Not bounded by MAX_CHAIN: a process that stores again what another one keeps as a patch starts to count anew.
+            # Not bounded by MAX_CHAIN: whoever stores again what another process keeps as a patch starts to count anew.
             if any(row.digest == below.digest for below in chain):
                 raise damaged(digest, "its chain of patches does not end")
             chain.append(row)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import anyio
+
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports import Clock
 
@@ -23,8 +25,8 @@ async def open_store(
     """Open the database that `url` names: a path or `sqlite:///path` (with `~` for the home directory), or
     `postgresql://user:password@host:port/name`.
 
-    `chain_key` makes the hash chain an HMAC. `durability`: "full" forces every commit to the disk, "normal" may lose the
-    last ones in a power cut. `files_root`: the directory of large blobs (beside an SQLite file unless given; in
+    `chain_key` makes the hash chain an HMAC. `durability`: "full" forces every commit to the disk, "normal" may lose
+    the last ones in a power cut. `files_root`: the directory of large blobs (beside an SQLite file unless given; in
     PostgreSQL without one, large blobs are rows like the others). Raises `storage_unavailable`, `invalid_argument` for
     another scheme, `unsupported` when the extra for PostgreSQL is not installed.
     """
@@ -55,6 +57,7 @@ async def open_store(
     path = rest.removeprefix("/") if mark else url
     if not path or path == ":memory:":
         raise OmiumError("invalid_argument", "a store needs a file: runs outlive the process.", "Give a path.")
+    place = await anyio.Path(path).expanduser()
     return await SqliteStore.open(
-        Path(path).expanduser(), clock=clock, chain_key=chain_key, durability=durability, files_root=files_root
+        Path(place), clock=clock, chain_key=chain_key, durability=durability, files_root=files_root
     )

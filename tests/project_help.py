@@ -74,8 +74,16 @@ def once(ctx, key: str) -> str:
     return ctx.effect(key, lambda: (mark(f"effect {key}"), ctx.node_id)[1])
 
 
-def fail(message: str):
-    raise FileNotFoundError(message)
+class Missing(FileNotFoundError):
+    pass
+
+
+def fail(kind: str, message: str):
+    from omium.orchestration.errors import OmiumError
+
+    if kind == "ours":
+        raise OmiumError("rate_limited", message)
+    raise {"missing": Missing, "plain": Exception}[kind](message)
 '''
 
 COMMAND = """
@@ -101,6 +109,7 @@ functions:
   once: work:once
   careful: {ref: "work:step", on_unknown: ask}
   fail: work:fail
+  fail_in_thread: {ref: "work:fail", host: thread}
 commands:
   greet: {argv: ["{python}", "{project}/greet.py"], cwd: project}
   greet_again: {argv: ["{python}", "{project}/greet.py"], cwd: project, on_unknown: rerun}

@@ -62,7 +62,7 @@ async def checkpoint(
 async def list_checkpoints(
     ctx: Ctx,
     run_id: RunArg,
-    before: Annotated[int | None, Field(description="Next page", ge=1)] = None,
+    before: Annotated[int | None, Field(description="Next page", ge=1, le=2**53)] = None,
     limit: Annotated[int, Field(ge=1, le=50)] = 20,
 ) -> CheckpointsOut:
     """List positions that a run can go back to, newest first. Changes nothing."""

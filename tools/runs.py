@@ -62,7 +62,7 @@ async def get_run(
     wait_seconds: Wait = 0,
     detail: Annotated[bool, Field(description="With nodes and output")] = False,
     node: Annotated[str | None, Field(description="Give this node's output", max_length=500)] = None,
-    offset: Annotated[int, Field(description="Continue a cut output here", ge=0)] = 0,
+    offset: Annotated[int, Field(description="Continue a cut output here", ge=0, le=2**53)] = 0,
     after: Annotated[str | None, Field(description="Next page: nodes_after", max_length=500)] = None,
 ) -> RunOut:
     """Show a run: status, progress, what it waits for, what is allowed next. With wait_seconds, first wait until it

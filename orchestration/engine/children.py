@@ -38,7 +38,15 @@ class Children:
     # --- starting -------------------------------------------------------------------------------------------------
 
     async def start(self, run: Execution, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
-        """Create the run of a `workflow` node, which its parent's log already names."""
+        """Create the run of a `workflow` node, which its parent's log already names. The parent is kept meanwhile, and
+        counts this in `creating`: if the child is refused, that has to be written."""
+        try:
+            await self._start(run, node_id, child, workflow, inputs)
+        finally:
+            run.creating -= 1
+        await run.rest()
+
+    async def _start(self, run: Execution, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
         wait = {"kind": "child", "run": child}
         run.children[child] = node_id
         self.watch(child, run)
@@ -63,6 +71,7 @@ class Children:
         program = run.program.node(node)
         scope, _ = await scopes.build(run, node_id, program.names, program.every)
         inputs = starting.given(run, node_id, render(node.input, scope))
+        run.creating += 1
         self._engine.spawn(self.start, run, node_id, child, str(node.use), inputs)
 
     # --- watching -------------------------------------------------------------------------------------------------
@@ -70,6 +79,9 @@ class Children:
     def watch(self, child: RunId, run: Execution) -> None:
         """Have the run told when its child has ended."""
         self._waiting[child] = run.run_id
+
+    def unwatch(self, child: RunId) -> None:
+        self._waiting.pop(child, None)
 
     def forget(self, run: Execution) -> None:
         """The run is no longer owned here."""

@@ -71,6 +71,7 @@ class Execution:
         self.tickets: dict[NodeId, Ticket[Place]] = {}
         self.parked: dict[NodeId, str] = {}  # what nodes wait for: approval, timer, signal, child, backoff
         self.children: dict[RunId, NodeId] = {}  # the child runs that nodes wait for
+        self.creating = 0  # child runs that are being created
         self.width = Limit(program.workflow.max_parallel or 1_000_000)
         self.workspace = Limit(1_000_000)
         self.inputs: Any = None
@@ -220,7 +221,7 @@ class Execution:
         finally:
             self._leave()
         self._launch(started)
-        await self._rest()
+        await self.rest()
 
     async def _advance(self, turn: Turn) -> None:
         """Go as far as possible without waiting for anything."""
@@ -268,6 +269,7 @@ class Execution:
                 return []
             self._refusals = 0
         for child in turn.children:
+            self.creating += 1
             self.engine.spawn(self.engine.children.start, self, *child)
         if turn.due is not None:
             self.arm(turn.due)
@@ -323,7 +325,7 @@ class Execution:
             if started:
                 following = self.attempts.get(started[0])
                 self._launch(started[1:])
-        await self._rest()
+        await self.rest()
 
     def drop_attempt(self, node_id: NodeId) -> None:
         """Forget an attempt and free its slots."""
@@ -361,7 +363,7 @@ class Execution:
                 self._opened.set()
                 self._opened = None
         self.engine.deal(None)
-        await self._rest()
+        await self.rest()
 
     async def _build(self) -> list[NodeId]:
         """One round: bring the fold up to date, stop and settle what must not go on, and schedule the rest."""
@@ -492,9 +494,9 @@ class Execution:
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    async def _rest(self) -> None:
+    async def rest(self) -> None:
         """Give the run up when nothing is left to do here for now."""
-        if self.attempts or self.tickets or self._busy or self._building or self._released:
+        if self.attempts or self.tickets or self._busy or self._building or self.creating or self._released:
             return
         wake_at = None
         if not self._is_over():

@@ -136,16 +136,19 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _classify_ours(error: OmiumError) -> str:
-    names = error.data.get("error_types") or [error.data.get("error_type", "")]
+    names = error.data.get("mro") or [error.data.get("error_type", "")]
     found = by_name(str(name) for name in names if name)
-    if found is None and error.code in _BY_CODE:
-        found = _BY_CODE[error.code]
+    cause = error.data.get("cause")  # what a function raised was itself an error of ours
+    code = cause["code"] if isinstance(cause, Mapping) else error.code
+    if found is None and code in _BY_CODE:
+        found = _BY_CODE[code]
     exit_code = error.data.get("exit_code")
     if found is None and isinstance(exit_code, int):
         found = _BY_EXIT.get(exit_code)
     if found is None and error.data.get("reason") in ("memory", "hard_timeout", "idle_timeout"):
         found = "memory_error" if error.data["reason"] == "memory" else "timeout"
-    return found or _by_message(error.message)
+    raised = f"raised {error.data.get('error_type')}: "  # what a function said stands behind it
+    return found or _by_message(error.message.partition(raised)[2] or error.message)
 
 
 def by_name(names: Iterable[str]) -> str | None:
@@ -163,6 +166,7 @@ def _by_message(text: str) -> str:
         found = by_name((raised[1], f"builtins.{raised[1]}", *_SUBCLASSES.get(raised[1], ())))
         if found is not None:
             return found
+        line = line[raised.end() :]
     for category, pattern in _PATTERNS:
         if pattern.search(line):
             return category

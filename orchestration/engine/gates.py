@@ -22,6 +22,8 @@ def step_gate(workflow: WorkflowDef, node: NodeDef, scope: Mapping[str, Any]) ->
         return None  # the node is itself the question
     if node.approval is not None:
         return node.approval
+    if node.kind in ("group", "wait"):
+        return None  # what is inside is asked about; waiting does nothing
     if workflow.approvals in ("before_each_step", "manual"):
         return ApprovalSpec(f"Run {node.id}?", STEP_OPTIONS)
     if workflow.approvals == "custom":

@@ -110,11 +110,14 @@ async def take_child(run: Execution, turn: Turn, node_id: NodeId) -> None:
     row = await run.engine.store.run(child)
     if row is None:
         await run.engine.children.start_again(run, node_id, child)
-    elif row.status == "completed" and row.output is not None:
-        run.children.pop(child, None)
+        return
+    if row.ended_at is None:
+        return
+    del run.children[child]
+    run.engine.children.unwatch(child)
+    if row.status == "completed" and row.output is not None:
         _end_wait(run, turn, node_id, node, await run.engine.values.load(row.output))
-    elif row.status in ("failed", "cancelled"):
-        run.children.pop(child, None)
+    else:
         told = {"category": "unknown", "type": "omium", "message": f"run {child} was {row.status}", "run": child}
         steps.failed(run, turn, node_id, {**told, **(row.error or {})})
 

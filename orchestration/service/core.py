@@ -28,6 +28,7 @@ from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.reading import Reading, row_of, run_view
+from omium.orchestration.service.simulating import SimulationService
 from omium.orchestration.service.views import Caller, RunView
 from omium.orchestration.service.watching import STATUS_CHANGES, watching
 from omium.orchestration.values import Encoded, digest_of, encode
@@ -309,7 +310,7 @@ class _Creation:
         self.inputs: Encoded = encode(given)
 
 
-class Core(HistoryService, ApprovalService, RunService):
+class Core(HistoryService, ApprovalService, SimulationService, RunService):
     """Every verb."""
 
     def check_names(self, nodes: Sequence[NodeDef]) -> None:

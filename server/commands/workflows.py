@@ -88,7 +88,7 @@ async def simulate(invocation: Invocation, workflow: str, given: tuple[str, ...]
     async with opened(invocation) as (core, caller):
         view, _ = await core.get_workflow(caller, workflow)
         inputs = {**(document(path) if path else {}), **pairs(given, view.inputs)}
-        found = await core.simulate(caller, workflow, inputs)
+        found = await core.simulate(caller, workflow, inputs or None)
     if console.json:
         console.view(found)
         return

@@ -106,9 +106,8 @@ class Link:
             self._layout = Layout({row[0]: row[1] for row in await db.fetch(LAYOUT, TABLES)})
             if previous:
                 # What the lost session was doing must have ended before anybody asks how it ended.
-                await db.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                    f" WHERE application_name = '{previous}'"
+                await db.fetch(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = $1", previous
                 )
         except BaseException:
             db.terminate()

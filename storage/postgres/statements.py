@@ -1,10 +1,11 @@
 """The writer's statements. A batch is one statement, whatever the number of its rows and tables.
 
-The rows of a table travel as one array of the table's row type, and every table that has rows is one data-modifying common
-table expression, so a commit is one round trip. (An array a column takes the server a third longer, and the client twice.)
-All of them depend on `gate`: it locks the runs of the batch in the order of their ids, with their claims, and holds only
-if every head and every owner is the one that the batch was computed from. A statement sees the database as it was when it
-began, but a locked row as it is now; hence every condition is read from the locked rows, and none from another table.
+The rows of a table travel as one array of the table's row type, and every table that has rows is one data-modifying
+common table expression, so a commit is one round trip. (One array for each column takes the server a third longer, and
+the client twice.) All of them depend on `gate`: it locks the runs of the batch in the order of their ids, with their
+claims, and holds only if every head and every owner is the one that the batch was computed from. A statement sees the
+database as it was when it began, but a locked row as it is now; hence every condition is read from the locked rows, and
+none from another table.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ _RUNS = _Insert(t.runs, (*RUN_HOT, "id", "status"))  # the status: NULL where it
 class Layout:
     """The order of the columns in the tables of one database: what a row type demands.
 
-    `columns`: by table, as the database has them; a migration may have added some at the end that `schema` names earlier.
+    `columns`: by table, as the database has them. A migration may have added some at the end that `schema` has earlier.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
@@ -149,19 +150,19 @@ def _statement(tables: tuple[str, ...], based: bool, bases: bool, wakes: bool) -
     if wakes:
         parts.append(_WAKE.format(gate=gate))
     # Names of tables and columns come from the schema; values are always bound.
-    for place, name in enumerate(tables, place):
+    for number, name in enumerate(tables, place):
         if name == "runs":
             sets = ", ".join(f"{column} = u.{column}" for column in RUN_HOT)
             parts.append(
                 f"runs_ AS (UPDATE runs r SET {sets}, status = coalesce(u.status, r.status)"  # noqa: S608
-                f" FROM unnest(${place}::runs[]) AS u WHERE r.id = u.id AND {gate})"
+                f" FROM unnest(${number}::runs[]) AS u WHERE r.id = u.id AND {gate})"
             )
             continue
         insert = _INSERTS[name]
         columns = ", ".join(insert.columns)
         parts.append(
             f"{name}_ AS (INSERT INTO {insert.table.name} ({columns})"  # noqa: S608
-            f" SELECT {columns} FROM unnest(${place}::{insert.table.name}[]) WHERE {gate}{insert.conflict})"
+            f" SELECT {columns} FROM unnest(${number}::{insert.table.name}[]) WHERE {gate}{insert.conflict})"
         )
     return f"WITH {', '.join(parts)} SELECT {gate}"
 

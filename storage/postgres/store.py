@@ -60,15 +60,22 @@ _CLAIM = (
     " SELECT run_id, taken.fence FROM taken JOIN due USING (run_id) ORDER BY due.priority DESC, due.wake_at, run_id"
 )
 _TAKE = (
-    "UPDATE claims SET worker = $1, fence = fence + 1, wake_at = NULL WHERE run_id = $2 AND worker IS NULL RETURNING fence"
+    "UPDATE claims SET worker = $1, fence = fence + 1, wake_at = NULL WHERE run_id = $2 AND worker IS NULL"
+    " RETURNING fence"
 )
 # The run is locked first, as by every write: what is appended meanwhile is either seen here, or sees the run without an
 # owner and wakes it.
 _RELEASE = (
     "WITH head AS MATERIALIZED (SELECT r.id, r.seq = $3 AND c.worker IS NOT NULL AND c.fence = $2 AS holds"
     " FROM runs r JOIN claims c ON c.run_id = r.id WHERE r.id = $1 FOR UPDATE OF r, c),"
-    " freed AS (UPDATE claims c SET worker = NULL, wake_at = $4 FROM head h WHERE c.run_id = h.id AND h.holds RETURNING 1)"
+    " freed AS (UPDATE claims c SET worker = NULL, wake_at = $4 FROM head h WHERE c.run_id = h.id AND h.holds"
+    " RETURNING 1)"
     " SELECT count(*) FROM freed"
+)
+_WAKE = (
+    "WITH free AS (SELECT run_id FROM claims WHERE run_id = ANY($1::text[]) AND worker IS NULL"
+    " AND coalesce(wake_at, $2) >= $2 ORDER BY run_id FOR UPDATE)"
+    " UPDATE claims c SET wake_at = $2 FROM free WHERE c.run_id = free.run_id"
 )
 _PUT_PLAN = (
     "WITH expired AS (DELETE FROM plans WHERE expires_at < $8)"
@@ -80,6 +87,11 @@ _TAKE_PLAN = (
     " RETURNING token, caller, run_id, operation, binding, expires_at, document"
 )
 _SNAPSHOT = "INSERT INTO snapshots (run_id, seq, document) VALUES ($1, $2, $3) ON CONFLICT (run_id, seq) DO NOTHING"
+
+
+def _plan(row: Sequence[Any]) -> PlanRow:
+    token, caller, run_id, operation, binding, expires_at, document = row
+    return PlanRow(token, caller, run_id, operation, binding, expires_at, orjson.loads(document))
 
 
 def _nothing(rows: Sequence[Any]) -> None:
@@ -99,9 +111,7 @@ class PostgresStore(Reads):
         self.clock = clock
         self._listeners: list[Callable[[RunId, Sequence[Event]], None]] = []
         self._tail = Tail(dsn)
-        self._writer = Writer(
-            Link(dsn, durability), clock=clock, chain=chain, packer=Packer(files), hear=self._hear
-        )
+        self._writer = Writer(Link(dsn, durability), clock=clock, chain=chain, packer=Packer(files), hear=self._hear)
 
     @classmethod
     async def open(
@@ -163,8 +173,8 @@ class PostgresStore(Reads):
         self._listeners.append(hear)
         return lambda: self._listeners.remove(hear)
 
-    def changes(self) -> Subscription:
-        return self._tail.subscribe()
+    def changes(self, *, own: bool = True) -> Subscription:
+        return self._tail.subscribe(own)
 
     async def put(self, blobs: Sequence[NewBlob]) -> None:
         if blobs:
@@ -202,6 +212,9 @@ class PostgresStore(Reads):
     async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
         return await self._writer.job(_RELEASE, (run_id, fence, seq, wake_at), lambda rows: rows[0][0] == 1)
 
+    async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
+        await self._writer.job(_WAKE, (list(run_ids), at_us), _nothing)
+
     # --- plans --------------------------------------------------------------------------------------------------
 
     async def put_plan(self, plan: PlanRow) -> None:
@@ -215,6 +228,6 @@ class PostgresStore(Reads):
         return await self._writer.job(
             _TAKE_PLAN,
             (token, caller, now_us),
-            lambda rows: PlanRow(*rows[0][:6], document=orjson.loads(rows[0][6])) if rows else None,
+            lambda rows: _plan(rows[0]) if rows else None,
             quiet=True,
         )

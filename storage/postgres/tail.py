@@ -1,8 +1,8 @@
 """How a process hears of the commits of others: LISTEN on a session of its own, with a poll beside it.
 
-A notification follows its commit on that same session rather than being part of it: PostgreSQL lets only one transaction
-that notifies commit at a time, in all its databases. Should a process die in between, the poll of the others, once a
-second, sees that transactions have ended.
+A notification follows its commit on that same session rather than being part of it: PostgreSQL lets only one
+transaction that notifies commit at a time, in all its databases. Should a process die in between, the poll of the
+others, once a second, sees that transactions have ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _IDLE = {"synchronous_commit": "off"}  # it writes nothing that has to last
 class Changes:
     """See `orchestration.ports.Subscription`."""
 
-    def __init__(self, registry: set[Changes]) -> None:
+    def __init__(self, registry: set[Changes], own: bool) -> None:
+        self.own = own
         self._registry = registry
         self._event = asyncio.Event()
         self._closed = False
@@ -65,13 +66,16 @@ class Tail:
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="omium-tail")
 
-    def subscribe(self) -> Changes:
-        return Changes(self._subscriptions)
+    def subscribe(self, own: bool) -> Changes:
+        """With `own` False the commits of this process do not wake, but for a poll that cannot tell them apart."""
+        return Changes(self._subscriptions, own)
 
     def committed(self) -> None:
         """This process has committed something."""
         self._committed.set()
-        self._wake()
+        for subscription in self._subscriptions:
+            if subscription.own:
+                subscription.wake()
 
     async def close(self) -> None:
         for subscription in list(self._subscriptions):
@@ -100,22 +104,25 @@ class Tail:
             self._pid = db.get_server_pid()
             await db.add_listener(CHANNEL, self._heard)
             self._wake()  # whatever was said meanwhile was missed
-            seen = await self._position(db)
+            seen, now = await self._position(db), asyncio.get_running_loop().time
+            poll_at = now() + POLL_S
             while True:
-                if await self._told():
+                if await self._has_committed(poll_at - now()):
                     await db.execute(f"NOTIFY {CHANNEL}")
                     # What comes in meanwhile is told after the pause.
                     await asyncio.sleep(NOTIFY_EVERY_S)
-                elif (position := await self._position(db)) != seen:
-                    seen = position
-                    self._wake()
+                if now() >= poll_at:
+                    before, seen = seen, await self._position(db)
+                    if seen != before:
+                        self._wake()
+                    poll_at = now() + POLL_S
         finally:
             db.terminate()
 
-    async def _told(self) -> bool:
-        """Wait for a commit of this process. False after a second without one."""
+    async def _has_committed(self, within_s: float) -> bool:
+        """Wait for a commit of this process; False when none came in time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
+            async with asyncio.timeout(max(within_s, 0)):
                 await self._committed.wait()
         committed = self._committed.is_set()
         self._committed.clear()

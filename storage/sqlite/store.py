@@ -253,13 +253,18 @@ class SqliteStore(Reads):
         await self.job(work)
 
     async def take_plan(self, token: PlanToken, caller: Principal, now_us: int) -> PlanRow | None:
+        columns = ("token", "caller", "run_id", "operation", "binding", "expires_at")
+
         def work(db: sqlite3.Connection) -> PlanRow | None:
             row = db.execute(
                 "DELETE FROM plans WHERE token = ? AND caller = ? AND expires_at > ?"
                 " RETURNING token, caller, run_id, operation, binding, expires_at, document",
                 (token, caller, now_us),
             ).fetchone()
-            return None if row is None else PlanRow(*row[:-1], orjson.loads(row[-1]))
+            if row is None:
+                return None
+            *plain, document = row
+            return PlanRow(**dict(zip(columns, plain, strict=True)), document=orjson.loads(document))
 
         return await self.job(work)
 

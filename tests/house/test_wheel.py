@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.tree import ROOMS, ROOT, files
+from tests.house.tree import PACKAGED, ROOT, files
 
 BUILD = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
 IMPORT = """
@@ -56,7 +56,7 @@ def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
 def test_every_file_of_the_rooms_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     there = set(wheel.namelist())
     missing = []
-    for path in files(*ROOMS):
+    for path in files(*PACKAGED):
         if f"omium/{path.as_posix()}" not in there:
             missing.append(
                 f"{path}: its folder needs an __init__.py, as do those above it"
@@ -68,20 +68,20 @@ def test_every_file_of_the_rooms_is_in_the_wheel(wheel: zipfile.ZipFile) -> None
 
 
 def test_nothing_else_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    expected = {f"omium/{path.as_posix()}" for path in files(*ROOMS)}
+    expected = {f"omium/{path.as_posix()}" for path in files(*PACKAGED)}
     found = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert found - expected == set()
 
 
 def test_every_room_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
-    assert {f"omium/{room}/py.typed" for room in ROOMS} <= set(wheel.namelist())
+    assert {f"omium/{room}/py.typed" for room in PACKAGED} <= set(wheel.namelist())
 
 
 def test_the_rooms_import_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
-    command = [sys.executable, "-c", IMPORT, str(tmp_path), *ROOMS]
+    command = [sys.executable, "-c", IMPORT, str(tmp_path), *PACKAGED]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == [str(tmp_path / "omium" / room / "__init__.py") for room in ROOMS]
+    assert result.stdout.split() == [str(tmp_path / "omium" / room / "__init__.py") for room in PACKAGED]
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:

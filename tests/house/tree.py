@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("orchestration", "storage", "clients", "tools", "server")
+PACKAGED = (*ROOMS, "examples")  # the demo is one of the examples, so they come with the product
 
 
 def files(*folders: str) -> list[Path]:

@@ -111,15 +111,27 @@ async def test_cancelling_a_run_ends_its_command(tmp_path: Path) -> None:
     assert marks(tmp_path) == ["begin command x"]
 
 
-async def test_a_failure_is_told_with_the_class_that_was_raised(tmp_path: Path) -> None:
-    write_project(tmp_path, {"bad": [node("bad", "fail", with_={"message": "no such thing"})]})
+@pytest.mark.parametrize("use", ["fail", "fail_in_thread"])
+@pytest.mark.parametrize(
+    ("kind", "message", "category", "name"),
+    [
+        ("missing", "no such thing", "file_not_found", "work.Missing"),
+        ("ours", "slower", "rate_limited", "omium.orchestration.errors.OmiumError"),
+        ("plain", "HTTP 503: later", "api_error", "builtins.Exception"),
+        ("plain", "Conference room booking failed", "unknown", "builtins.Exception"),
+    ],
+)
+async def test_a_failure_is_classified_by_what_was_raised(
+    tmp_path: Path, use: str, kind: str, message: str, category: str, name: str
+) -> None:
+    write_project(tmp_path, {"bad": [node("bad", use, with_={"kind": kind, "message": message})]})
     config = config_of(tmp_path)
     async with open_omium(config) as core:
         with anyio.fail_after(30):
             run = await core.run_workflow(caller(config), "bad")
             run = await core.wait(caller(config), run.id, 30)
     assert run.error is not None
-    assert (run.error["category"], run.error["type"]) == ("file_not_found", "builtins.FileNotFoundError")
+    assert (run.error["category"], run.error["type"]) == (category, name)
 
 
 async def test_values_that_do_not_fit_the_functions_schema_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ async def test_two_workers_share_a_database_and_do_everything_once(tmp_path: Pat
 
 STARTER = """
 import sys, anyio
+from dataclasses import replace
 from pathlib import Path
 from omium.orchestration.ids import Principal
 from omium.orchestration.service.views import Caller
@@ -254,3 +256,19 @@ async def test_there_is_one_background_worker_and_it_ends_when_it_is_idle(tmp_pa
         send_signal([started], signal.SIGKILL)
     assert view.status == "completed"
     assert lock_path(config).parent == tmp_path / "db"
+
+
+async def test_a_background_worker_serves_a_project_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    write_project(tmp_path, {"chain": chain("astep", "abc")})
+    config = replace(config_of(tmp_path), database=postgres_url)
+    started = await start_worker(config, idle_s=60.0)
+    assert started is not None
+    try:
+        async with open_omium(config, engine=False) as core:
+            run = await core.run_workflow(caller(config), "chain")
+            view = await finished(core, config, run.id)
+    finally:
+        send_signal([started], signal.SIGKILL)
+    assert (view.status, begun(tmp_path)) == ("completed", ["a", "b", "c"])
+    assert lock_path(config).parent == tmp_path / "home" / "workers"
+    assert not (tmp_path / "db").exists()

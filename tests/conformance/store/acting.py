@@ -12,9 +12,17 @@ import pytest
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, Fence, NodeId, Principal, RunId, WorkerId
-from omium.orchestration.log.commands import Command, CompleteNode, CreateRun, PlanRun, RequestApproval, StartNode, StartRun
+from omium.orchestration.log.commands import (
+    Command,
+    CompleteNode,
+    CreateRun,
+    PlanRun,
+    RequestApproval,
+    StartNode,
+    StartRun,
+)
 from omium.orchestration.log.state import RunState, to_document
-from omium.orchestration.ports import NewBlob, Store, Write, WorkerRow, Written
+from omium.orchestration.ports import NewBlob, Store, WorkerRow, Write, Written
 from omium.orchestration.values import Encoded, encode
 from tests.conformance.store.databases import START_US
 

@@ -100,6 +100,6 @@ class PostgresDatabase:
 def count_commits(monkeypatch: Any) -> Callable[[], int]:
     """Counts the commits of all stores from now on, by the point that each of them passes."""
     seen: list[str] = []
-    for writer in ("omium.storage.sqlite.writer", "omium.storage.postgres.writer"):
+    for writer in ("omium.storage.sqlite.writer", "omium.storage.postgres.writer", "omium.storage.postgres.attempt"):
         monkeypatch.setattr(f"{writer}.crash_point", seen.append)
     return lambda: seen.count("commit.after")

@@ -27,7 +27,9 @@ _names = itertools.count()
 def choose(draw: Draw, state: RunState, now_us: int) -> c.Command:
     """Something that can be asked of a run in this state, control and execution commands alike; mostly what brings it
     forward, seldom what ends it."""
-    begun = [node_id for node_id in NODES if state.node(node_id).status in (NodeStatus.RUNNING, NodeStatus.WAITING_APPROVAL)]
+    begun = [
+        node_id for node_id in NODES if state.node(node_id).status in (NodeStatus.RUNNING, NodeStatus.WAITING_APPROVAL)
+    ]
     groups = {
         "advance": [o for node_id in begun for o in _offers_of_a_node(state, node_id, state.node(node_id), now_us)],
         "decide": list(_offers_about_approvals(state, now_us)),
@@ -111,7 +113,9 @@ def _offers_of_a_node(state: RunState, node_id: NodeId, node: NodeState, now_us:
         yield c.NoteProgress(node_id, generation, attempt, "half way")
         yield c.DrawValue(node_id, generation, attempt, "now", 17)
         yield c.SaveArtifact(node_id, generation, "report.md", OUTPUT.digest, OUTPUT.size)
-        yield c.IntendEffect(EffectId(f"{state.run_id}/e{state.seq}"), node_id, generation, attempt, "call", "tool", "ask")
+        yield c.IntendEffect(
+            EffectId(f"{state.run_id}/e{state.seq}"), node_id, generation, attempt, "call", "tool", "ask"
+        )
         if "[" not in node_id:
             yield c.ExpandNode(node_id, generation, 2, first=0, keys=("x", "y"))
             yield c.ExpandNode(node_id, generation, 1, first=2)

@@ -12,9 +12,9 @@ import pytest
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest
+from omium.orchestration.log.commands import ResumeRun, Signal
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import Encoded, Value, encode
-from omium.orchestration.log.commands import ResumeRun, Signal
 from tests.conformance.store.acting import blob, digest_of, executing, refused
 from tests.conformance.store.databases import AnyStore, Database
 
@@ -46,7 +46,9 @@ async def test_values_come_back_exactly(store: AnyStore) -> None:
     ]
     encoded = [encode(value) for value in values]
     await store.put([NewBlob(e) for e in encoded])
-    assert await store.values([e.digest for e in encoded]) == dict(zip([e.digest for e in encoded], values, strict=True))
+    assert await store.values([e.digest for e in encoded]) == dict(
+        zip([e.digest for e in encoded], values, strict=True)
+    )
     for e, value in zip(encoded, values, strict=True):
         assert await store.value(e.digest) == value
     await refused("not_found", store.value(digest_of("never stored")))
@@ -159,7 +161,7 @@ async def test_a_large_value_lies_in_a_file(database: Database, tmp_path: Path) 
     large = encode(words(1_000_000))
     await store.put([NewBlob(large)])
     assert encoding_of(database, large.digest) == "file"
-    [file] = [path for path in tmp_path.rglob(large.digest)]
+    [file] = list(tmp_path.rglob(large.digest))
     assert file.stat().st_size == large.size and file.stat().st_mode & 0o077 == 0
     assert await (await database.open()).value(large.digest) == words(1_000_000)
     await store.put([NewBlob(large)])
@@ -192,7 +194,8 @@ async def test_a_flipped_byte_is_found(database: Database) -> None:
 def flip(database: Database, digest: Digest) -> None:
     """Change the last byte of what is stored."""
     if database.name == "sqlite":
-        changed = "CAST(substr(data, 1, length(data) - 1) || CASE substr(data, -1) WHEN x'ff' THEN x'00' ELSE x'ff' END AS BLOB)"
+        other = "CASE substr(data, -1) WHEN x'ff' THEN x'00' ELSE x'ff' END"
+        changed = f"CAST(substr(data, 1, length(data) - 1) || {other} AS BLOB)"
     else:
         changed = "set_byte(data, length(data) - 1, get_byte(data, length(data) - 1) # 255)"
     database.execute(f"UPDATE blobs SET data = {changed} WHERE digest = '{digest}'")

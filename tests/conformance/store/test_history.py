@@ -14,7 +14,16 @@ from sqlalchemy import select
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, Seq
-from omium.orchestration.log.commands import EXECUTION, Label, NoteBranch, PlanRun, ResumeRun, RollBack, StartNode, StartRun
+from omium.orchestration.log.commands import (
+    EXECUTION,
+    Label,
+    NoteBranch,
+    PlanRun,
+    ResumeRun,
+    RollBack,
+    StartNode,
+    StartRun,
+)
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, NeedValue, load, step
@@ -143,7 +152,9 @@ class Player:
         self.run = await executing(self._store)
         for _ in range(steps):
             self._database.clock.advance(self._draw(st.sampled_from([0, 0.000001, 0.5])))
-            move = self._draw(st.sampled_from(["one"] * 12 + ["two"] * 4 + ["burst", "roll", "play", "branch", "snapshot"]))
+            move = self._draw(
+                st.sampled_from(["one"] * 12 + ["two"] * 4 + ["burst", "roll", "play", "branch", "snapshot"])
+            )
             await getattr(self, f"_{move}")(await self.run.state())
 
     async def _attempt(self, *commands: Any, blobs: Sequence[NewBlob] = ()) -> None:

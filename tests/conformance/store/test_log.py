@@ -116,7 +116,15 @@ async def test_a_refused_write_changes_nothing(store: AnyStore) -> None:
     run = await executing(store)
     before = (await store.events(run.id), document(await run.state()), await store.run(run.id))
     refusal = await refused("not_allowed", run.ask(ResumeRun()))
-    assert refusal.data["allowed"] == ["pause", "cancel", "rollback", "play_from_node", "branch", "checkpoint", "signal"]
+    assert refusal.data["allowed"] == [
+        "pause",
+        "cancel",
+        "rollback",
+        "play_from_node",
+        "branch",
+        "checkpoint",
+        "signal",
+    ]
     # The first command of the write would have been fine.
     await refused("not_allowed", run.ask(PauseRun(), StartRun()))
     await refused("not_allowed", run.do(completion(A)))
@@ -239,7 +247,10 @@ async def test_the_ledger_keeps_what_one_batch_intends_settles_and_completes(sto
         completion(A),
     )
     rows = await store.effects(run.id)
-    assert [(row.id, row.outcome, row.result) for row in rows] == [("e2", "failed", None), ("e1", "done", OUTPUT.digest)]
+    assert [(row.id, row.outcome, row.result) for row in rows] == [
+        ("e2", "failed", None),
+        ("e1", "done", OUTPUT.digest),
+    ]
     assert rows[1].detail == {"to": "x"} and rows[0].error == {"category": "network"}
     assert set((await run.state()).effects) == {"e2"}
     await refused("conflict", run.ask(SettleEffect(EffectId("e1"), "unknown")))

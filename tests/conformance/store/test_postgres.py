@@ -162,9 +162,7 @@ async def test_a_commit_whose_answer_is_lost_counts_once(postgres_url: str, what
         await store.close()
 
 
-async def test_a_claim_whose_answer_is_lost_is_not_lost(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_claim_whose_answer_is_lost_is_not_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await opened(postgres_url)
     run = await executing(store, worker=None)
     db = await store._writer._link.get()
@@ -236,9 +234,7 @@ async def test_a_run_that_is_locked_hurts_no_other(postgres_url: str, monkeypatc
     holder = await asyncpg.connect(postgres_url)
     async with holder.transaction():
         await holder.execute("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE", stuck.id)
-        outcomes = await asyncio.gather(
-            stuck.do(StartNode(A, 0)), other.do(StartNode(A, 0)), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(stuck.do(StartNode(A, 0)), other.do(StartNode(A, 0)), return_exceptions=True)
     assert isinstance(outcomes[0], OmiumError) and outcomes[0].code == "storage_unavailable"
     assert "locked" in outcomes[0].message and getattr(outcomes[1], "seq", None) == 4
     await stuck.do(StartNode(A, 0))
@@ -338,7 +334,9 @@ async def test_the_order_of_columns_does_not_matter(postgres: PostgresServer, po
     await store.close()
 
 
-async def test_without_a_directory_large_values_are_rows(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> None:
+async def test_without_a_directory_large_values_are_rows(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
     store = await opened(postgres_url)
     large = encode("x" + "".join(f"{n:07x}" for n in range(200_000)))
     await store.put([NewBlob(large)])

@@ -254,6 +254,34 @@ async def test_a_release_wakes_others(two: tuple[AnyStore, AnyStore], database: 
     await subscription.aclose()
 
 
+async def test_a_subscription_may_be_to_others_only(
+    two: tuple[AnyStore, AnyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omium.storage.postgres.tail.POLL_S", 3600.0)  # a poll cannot tell whose commits it sees
+    mine, theirs = two
+    run = await executing(mine)
+    subscription, every = mine.changes(own=False), mine.changes()
+    seen: list[str] = []
+
+    async def listen(name: str, to: Subscription) -> None:
+        async for _ in to:
+            seen.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen, "others", subscription)
+        tasks.start_soon(listen, "every", every)
+        with anyio.fail_after(10):
+            while seen.count("every") < 20:
+                await run.ask(Label(Seq(1), "mine"))
+        before = seen.count("others")
+        assert before <= 2  # what was under way when it began
+        await seen_by(theirs, run).ask(Label(Seq(1), "theirs"))
+        with anyio.fail_after(5):
+            while seen.count("others") == before:
+                await run.ask(Label(Seq(1), "mine"))
+        tasks.cancel_scope.cancel()
+
+
 async def test_own_changes_wake_every_subscription(store: AnyStore) -> None:
     subscriptions = [store.changes() for _ in range(3)]
     run = await executing(store)

@@ -97,7 +97,9 @@ async def test_writes_of_one_run_share_a_commit_too(store: AnyStore, monkeypatch
     run = await executing(store)
     await run.do(StartNode(A, 0))
     commits = count_commits(monkeypatch)
-    await asyncio.gather(*(run.ask(Signal(f"s{n}", INPUTS.digest, INPUTS.size)) for n in range(50)), run.do(completion(A)))
+    await asyncio.gather(
+        *(run.ask(Signal(f"s{n}", INPUTS.digest, INPUTS.size)) for n in range(50)), run.do(completion(A))
+    )
     assert commits() <= 3
     state = await run.state()
     assert set(state.signals) == {f"s{n}" for n in range(50)} and state.completed_nodes == 1

@@ -153,7 +153,11 @@ async def test_approvals_are_listed_oldest_first(store: AnyStore, clock: TestClo
     await run.do(request("ap_0", None, expires_at=clock.us + 1, scope="plan"))
     listed = await store.approvals()
     assert [row.id for row in listed] == ["ap_2", "ap_1", "ap_0"]
-    assert (listed[0].options, listed[0].details, listed[0].binding) == (["approve", "reject"], {"tool": "x"}, OUTPUT.digest)
+    assert (listed[0].options, listed[0].details, listed[0].binding) == (
+        ["approve", "reject"],
+        {"tool": "x"},
+        OUTPUT.digest,
+    )
     assert [row.id for row in await store.approvals(projects=[DEFAULT])] == ["ap_2", "ap_0"]
     assert [row.id for row in await store.approvals(run_id=other.id)] == ["ap_1"]
     assert [row.id for row in await store.approvals(limit=1)] == ["ap_2"]

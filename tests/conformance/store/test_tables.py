@@ -36,7 +36,9 @@ OTHER = WorkerId("worker_2")
 async def test_a_repeated_request_gets_the_first_result(database: Database) -> None:
     store = await database.open()
     run_id = new_run()
-    key = IdempotencyKey("default/ada/run_workflow", "k1", digest_of({"a": 1}), {"run_id": run_id, "n": [1, {"x": None}]})
+    key = IdempotencyKey(
+        "default/ada/run_workflow", "k1", digest_of({"a": 1}), {"run_id": run_id, "n": [1, {"x": None}]}
+    )
     first = await store.write(Write(run_id, [creation()], USER, idempotency=key))
     assert first.replayed is None and first.seq == 1
     again = replace(key, result={"run_id": "another"})
@@ -45,7 +47,9 @@ async def test_a_repeated_request_gets_the_first_result(database: Database) -> N
     await refused(
         "conflict", store.write(Write(new_run(), [creation()], USER, idempotency=replace(key, arguments=digest_of(2))))
     )
-    assert (await store.write(Write(new_run(), [creation()], USER, idempotency=replace(key, scope="x")))).replayed is None
+    assert (
+        await store.write(Write(new_run(), [creation()], USER, idempotency=replace(key, scope="x")))
+    ).replayed is None
     assert await store.recall("default/ada/run_workflow", "k1") == (key.arguments, key.result)
     assert await store.recall("default/ada/run_workflow", "k2") is None
     await store.close()
@@ -66,7 +70,13 @@ async def test_a_refused_request_leaves_its_key_unused(store: AnyStore) -> None:
 
 def plan(clock: TestClock, token: str = "plan_1", caller: Principal = USER) -> PlanRow:
     return PlanRow(
-        PlanToken(token), caller, new_run(), "rollback", digest_of("binding"), clock.us + 600_000_000, {"to": 5, "n": ["a"]}
+        PlanToken(token),
+        caller,
+        new_run(),
+        "rollback",
+        digest_of("binding"),
+        clock.us + 600_000_000,
+        {"to": 5, "n": ["a"]},
     )
 
 
@@ -169,6 +179,20 @@ async def test_the_earliest_run_wakes_first(store: AnyStore, clock: TestClock) -
     assert await store.next_wake([ProjectId("elsewhere")]) is None and await store.next_wake([]) is None
     found = await store.claim(WORKER, DEFAULT, 10, clock.us + 25_000_000)
     assert [claimed.run_id for claimed in found] == [dues[10], dues[20]]
+
+
+async def test_runs_are_woken_by_name(store: AnyStore, clock: TestClock) -> None:
+    parked, due, owned = [await executing(store) for _ in range(3)]
+    for run, wake_at in ((parked, None), (due, clock.us + 5)):
+        assert run.fence is not None and await store.release(run.id, run.fence, Seq(3), wake_at)
+    await store.wake([parked.id, due.id, owned.id, new_run()], clock.us + 7)
+    found = await store.claim(WORKER, DEFAULT, 10, clock.us + 6)
+    assert [claimed.run_id for claimed in found] == [due.id]  # woken no later than it was to be
+    found = await store.claim(WORKER, DEFAULT, 10, clock.us + 7)
+    assert [claimed.run_id for claimed in found] == [parked.id]
+    assert await store.queued(DEFAULT) == 0
+    await owned.do(StartNode(A, 0))
+    await store.wake([], 1)
 
 
 async def test_a_free_run_is_taken_by_name(store: AnyStore) -> None:

@@ -1,0 +1,128 @@
+"""A dry run: the order of the nodes, where it would ask, and what it is likely to take. Nothing is executed or stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from statistics import median
+from typing import Any
+
+from omium.orchestration.definition.check import lint
+from omium.orchestration.definition.graph import Graph
+from omium.orchestration.definition.hashing import definition_hash
+from omium.orchestration.definition.json_schema import validate_inputs
+from omium.orchestration.definition.model import NodeDef, WorkflowDef
+from omium.orchestration.engine.gates import step_gate
+from omium.orchestration.log.state import NodeStatus
+from omium.orchestration.ports import RunQuery
+from omium.orchestration.service.reading import Reading
+from omium.orchestration.service.views import Caller, SimulatedNode, SimulationView
+
+_SAMPLES = 5  # completed runs of the workflow whose times stand for the next one's
+
+
+class SimulationService(Reading):
+    """The verb `simulate`."""
+
+    async def simulate(self, caller: Caller, workflow: str, inputs: Mapping[str, Any] | None = None) -> SimulationView:
+        """What a run of a registered workflow would do. Inputs, when given, are checked as for a run.
+
+        Estimates are medians over the last completed runs of the same workflow, waiting for decisions left out; None
+        where there is none. Raises `not_found`, `invalid_argument`."""
+        _, definition = await self.get_workflow(caller, workflow)
+        if inputs is not None:
+            validate_inputs(definition, dict(inputs))
+        times, costs = await self._history(caller, workflow)
+        order = [
+            _simulated(definition, node, path, level, times.get(path), costs.get(path))
+            for path, node, level in _ordered(definition.nodes, "", 0)
+        ]
+        known = [one.estimate_cost_usd for one in order if one.estimate_cost_usd is not None]
+        return SimulationView(
+            workflow=definition.name,
+            definition=definition_hash(definition),
+            order=order,
+            approvals=sum(one.asks is not None for one in order),
+            estimate_ms=_longest(definition, times),
+            estimate_cost_usd=sum(known) if known else None,
+            warnings=[str(problem) for problem in lint(definition)],
+        )
+
+    async def _history(self, caller: Caller, workflow: str) -> tuple[dict[str, int], dict[str, float]]:
+        """Median milliseconds and US dollars by node, over the last completed runs."""
+        query = RunQuery(projects=(caller.project,), statuses=("completed",), workflow=workflow, limit=_SAMPLES)
+        times: dict[str, list[int]] = {}
+        costs: dict[str, list[float]] = {}
+        for row in await self.store.runs(query):
+            state = await self.store.state(row.id)
+            for node_id, node in state.nodes.items():
+                if node.status is not NodeStatus.COMPLETED or node.started_at is None or node.ended_at is None:
+                    continue
+                times.setdefault(node_id, []).append((node.ended_at - node.started_at) // 1000)
+                if node.usage and node.usage.get("cost_usd") is not None:
+                    costs.setdefault(node_id, []).append(float(node.usage["cost_usd"]))
+        return (
+            {node_id: int(median(found)) for node_id, found in times.items()},
+            {node_id: float(median(found)) for node_id, found in costs.items()},
+        )
+
+
+def _ordered(nodes: tuple[NodeDef, ...], container: str, above: int) -> Iterator[tuple[str, NodeDef, int]]:
+    """Every node in the order in which it may start, with its address and level; what is inside a group below it."""
+    if not nodes:
+        return
+    for level, row in enumerate(Graph(nodes).levels()):
+        for name in row:
+            node = next(one for one in nodes if one.id == name)
+            path = f"{container}{name}"
+            yield path, node, above + level
+            yield from _ordered(node.body, f"{path}.", above + level + 1)
+
+
+def _simulated(
+    workflow: WorkflowDef, node: NodeDef, path: str, level: int, ms: int | None, cost: float | None
+) -> SimulatedNode:
+    return SimulatedNode(
+        node=path,
+        kind=node.kind,
+        use=node.use,
+        level=level,
+        asks=_question(workflow, node),
+        estimate_ms=None if node.kind == "approval" else ms,
+        estimate_cost_usd=cost,
+        note=_note(node),
+    )
+
+
+def _question(workflow: WorkflowDef, node: NodeDef) -> str | None:
+    """What is asked at a node, unrendered. Conditions of the mode `custom` are not known before the run."""
+    if node.kind == "approval" and node.approval is not None:
+        return node.approval.prompt
+    if workflow.approvals == "custom" and node.approval is None:
+        return None
+    found = step_gate(workflow, node, {})
+    return None if found is None else found.prompt
+
+
+def _note(node: NodeDef) -> str:
+    notes = []
+    if node.for_each is not None:
+        notes.append("once for each item")
+    if node.repeat is not None:
+        notes.append(f"up to {node.repeat.max} times")
+    if node.when is not None:
+        notes.append(f"when {node.when}")
+    if node.expands:
+        notes.append("its output expands into further nodes")
+    return ", ".join(notes)
+
+
+def _longest(workflow: WorkflowDef, times: Mapping[str, int]) -> int | None:
+    """The longest way through the graph, in milliseconds; decisions take none of it. None without any history."""
+    if not times:
+        return None
+    graph = Graph(workflow.nodes)
+    ends: dict[str, int] = {}
+    for name in graph.order():
+        own = 0 if graph.nodes[name].kind == "approval" else times.get(name, 0)
+        ends[name] = own + max((ends[up] for up in graph.upstreams(name)), default=0)
+    return max(ends.values(), default=0)
