@@ -119,7 +119,7 @@ class Lines:
     async def __anext__(self) -> str:
         while True:
             end = self._buffer.find(b"\n", self._scanned)
-            if end >= 0 or (self._ended and self._buffer):
+            if end >= 0 or (self._ended and (self._buffer or self._dropping)):
                 return self._take(end if end >= 0 else len(self._buffer))
             if self._ended:
                 raise StopAsyncIteration

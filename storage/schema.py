@@ -185,6 +185,7 @@ blobs = Table(
     _int("depth"),  # length of the chain of patches below
     _int("touched_at"),
     _bytes("data"),
+    **_CLUSTERED,
 )
 Index("blobs_by_base", blobs.c.base, sqlite_where=blobs.c.base.is_not(None),
       postgresql_where=blobs.c.base.is_not(None))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,21 @@ def pairs(given: Sequence[str], schema: Mapping[str, Any] | None = None) -> dict
         wanted = properties.get(name)
         values[name] = text if isinstance(wanted, Mapping) and wanted.get("type") == "string" else literal(text)
     return values
+
+
+def undeclared(given: Mapping[str, Any], schema: Mapping[str, Any] | None) -> list[str]:
+    """What to say about inputs that a schema with properties does not name. It may allow them, and nothing reads them:
+    most are misspelt."""
+    said = schema or {}
+    properties = said.get("properties")
+    if not properties or said.get("additionalProperties") or "patternProperties" in said:
+        return []
+    notes = []
+    for name in given:
+        if name not in properties:
+            near = difflib.get_close_matches(name, properties, n=1)
+            notes.append(f"warning: the workflow has no input {name!r}" + (f"; is it {near[0]!r}?" if near else "."))
+    return notes
 
 
 def literal(text: str) -> Any:

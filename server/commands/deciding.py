@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from omium.orchestration.service.views import ApprovalView, Caller
 
 _PREFIX = "apr_"
+_LAST = "last"
 _LEAST = 4  # characters of an id that a person has to type
 
 
@@ -56,7 +57,10 @@ async def approvals(invocation: Invocation, run: str | None, decided: bool) -> N
     )
 
 
-@command("omium approve 4T9GWM2A", "omium approve 4T9GWM2A --choice retry --feedback 'the server is up again'")
+@command(
+    "omium approve last",
+    "omium approve 4T9GWM2A --choice retry --feedback 'the server is up again'",
+)
 @click.argument("approval")
 @click.option("--choice", metavar="OPTION", help="The option to choose; approve unless given.")
 @click.option("--feedback", metavar="TEXT", help="A word to the agents that go on from here.")
@@ -64,7 +68,8 @@ async def approvals(invocation: Invocation, run: str | None, decided: bool) -> N
 async def approve(
     invocation: Invocation, approval: str, choice: str | None, feedback: str | None, idempotency_key: str | None
 ) -> None:
-    """Approve what waits for a decision, or choose another option. APPROVAL is an id or its unique end or beginning."""
+    """Approve what waits for a decision, or choose another option. APPROVAL is an id, its unique end or beginning, or
+    `last` when only one waits."""
     await _decide(invocation, approval, choice or "approve", feedback, idempotency_key)
 
 
@@ -73,7 +78,8 @@ async def approve(
 @click.option("--reason", metavar="TEXT", help="Why; it stands in the log, and the agents are told.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
 async def reject(invocation: Invocation, approval: str, reason: str | None, idempotency_key: str | None) -> None:
-    """Reject what waits for a decision. APPROVAL is an id or its unique end or beginning."""
+    """Reject what waits for a decision. APPROVAL is an id, its unique end or beginning, or `last` when only one
+    waits."""
     await _decide(invocation, approval, "reject", reason, idempotency_key)
 
 
@@ -103,9 +109,15 @@ async def _decide(
 
 
 async def _find(core: Core, caller: Caller, text: str) -> ApprovalView:
-    """The approval that a person means. Raises `not_found`, naming the candidates when there are several."""
+    """The approval that a person means. Raises `not_found`, naming the candidates when there are several: what is
+    decided is never guessed."""
     if is_id(text, _PREFIX.rstrip("_")):
         return await core.get_approval(caller, ApprovalId(text))
+    if text == _LAST:
+        waiting = await core.list_approvals(caller)
+        if not waiting:
+            raise OmiumError("not_found", "nothing waits for a decision.", "Look at the runs: omium runs")
+        return _only(text, waiting)
     wanted = text.upper().removeprefix(_PREFIX.upper())
     found: list[ApprovalView] = []
     if len(wanted) >= _LEAST:
@@ -114,11 +126,15 @@ async def _find(core: Core, caller: Caller, text: str) -> ApprovalView:
             found = [one for one in listed if _bare(one.id).startswith(wanted) or one.id.endswith(wanted)]
             if found:
                 break
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if not found:
+        raise OmiumError("not_found", f"there is no approval {text!r}.", "List what waits: omium approvals")
+    return _only(text, found)
+
+
+def _only(text: str, found: list[ApprovalView]) -> ApprovalView:
+    if len(found) > 1:
         raise OmiumError("not_found", f"{text!r} is not unique.", f"One of {', '.join(one.id for one in found[:5])}.")
-    raise OmiumError("not_found", f"there is no approval {text!r}.", "List what waits: omium approvals")
+    return found[0]
 
 
 def _bare(identifier: str) -> str:

@@ -11,6 +11,9 @@ from omium.server.commands.console import Console, age, duration, money, safe, s
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
 
 
+_WITH_REASON = ("paused", "cancelled", "failed")  # of the others, the reason is that of the last resumption
+
+
 def when(console: Console, at: int | None) -> str:
     """An age for a person, a time for a program."""
     if at is None:
@@ -55,7 +58,7 @@ def show_run(console: Console, run: RunView) -> None:
         [
             ("run", run.id),
             ("status", run.status),
-            ("reason", run.reason),
+            ("reason", run.reason if run.status in _WITH_REASON else None),
             ("error", _problem(run.error)),
             ("workflow", run.workflow),
             ("title", run.title),
@@ -149,7 +152,7 @@ def show_approval(console: Console, approval: ApprovalView) -> None:
             ("run", approval.run_id),
             ("workflow", approval.workflow),
             ("node", approval.node),
-            ("details", json_text(as_json(approval.details)) if approval.details else None),
+            *_details(approval.details),
             ("consequence", approval.consequence),
             ("asked", when(console, approval.requested_at)),
             ("expires", when(console, approval.expires_at) if approval.status == "pending" else None),
@@ -159,6 +162,14 @@ def show_approval(console: Console, approval: ApprovalView) -> None:
             ("feedback", approval.feedback),
         ]
     )
+
+
+def _details(details: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """What the question shows, line by line; anything else as JSON."""
+    return [
+        ("shows" if name == "show" else name, value if isinstance(value, str) else json_text(as_json(value)))
+        for name, value in (details or {}).items()
+    ]
 
 
 def next_step(run: RunView) -> str:
@@ -189,26 +200,32 @@ def show_plan(console: Console, plan: PlanView) -> None:
             ("took last time", duration(plan.last_ms) if plan.last_ms else None),
             ("saves", money(plan.saved_cost_usd)),
             ("plan", plan.token),
-            ("good", age(plan.expires_at) if console.terminal else rfc3339(plan.expires_at)),
+            ("plan expires", age(plan.expires_at) if console.terminal else rfc3339(plan.expires_at)),
         ]
     )
-    for title, effects in (
-        ("These calls have happened and would happen again:", plan.repeated_effects),
-        ("These calls have happened after that position:", plan.undone_effects),
-    ):
-        if effects:
-            console.text(title)
-            effect_table(console, effects)
+    if plan.repeated_effects:
+        console.text("These calls have happened and would happen again:")
+        console.table(
+            ("node", "call", "kind", "outcome"), [(e.node, e.call, e.kind, _outcome(e)) for e in plan.repeated_effects]
+        )
+    if plan.undone_effects:
+        console.text("These calls have happened after that position:")
+        console.table(
+            ("node", "call", "kind", "outcome", "undone by"),
+            [(e.node, e.call, e.kind, _outcome(e), e.compensate or "nothing") for e in plan.undone_effects],
+        )
 
 
 def effect_table(console: Console, effects: Sequence[EffectView]) -> None:
+    """Calls, and what became of undoing them."""
     console.table(
-        ("node", "call", "kind", "outcome", "undone"),
-        [
-            (e.node, e.call, e.kind, e.outcome or "unknown", e.compensated or e.compensate or "cannot be undone")
-            for e in effects
-        ],
+        ("node", "call", "kind", "outcome", "undone by", "undoing"),
+        [(e.node, e.call, e.kind, _outcome(e), e.compensate or "nothing", e.compensated) for e in effects],
     )
+
+
+def _outcome(effect: EffectView) -> str:
+    return effect.outcome or "unknown"
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from omium.server.commands.arguments import document, pairs
+from omium.server.commands.arguments import document, pairs, undeclared
 from omium.server.commands.base import DONE, INTERRUPTED, RUN_EXIT_CODES, Invocation, command
 from omium.server.commands.console import duration, short
 from omium.server.commands.opening import configuration, local_caller, opened
@@ -64,7 +64,7 @@ async def run(
     """
     if follow is False:
         async with opened(invocation, executes=True) as (core, caller):
-            view = await _start(core, caller, workflow, given, path, session, options)
+            view = await _start(invocation, core, caller, workflow, given, path, session, options)
             _announce(invocation, view)
         if invocation.console.json:
             invocation.console.view(view)
@@ -76,7 +76,7 @@ async def run(
     config = configuration(invocation)
     caller = local_caller(config, session)
     async with open_omium(config, leave="detach") as core:
-        view = await _start(core, caller, workflow, given, path, session, options)
+        view = await _start(invocation, core, caller, workflow, given, path, session, options)
         _announce(invocation, view)
         to_the_end = follow or (follow is None and sys.stderr.isatty())
         ended = await _follow(core, caller, view, to_the_end=to_the_end)
@@ -85,6 +85,7 @@ async def run(
 
 
 async def _start(
+    invocation: Invocation,
     core: Core,
     caller: Caller,
     workflow: str,
@@ -97,6 +98,8 @@ async def _start(
 
     found, _ = await core.get_workflow(caller, workflow)
     inputs = {**(document(path) if path else {}), **pairs(given, found.inputs)}
+    for warning in undeclared(inputs, found.inputs):
+        invocation.console.note(warning)
     deadline_s = options.pop("deadline")
     return await core.run_workflow(replace(caller, session=session), workflow, inputs, deadline_s=deadline_s, **options)
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from omium.orchestration.errors import OmiumError
-from omium.server.commands.arguments import document, pairs
+from omium.server.commands.arguments import document, pairs, undeclared
 from omium.server.commands.base import DONE, USAGE, Invocation, command
 from omium.server.commands.console import duration, money, safe
 from omium.server.commands.opening import opened
@@ -88,6 +88,8 @@ async def simulate(invocation: Invocation, workflow: str, given: tuple[str, ...]
     async with opened(invocation) as (core, caller):
         view, _ = await core.get_workflow(caller, workflow)
         inputs = {**(document(path) if path else {}), **pairs(given, view.inputs)}
+        for warning in undeclared(inputs, view.inputs):
+            console.note(warning)
         found = await core.simulate(caller, workflow, inputs or None)
     if console.json:
         console.view(found)

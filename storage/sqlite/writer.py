@@ -347,6 +347,8 @@ def connect(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'FULL' else 'NORMAL'}")
     db.execute("PRAGMA temp_store = MEMORY")
+    # A checkpoint writes each changed page once and syncs: four times rarer than by default, for 16 MB of journal.
+    db.execute("PRAGMA wal_autocheckpoint = 4000")
     db.execute("PRAGMA cache_size = -65536")
     return db
 

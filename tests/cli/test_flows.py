@@ -6,10 +6,20 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.harness import PATIENCE_S, Place, until
+
+
+def request(number: int, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": parameters}
+
+
+CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+INITIALIZE = request(1, "initialize", CLIENT)
+INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -159,19 +169,9 @@ def test_a_branch_and_a_play_from_are_executed_in_the_background(used_project: P
 @pytest.mark.parametrize("start", [("omium-mcp",), ("omium-mcp", "serve"), ("omium", "serve", "--read-only")])
 def test_an_mcp_host_gets_a_server(project: Place, start: tuple[str, ...]) -> None:
     server = project.start(*start[1:], called=start[0], stdin=subprocess.PIPE)
-    hello = {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "initialize",
-        "params": {
-            "protocolVersion": "2025-06-18",
-            "capabilities": {},
-            "clientInfo": {"name": "test", "version": "1"},
-        },
-    }
     try:
         assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(json.dumps(hello) + "\n")
+        server.stdin.write(json.dumps(INITIALIZE) + "\n")
         server.stdin.flush()
         answer = json.loads(server.stdout.readline())
         assert answer["result"]["serverInfo"]["name"] == "omium"
@@ -204,3 +204,27 @@ def test_a_project_that_does_not_load_names_file_and_line(project: Place) -> Non
     done = project.call("runs")
     assert done.exit_code == 2
     assert f"{path}:3: " in done.stderr
+
+
+@pytest.mark.parametrize(("options", "goes_on"), [((), True), (("--no-detach",), False)])
+def test_a_run_outlives_the_server_that_started_it(project: Place, options: tuple[str, ...], goes_on: bool) -> None:
+    gate = project.directory / "gate"
+    server = project.start("serve", *options, "--session", "s1", called="omium-mcp", stdin=subprocess.PIPE)
+    call = {"name": "run_workflow", "arguments": {"workflow": "patient", "inputs": {"path": str(gate)}}}
+    try:
+        assert server.stdin is not None and server.stdout is not None
+        for message in (INITIALIZE, INITIALIZED, request(2, "tools/call", call)):
+            server.stdin.write(json.dumps(message) + "\n")
+        server.stdin.flush()
+        until(lambda: project.json("runs", "--session", "s1")["runs"])
+        until(lambda: project.json("show", "last")["current"] == ["wait"])
+        code, _, err = finish(server)  # which closes its input
+    finally:
+        server.kill()
+    assert code == 0, err
+    assert project.json("show", "last")["status"] == "executing"
+    gate.write_text("open")
+    if goes_on:
+        assert project.settled()["status"] == "completed"
+    else:
+        assert project.json("show", "last", "--wait", "1.5")["status"] == "executing"

@@ -43,15 +43,15 @@ CREATE TABLE runs (
 	PRIMARY KEY (id)
 )
 -- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_project ON runs (project, id)
--- end of statement
 CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+-- end of statement
+CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
 CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
@@ -158,9 +158,9 @@ CREATE TABLE claims (
 	PRIMARY KEY (run_id)
 )
 -- end of statement
-CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
--- end of statement
 CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
+-- end of statement
+CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
 -- end of statement
 CREATE TABLE workers (
 	id TEXT NOT NULL,

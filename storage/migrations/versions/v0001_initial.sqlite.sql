@@ -45,15 +45,15 @@ CREATE TABLE runs (
 )
  WITHOUT ROWID
 -- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_project ON runs (project, id)
--- end of statement
 CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+-- end of statement
+CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
 CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
@@ -152,6 +152,7 @@ CREATE TABLE blobs (
 	data BLOB NOT NULL,
 	PRIMARY KEY (digest)
 )
+ WITHOUT ROWID
 -- end of statement
 CREATE INDEX blobs_by_base ON blobs (base) WHERE base IS NOT NULL
 -- end of statement
@@ -165,9 +166,9 @@ CREATE TABLE claims (
 	PRIMARY KEY (run_id)
 )
 -- end of statement
-CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
--- end of statement
 CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
+-- end of statement
+CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
 -- end of statement
 CREATE TABLE workers (
 	id TEXT NOT NULL,
