@@ -22,11 +22,13 @@ from omium.storage.open import open_store
 if TYPE_CHECKING:
     from omium.clients.executors import CommandExecutor, FunctionExecutor
     from omium.clients.workspaces import GitWorkspaces
-    from omium.orchestration.engine.engine import Engine
+    from omium.orchestration.engine.engine import Engine, EngineConfig
 
 _log = logging.getLogger(__name__)
 
 Leave = Literal["park", "detach"]
+
+_POOL = "processes"  # the limit that functions in worker processes share
 
 
 @asynccontextmanager
@@ -73,9 +75,8 @@ async def _to_the_end(leave: Callable[[], Awaitable[object]]) -> None:
 async def _engine(config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock) -> AsyncIterator[Engine]:
     """The engine of this process, with everything that it runs nodes with."""
     from omium.clients.processes.liveness import HostProcesses, marked
-    from omium.orchestration.engine.engine import Engine, EngineConfig
+    from omium.orchestration.engine.engine import Engine
 
-    limits = config.limits
     async with AsyncExitStack() as stack:
         stack.enter_context(marked())
         engine = Engine(
@@ -86,13 +87,25 @@ async def _engine(config: Config, core: Core, workspaces: GitWorkspaces | None, 
             check_names=core.check_names,
             workspaces=workspaces,
             specs=core.catalog.workspaces,
-            config=EngineConfig(
-                slots=limits.slots, runs=limits.runs, resources=limits.resources, projects=(config.project.id,)
-            ),
+            config=_engine_config(config),
             clock=clock,
         )
         core.bind(engine)  # before it claims anything: a run that it takes up may start others
         yield await stack.enter_async_context(engine)
+
+
+def _engine_config(config: Config) -> EngineConfig:
+    from omium.orchestration.engine.engine import EngineConfig
+
+    limits = config.limits
+    in_processes = [name for name, spec in config.project.functions.items() if spec.host == "process"]
+    return EngineConfig(
+        slots=limits.slots,
+        runs=limits.runs,
+        resources={_POOL: limits.processes, **limits.resources},
+        pools={f"function:{name}": _POOL for name in in_processes},
+        projects=(config.project.id,),
+    )
 
 
 async def _executors(stack: AsyncExitStack, config: Config) -> dict[str, Executor]:

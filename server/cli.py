@@ -66,7 +66,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
 _HOMES: Final = {name: home for section in COMMANDS.values() for name, home in section.items()}
 
 EPILOG: Final = """\
-A RUN is an id, its unique beginning or end, or `last`. Exit codes: 0 done, 1 failed, 2 usage, 3 waiting for a decision,
+A RUN is an id, its unique beginning or end, or `last`. Exit codes: 0 done, 1 failed, 2 usage, 3 waiting for somebody,
 4 not found, 5 conflict. `omium COMMAND --help` has examples.
 """
 

@@ -43,12 +43,14 @@ _ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
 class EngineConfig:
     """slots: nodes that run at once in this process (those that need a process of their own have tighter limits: `cli`
     below, and the pool that runs functions); runs: runs that it owns at once; resources: named limits, also
-    `agent:NAME`, `function:NAME`; projects: whose runs it claims."""
+    `agent:NAME`, `function:NAME`; pools: what shares a named limit (`function:NAME` -> its name), so that a node's
+    time-out does not run while it waits for a place; projects: whose runs it claims."""
 
     slots: int = 4_096
     commands: int = 16
     runs: int = 2_000
     resources: Mapping[str, int] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
     projects: Sequence[ProjectId] = (ProjectId("default"),)
     beat_s: float = 5.0
     stale_s: float = 30.0

@@ -93,6 +93,7 @@ class Execution:
         self._unsaid: list[c.Command] = []  # notes and draws of attempts that were stopped
         self._refusals = 0
         self._timing: anyio.Lock | None = None  # one turn at a time takes up what is due
+        self._queued = 0  # those that wait for it
         self._released = False
         self._is_gone = False  # it has been released
         self._called = False  # nudged while it was being released
@@ -206,7 +207,9 @@ class Execution:
     async def _take_turn_alone(self, what: Callable[[Turn], Awaitable[None]]) -> None:
         if self._timing is None:
             self._timing = anyio.Lock()
+        self._queued += 1  # what has come must not be missed because the turn before it gives the run up
         async with self._timing:
+            self._queued -= 1
             await self._take_turn(what)
 
     async def _take_turn(self, what: Callable[[Turn], Awaitable[None]]) -> None:
@@ -496,7 +499,9 @@ class Execution:
 
     async def rest(self) -> None:
         """Give the run up when nothing is left to do here for now."""
-        if self.attempts or self.tickets or self._busy or self._building or self.creating or self._released:
+        if self.attempts or self.tickets or self._busy or self._building or self._released:
+            return
+        if self._queued or self.creating:
             return
         wake_at = None
         if not self._is_over():

@@ -242,8 +242,11 @@ def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
             limits.append((limit, False))
     if (limit := run.engine.queue.named(f"kind:{node.kind}")) is not None:
         limits.append((limit, False))
-    if node.use is not None and (limit := run.engine.queue.named(f"{node.kind}:{node.use}")) is not None:
-        limits.append((limit, False))
+    used = f"{node.kind}:{node.use}"
+    for name in (used, run.engine.config.pools.get(used, used)):
+        limit = run.engine.queue.named(name)
+        if limit is not None and (limit, False) not in limits:
+            limits.append((limit, False))
     if node.workspace != "none":
         limits.append((run.workspace, node.workspace == "write"))
     run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.folded.priority * 1000 + node.priority)

@@ -116,7 +116,7 @@ async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, done: Done
             encoded.digest,
             encoded.size,
             attempt.attempt,
-            attempt.key,
+            None,  # the key stands in the event of the start
             tree,
             done.usage,
             ms,

@@ -1,6 +1,6 @@
 """What every command has: its options, its exit codes, how its errors look, and how it runs.
 
-Exit codes are a contract: 0 done, 1 failed, 2 usage, 3 waiting for a decision, 4 not found, 5 conflict (the state does
+Exit codes are a contract: 0 done, 1 failed, 2 usage, 3 waiting for somebody, 4 not found, 5 conflict (the state does
 not allow it, somebody was first, or it has to be previewed), 130 interrupted.
 """
 
@@ -39,7 +39,13 @@ EXIT_CODES: Final[dict[ErrorCode, int]] = {
     "plan_required": CONFLICT,
     "plan_expired": CONFLICT,
 }
-RUN_EXIT_CODES: Final = {"completed": DONE, "failed": FAILED, "cancelled": FAILED, "waiting_approval": WAITING}
+RUN_EXIT_CODES: Final = {
+    "completed": DONE,
+    "failed": FAILED,
+    "cancelled": FAILED,
+    "waiting_approval": WAITING,
+    "paused": WAITING,
+}
 
 
 @dataclass(frozen=True, slots=True)

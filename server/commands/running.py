@@ -59,7 +59,8 @@ async def run(
 ) -> int:
     """Run a workflow and follow it. Prints the run's id first; progress goes to standard error.
 
-    Ends with 0 when the run has completed, 1 when it has failed or was cancelled, 3 when it waits for a decision.
+    Ends with 0 when the run has completed, 1 when it has failed or was cancelled, 3 when it waits for a decision or is
+    paused.
     Ctrl-C only ends the following: the run goes on in the background.
     """
     if follow is False:
@@ -121,6 +122,7 @@ async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool
     from omium.server.commands.live import progress
 
     told_to_go = False
+    last, shown_upto = float("inf"), 0  # the position at which it had settled, and how far it was shown
     async with anyio.create_task_group() as tasks:
 
         async def until_signal() -> None:
@@ -132,8 +134,10 @@ async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool
                     return
 
         async def until_settled() -> None:
-            await core.wait(caller, view.id, float("inf"))
-            tasks.cancel_scope.cancel()
+            nonlocal last
+            last = (await core.wait(caller, view.id, float("inf"))).seq
+            if shown_upto >= last:
+                tasks.cancel_scope.cancel()
 
         tasks.start_soon(until_signal)
         if not to_the_end:
@@ -141,6 +145,9 @@ async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool
         with progress(view) as shown:
             async for event in core.follow(caller, view.id):
                 shown.event(event)
+                shown_upto = event.seq
+                if shown_upto >= last:
+                    break
         tasks.cancel_scope.cancel()
     return not told_to_go
 

@@ -73,7 +73,7 @@ async def runs(
 @click.option(
     "--exit-status",
     is_flag=True,
-    help="Exit with 1 when the run has failed or was cancelled, with 3 when it waits for a decision.",
+    help="Exit with 1 when the run has failed or was cancelled, with 3 when it waits for a decision or is paused.",
 )
 async def show(
     invocation: Invocation, run: str, node: str | None, output: bool, seconds: float | None, exit_status: bool

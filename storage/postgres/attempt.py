@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
 import orjson
 
 from omium.orchestration.crashpoints import crash_point
@@ -23,7 +22,7 @@ from omium.storage.batch import Batch, StateCache
 from omium.storage.blobs import BlobRow, Packer
 from omium.storage.postgres import statements as sql
 from omium.storage.postgres.connection import RESOLVE_S, Connection, Link
-from omium.storage.postgres.errors import is_lost
+from omium.storage.postgres.errors import FAILURES, is_lost
 from omium.storage.reads import as_event
 
 T = TypeVar("T")
@@ -79,7 +78,7 @@ class Desk:
     async def _chains(self, digests: Sequence[Digest]) -> dict[Digest, BlobRow]:
         try:
             return sql.blob_rows(await (await self.link.get()).fetch(sql.CHAINS, digests))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except FAILURES as error:
             if not is_lost(error):
                 raise
         self.link.lose()
@@ -106,7 +105,7 @@ class Desk:
         try:
             db = await self.link.get(RESOLVE_S)
             return await db.fetchval(question, *arguments) is True
-        except (OmiumError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (OmiumError, *FAILURES) as error:
             raise OmiumError(
                 "storage_unavailable",
                 "the PostgreSQL database was lost during a commit; it is not known whether that took place.",
@@ -118,7 +117,7 @@ class Desk:
 async def roll_back(db: Connection) -> None:
     try:
         await db.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except FAILURES:
         db.terminate()  # the server rolls back what a lost session leaves
 
 
@@ -293,7 +292,7 @@ class Attempt:
             if locked:
                 crash_point("commit.before")
                 await self._db.execute("COMMIT")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except FAILURES as error:
             if not is_lost(error) or witness is None:
                 raise
             if not await self._desk.landed(sql.IS_COMMITTED, witness.run_id, witness.seq, witness.hash):

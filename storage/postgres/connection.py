@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import asyncpg  # type: ignore[import-untyped]
 
 from omium.orchestration.errors import OmiumError
-from omium.storage.postgres.errors import is_lost, translated
+from omium.storage.postgres.errors import FAILURES, is_lost, translated
 from omium.storage.postgres.statements import LAYOUT, TABLES, Layout
 
 Connection: TypeAlias = Any  # asyncpg.Connection; the package carries no types
@@ -88,7 +88,7 @@ class Link:
         while True:
             try:
                 return await self._open()
-            except (asyncpg.PostgresError, OSError, asyncpg.InterfaceError) as error:
+            except FAILURES as error:
                 if waited >= patience_s or not is_lost(error):
                     raise translated(error) from error
             await asyncio.sleep(pause)
@@ -132,7 +132,7 @@ class Link:
 
     async def close(self) -> None:
         if self._db is not None:
-            with contextlib.suppress(asyncpg.PostgresError, OSError, asyncpg.InterfaceError):
+            with contextlib.suppress(*FAILURES):
                 await self._db.close(timeout=5)
             self._db = None
 

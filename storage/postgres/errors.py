@@ -26,6 +26,8 @@ _SAYINGS = (
     ("08", "is unreachable", "Check that its server runs and that OMIUM_DATABASE names it."),
 )
 
+# What asyncpg raises for the server, for the session and for itself, and what the network raises.
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 RETRY = frozenset({"40001", "40P01", "23505"})  # serialization failure, deadlock, somebody inserted the row first
 _GONE = ("08", "57P")  # the session has ended with the error
 _UNSTORABLE = frozenset({"22021", "22P05"})  # a character that the database's text cannot hold
@@ -35,9 +37,7 @@ def is_lost(error: BaseException) -> bool:
     """Whether the session ended, so that it is not known how the statement that was under way ended."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "08").startswith(_GONE)
-    return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError) and not isinstance(
-        error, asyncpg.DataError
-    )
+    return isinstance(error, FAILURES) and not isinstance(error, asyncpg.DataError)
 
 
 def translated(error: BaseException) -> BaseException:
@@ -58,7 +58,7 @@ def translated(error: BaseException) -> BaseException:
         return _unavailable(f"failed: {error}", "Look at its log.", error)
     if isinstance(error, TimeoutError):
         return _unavailable("did not answer in time", "Check the network and the load of its server.", error)
-    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+    if isinstance(error, FAILURES):
         return _unavailable("is unreachable", "Check that its server runs and that OMIUM_DATABASE names it.", error)
     return error
 

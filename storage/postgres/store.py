@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -30,7 +29,7 @@ from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
 from omium.storage.migrate import migrate_postgres
 from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
-from omium.storage.postgres.errors import translated
+from omium.storage.postgres.errors import FAILURES, translated
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
 from omium.storage.reads import Reads
@@ -131,7 +130,7 @@ class PostgresStore(Reads):
         async def reader() -> Any:
             try:
                 return await connect(dsn, "omium-reader", _READER)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except FAILURES as error:
                 raise translated(error) from error
 
         await migrate_postgres(dsn)

@@ -13,9 +13,8 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
-
 from omium.storage.postgres.connection import Connection, connect
+from omium.storage.postgres.errors import FAILURES
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class Tail:
             await subscription.aclose()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, *FAILURES):
                 await self._task
 
     def _wake(self) -> None:
@@ -93,7 +92,7 @@ class Tail:
         while True:
             try:
                 await self._session()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except FAILURES as error:
                 _log.warning("the PostgreSQL database cannot be listened to: %s", error)
             await asyncio.sleep(RECONNECT_S)
 

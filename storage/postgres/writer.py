@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
-
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import RunId
@@ -28,7 +26,7 @@ from omium.storage.blobs import Packer
 from omium.storage.postgres import statements as sql
 from omium.storage.postgres.attempt import Attempt, Desk, Heard, Item, Moved, Result, roll_back
 from omium.storage.postgres.connection import Connection, Link
-from omium.storage.postgres.errors import RETRY, is_lost, translated
+from omium.storage.postgres.errors import FAILURES, RETRY, is_lost, translated
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -177,7 +175,7 @@ class Writer:
                 return await Attempt(self._desk, items).run(locked)
             except Moved:
                 pass
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except FAILURES as error:
                 if is_lost(error):
                     self._link.lose()
                     if lost:
@@ -223,7 +221,7 @@ class Writer:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await self._job_transaction(jobs)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except FAILURES as error:
                 if is_lost(error):
                     self._link.lose()
                     if attempt > 1:
@@ -244,7 +242,7 @@ class Writer:
             raise
         try:
             await db.execute("COMMIT")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except FAILURES as error:
             if not is_lost(error) or not await self._desk.landed(
                 "SELECT pg_xact_status($1::text::xid8) = 'committed'", mark
             ):

@@ -183,6 +183,7 @@ def test_hostile_text_is_shown_harmlessly(used_project: Place) -> None:
 def test_steering_a_run_that_nobody_executes(project: Place) -> None:
     run = draft(project)
     assert ok(project, "pause", run, "--reason", "wait")["status"] == "paused"
+    assert call(project, "show", run, "--exit-status").exit_code == 3
     assert call(project, "pause", run).exit_code == 5
     assert ok(project, "signal", run, "go", "--payload", '{"n": 1}')["id"] == run
     assert ok(project, "resume", run)["status"] == "executing"
@@ -264,9 +265,15 @@ def test_checkpoints_rollback_branch_and_compare(used_project: Place) -> None:
     hello = runs(used_project)["hello"]["id"]
     made = call(used_project, "checkpoint", hello, "greeted", "--at", "node:greet", "--note", "halfway")
     assert made.exit_code == 0, made.output
+    assert call(used_project, "checkpoint", hello, "greeted").exit_code == 5
+    assert call(used_project, "checkpoint", hello, "never", "--requires", "false").exit_code == 1
+    assert call(used_project, "compare", f"{hello[-8:]}@1", hello, "--exit-status").exit_code == 1
     branched = ok(used_project, "branch", hello, "before:greet", "--name", "bo", "--input", "name=bo", "--no-start")
     assert misshapen(branched, HistoryResult) == []
     assert (branched["run"]["status"], branched["run"]["parent_run"]) == ("draft", hello)
+    assert ok(used_project, "abandon", branched["run"]["id"][-8:], "--reason", "no")["closed"] == "abandoned"
+    assert call(used_project, "adopt", branched["run"]["id"]).exit_code == 5
+    assert call(used_project, "adopt", hello).exit_code == 5
     tree = ok(used_project, "branch-tree", hello)
     assert [child["run"]["branch"] for child in tree["children"]] == ["bo"]
     assert "bo" in call(used_project, "branch-tree", hello).stdout

@@ -23,7 +23,7 @@ def run(error: BaseException, *arguments: str) -> Result:
         raise error
 
     group = Commands("omium")
-    group.get_command = lambda ctx, name: broken  # type: ignore[method-assign]
+    group.get_command = lambda ctx, name: broken  # type: ignore[method-assign,assignment]
     return CliRunner().invoke(group, ["broken", *arguments], prog_name="omium")
 
 

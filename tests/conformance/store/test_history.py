@@ -222,7 +222,9 @@ def test_every_view_of_a_random_history_is_the_same(empty: Database) -> None:
         store = runner.run(empty.open(durability="normal"))
         other = runner.run(empty.open(durability="normal"))
 
-        @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=20 if empty.name == "sqlite" else 10, deadline=None, suppress_health_check=list(HealthCheck)
+        )
         @given(data=st.data())
         def examples(data: st.DataObject) -> None:
             runner.run(play_and_compare(store, other, empty, data))
