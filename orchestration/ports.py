@@ -351,9 +351,12 @@ class Store(Protocol):
     async def snapshot(self, run_id: RunId) -> None:
         """Store a fold snapshot at the head; disposable."""
 
-    def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:
+    def listen(
+        self, hear: Callable[[RunId, Sequence[Event]], None], run_id: RunId | None = None
+    ) -> Callable[[], None]:
         """Have `hear` called, in the event loop and in the order of the commits, with the events of every write of this
-        process, before the write's own caller goes on. Gives what ends the listening."""
+        process (of those to one run, if `run_id` names it), before the write's own caller goes on. Gives what ends the
+        listening."""
 
     def changes(self, *, own: bool = True) -> Subscription:
         """With `own` False only changes by other processes count."""

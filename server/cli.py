@@ -149,7 +149,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         try:
             click.echo(f"omium {version('omium-mcp')}")
         except PackageNotFoundError:
-            click.echo("omium, not installed as a distribution")
+            click.echo("omium (not installed as a distribution)")
         ctx.exit()
 
 

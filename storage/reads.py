@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 import orjson
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -44,6 +44,32 @@ _EVENT = (
 _BLOB = (t.blobs.c.digest, t.blobs.c.size, t.blobs.c.encoding, t.blobs.c.base, t.blobs.c.depth, t.blobs.c.data)
 _LATEST = 2**62
 _AT_ONCE = 200  # blobs
+
+# The reads that are asked most, built once; `_fetch` gives their parameters.
+_RUN = select(t.runs).where(t.runs.c.id == bindparam("run"))
+_EVENTS = (
+    select(*_EVENT)
+    .where(t.events.c.run_id == bindparam("run"), t.events.c.seq > bindparam("after"))
+    .where(t.events.c.seq <= bindparam("upto"))
+    .order_by(t.events.c.seq)
+    .limit(bindparam("most", type_=BigInteger))
+)
+_SNAPSHOT = (
+    select(t.snapshots.c.document)
+    .where(t.snapshots.c.run_id == bindparam("run"), t.snapshots.c.seq <= bindparam("upto"))
+    .order_by(t.snapshots.c.seq.desc())
+    .limit(1)
+)
+_ASKED = (
+    select(t.approvals)
+    .where(t.approvals.c.run_id == bindparam("run"), t.approvals.c.status == "pending")
+    .order_by(t.approvals.c.requested_at, t.approvals.c.id)
+    .limit(bindparam("most", type_=BigInteger))
+)
+_APPROVAL = select(t.approvals).where(t.approvals.c.id == bindparam("approval"))
+
+_RUN_NAMES = tuple(column.name for column in t.runs.c)
+_APPROVAL_NAMES = tuple(column.name for column in t.approvals.c)
 _THREAD_FROM = 256 * 1024  # bytes of a value that is unpacked in a thread rather than in the event loop
 
 
@@ -80,15 +106,15 @@ def _json(raw: bytes | None) -> Any:
     return None if raw is None else orjson.loads(raw)
 
 
-def _run(row: Any) -> RunRow:
-    values = dict(row._mapping)
+def _run(row: Sequence[Any]) -> RunRow:
+    values = dict(zip(_RUN_NAMES, row, strict=True))
     values["error"] = _json(values["error"])
     values["head"] = bytes(values["head"])
     return RunRow(**values)
 
 
-def _approval(row: Any) -> ApprovalRow:
-    values = dict(row._mapping)
+def _approval(row: Sequence[Any]) -> ApprovalRow:
+    values = dict(zip(_APPROVAL_NAMES, row, strict=True))
     values["options"], values["details"] = _json(values["options"]), _json(values["details"])
     values["consumed"] = bool(values["consumed"])
     return ApprovalRow(**values)
@@ -114,20 +140,24 @@ class Reads:
         self._packer = packer
         self._unpacking = anyio.Lock()
 
-    async def _all(self, statement: Select[Any]) -> Sequence[Any]:
+    async def _fetch(self, statement: Select[Any], **values: Any) -> Sequence[Any]:
+        """The rows of one of the statements above, as tuples."""
+        return await self._all(statement, values)
+
+    async def _all(self, statement: Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         try:
-            return await self._once(statement)
+            return await self._once(statement, values)
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise unavailable(error) from error
         try:  # the server was restarted since: the pool has thrown its old connections away
-            return await self._once(statement)
+            return await self._once(statement, values)
         except DBAPIError as error:
             raise unavailable(error) from error
 
-    async def _once(self, statement: Select[Any]) -> Sequence[Any]:
+    async def _once(self, statement: Select[Any], values: Mapping[str, Any] | None) -> Sequence[Any]:
         async with self._engine.connect() as connection:
-            rows: Sequence[Any] = (await connection.execute(statement)).all()
+            rows: Sequence[Any] = (await connection.execute(statement, values)).all()
             return rows
 
     async def _first(self, statement: Select[Any]) -> Any:
@@ -156,17 +186,13 @@ class Reads:
             return await self.value(need.digest)
         upto = need.upto if need.upto is not None else _LATEST
         if isinstance(need, NeedSnapshot):
-            s = t.snapshots.c
-            row = await self._first(
-                select(s.document).where(s.run_id == need.run_id, s.seq <= upto).order_by(s.seq.desc()).limit(1)
-            )
-            return None if row is None else as_document(row[0])
-        return await self._events(need.run_id, need.after, upto, None)
+            rows = await self._fetch(_SNAPSHOT, run=need.run_id, upto=upto)
+            return as_document(rows[0][0]) if rows else None
+        return await self._events(need.run_id, need.after, upto, _LATEST)
 
-    async def _events(self, run_id: RunId, after: int, upto: int, limit: int | None) -> list[Event]:
-        e = t.events.c
-        statement = select(*_EVENT).where(e.run_id == run_id, e.seq > after, e.seq <= upto).order_by(e.seq)
-        return [as_event(row) for row in await self._all(statement.limit(limit))]
+    async def _events(self, run_id: RunId, after: int, upto: int, limit: int) -> list[Event]:
+        rows = await self._fetch(_EVENTS, run=run_id, after=after, upto=upto, most=limit)
+        return [as_event(row) for row in rows]
 
     async def events(self, run_id: RunId, after: Seq = Seq(0), limit: int = 1000) -> list[Event]:
         return await self._events(run_id, after, _LATEST, limit)
@@ -193,8 +219,8 @@ class Reads:
     # --- projections --------------------------------------------------------------------------------------------
 
     async def run(self, run_id: RunId) -> RunRow | None:
-        row = await self._first(select(t.runs).where(t.runs.c.id == run_id))
-        return None if row is None else _run(row)
+        rows = await self._fetch(_RUN, run=run_id)
+        return _run(rows[0]) if rows else None
 
     async def runs(self, query: RunQuery) -> list[RunRow]:
         return [_run(row) for row in await self._all(runs_statement(query))]
@@ -207,6 +233,8 @@ class Reads:
         pending: bool = True,
         limit: int = 200,
     ) -> list[ApprovalRow]:
+        if run_id is not None and pending and projects is None:
+            return [_approval(row) for row in await self._fetch(_ASKED, run=run_id, most=limit)]
         a = t.approvals.c
         statement = select(t.approvals).order_by(a.requested_at, a.id).limit(limit)
         if pending:
@@ -218,8 +246,8 @@ class Reads:
         return [_approval(row) for row in await self._all(statement)]
 
     async def approval(self, approval_id: ApprovalId) -> ApprovalRow | None:
-        row = await self._first(select(t.approvals).where(t.approvals.c.id == approval_id))
-        return None if row is None else _approval(row)
+        rows = await self._fetch(_APPROVAL, approval=approval_id)
+        return _approval(rows[0]) if rows else None
 
     async def effects(self, run_id: RunId) -> list[EffectRow]:
         e = t.effects.c
@@ -256,7 +284,8 @@ class Reads:
 
     async def blob(self, digest: Digest) -> bytes:
         """The verified canonical bytes. Raises `not_found`, or `integrity` after quarantining what is damaged."""
-        return await self._unpacked(digest, await self._blob_rows([digest]))
+        rows = [blob_row(row) for row in await self._fetch(_ONE_BLOB, digest=digest)]
+        return await self._unpacked(digest, {row.digest: row for row in rows})
 
     async def _quarantined(self, error: OmiumError) -> OmiumError:
         """The error that says which runs need the damaged blob, which nobody reads again unless a new copy heals it."""
@@ -273,11 +302,8 @@ class Reads:
 
     async def _blob_rows(self, digests: Sequence[Digest]) -> dict[Digest, BlobRow]:
         """The rows of these blobs, and of all that they are patches upon."""
-        b = t.blobs
-        chain = select(b.c.digest, b.c.base).where(b.c.digest.in_(digests)).cte("chain", recursive=True)
-        chain = chain.union(select(b.c.digest, b.c.base).join(chain, b.c.digest == chain.c.base))
-        rows = await self._all(select(*_BLOB).where(b.c.digest.in_(select(chain.c.digest))))
-        return {Digest(row.digest): blob_row(row) for row in rows}
+        rows = [blob_row(row) for row in await self._all(_with_bases(t.blobs.c.digest.in_(digests)))]
+        return {row.digest: row for row in rows}
 
     async def _unpacked(self, digest: Digest, rows: Mapping[Digest, BlobRow]) -> bytes:
         row = rows.get(digest)
@@ -324,8 +350,20 @@ class Reads:
         return None if row is None else row[0]
 
 
-def blob_row(row: Any) -> BlobRow:
-    return BlobRow(Digest(row.digest), row.size, row.encoding, row.base, row.depth, bytes(row.data))
+def blob_row(row: Sequence[Any]) -> BlobRow:
+    digest, size, encoding, base, depth, data = row
+    return BlobRow(Digest(digest), size, encoding, base, depth, bytes(data))
+
+
+def _with_bases(wanted: ColumnElement[bool]) -> Select[Any]:
+    """The blobs that are wanted, and all that they are patches upon."""
+    b = t.blobs
+    chain = select(b.c.digest, b.c.base).where(wanted).cte("chain", recursive=True)
+    chain = chain.union(select(b.c.digest, b.c.base).join(chain, b.c.digest == chain.c.base))
+    return select(*_BLOB).where(b.c.digest.in_(select(chain.c.digest)))
+
+
+_ONE_BLOB = _with_bases(t.blobs.c.digest == bindparam("digest"))
 
 
 def runs_statement(query: RunQuery) -> Select[Any]:

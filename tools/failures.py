@@ -72,6 +72,8 @@ def failure_result(error: ToolError, tool: str) -> CallToolResult:
 
 def _anticipated(error: ToolError, tool: str) -> OmiumError | None:
     cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:  # a task group that it passed through
+        cause = cause.exceptions[0]
     if isinstance(cause, OmiumError):
         return cause
     if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):

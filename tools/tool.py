@@ -13,7 +13,7 @@ import logging
 import types
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, cast, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import orjson
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -22,7 +22,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from omium.tools.failures import failure_result
 from omium.tools.models import Answer
@@ -109,15 +109,14 @@ def build_tool(spec: ToolSpec) -> Tool:
         title=spec.title,
         description=inspect.getdoc(spec.function),
         annotations=spec.annotations,
+        structured_output=False,  # the answer's schema is made below, once: every start of a server waits for it
     )
-    loose = tool.fn_metadata
-    name = loose.arg_model.__name__
+    loose = tool.fn_metadata.arg_model
     closed = {"model_config": ConfigDict(extra="forbid"), "__module__": __name__}
-    strict = cast(type[ArgModelBase], type(name, (loose.arg_model,), closed))
-    answer = cast(type[BaseModel], loose.output_model)
-    tool.parameters = compact(strict.model_json_schema(by_alias=True))
+    answer: type[Answer] = get_type_hints(spec.function)["return"]
+    tool.parameters = compact({**tool.parameters, "additionalProperties": False})
     tool.fn_metadata = _Border(
-        arg_model=strict,
+        arg_model=cast(type[ArgModelBase], type(loose.__name__, (loose,), closed)),
         output_model=answer,
         output_schema=compact(answer.model_json_schema(mode="serialization"), closed=False),
     )

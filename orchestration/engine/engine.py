@@ -267,7 +267,7 @@ class Engine:
         execution = self._executions[state.run_id] = Execution(self, state, fence, program)
         execution.inputs = inputs
         if state.deadline_at is not None:
-            self.at(state.deadline_at, execution)
+            execution.arm(state.deadline_at)
         self.spawn(execution.begin)
 
     async def _take_up(self, state: RunState, fence: Fence) -> None:
@@ -281,7 +281,7 @@ class Engine:
             return
         self._executions[state.run_id] = execution
         if state.deadline_at is not None:
-            self.at(state.deadline_at, execution)
+            execution.arm(state.deadline_at)
         await execution.adopt()
 
     async def _program(self, digest: Digest) -> Program:

@@ -24,7 +24,7 @@ from omium.orchestration.engine.limits import Limit, Ticket
 from omium.orchestration.engine.programs import Program
 from omium.orchestration.engine.turn import Turn
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Fence, NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
@@ -79,6 +79,7 @@ class Execution:
         self.finished: anyio.Event | None = None  # whoever stops the run waits for this
         self.closed = False  # the run's own end is written, or is in a write that is under way
         self.stopping: str | None = None
+        self.plans: dict[NodeId, Digest] = {}  # those that stand in the structure
         self._items: dict[NodeId, Items] = {}
         self._failures: dict[NodeId, list[Mapping[str, Any]]] | None = None
         self._settled = False  # what the last owner left in flight is settled
@@ -372,6 +373,8 @@ class Execution:
         """One round: bring the fold up to date, stop and settle what must not go on, and schedule the rest."""
         if self._behind or await self._has_grown():
             await self._read()
+        if self.program.has_plans:
+            await steps.reopen_plans(self)
         await self._stop_what_is_not_wanted()
         if self.folded.status not in RUN_TERMINAL:
             await self._settle_in_flight()

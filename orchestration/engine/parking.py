@@ -206,6 +206,8 @@ def _due_times(run: Execution) -> Iterator[int]:
             yield node.due_at
         elif kind == "timer" and node.wait is not None:
             yield int(node.wait["due_at"])
+        elif kind == "signal" and node.wait is not None and run.folded.signals.get(node.wait["name"]):
+            yield run.engine.clock.now_us()
         elif kind == "child":
             yield run.engine.clock.now_us() + CHILD_POLL_US
         elif kind == "approval" and node.approval is not None:

@@ -19,11 +19,12 @@ _KEEP = 256
 @dataclass(frozen=True, slots=True)
 class NodeProgram:
     """hash: of what the node computes; names: ids of nodes that its templates and conditions read; every: it reads
-    `nodes` as a whole."""
+    `nodes` as a whole; plain: whether it may start says its edges alone, so that nothing is read to decide it."""
 
     hash: str
     names: tuple[str, ...]
     every: bool
+    plain: bool
 
 
 class Program:
@@ -34,20 +35,33 @@ class Program:
         self.conditions: tuple[tuple[str, ...], bool] = ((), False)  # what the conditions of its approvals read
         if workflow.approvals == "custom":
             self.conditions = _names("${{ " + condition + " }}" for condition in workflow.approval_conditions)
-        # The steps of a plan may be workflow nodes, too.
-        self.has_children = any(node.kind == "workflow" or node.expands for _, node in walk(workflow.nodes))
+        nodes = [node for _, node in walk(workflow.nodes)]
+        self.has_plans = any(node.expands for node in nodes)
+        self.has_children = self.has_plans or any(node.kind == "workflow" for node in nodes)
         self._nodes: dict[int, tuple[NodeDef, NodeProgram]] = {}  # by identity; the definition is kept alive with it
 
     def node(self, node: NodeDef) -> NodeProgram:
         known = self._nodes.get(id(node))
         if known is None:
             names, every = _names(_sources(node))
-            known = self._nodes[id(node)] = (node, NodeProgram(node_hash(node), names, every))
+            plain = self.workflow.approvals != "custom" and _is_plain(node)
+            known = self._nodes[id(node)] = (node, NodeProgram(node_hash(node), names, every, plain))
         return known[1]
 
     def names(self, template: Any) -> tuple[tuple[str, ...], bool]:
         """The node ids that a template of the workflow itself reads, and whether it reads `nodes` as a whole."""
         return _names([template])
+
+
+def _is_plain(node: NodeDef) -> bool:
+    return (
+        node.kind in ("function", "agent", "tool", "cli")
+        and node.when is None
+        and node.approval is None
+        and node.for_each is None
+        and node.repeat is None
+        and all(need.when is None for need in node.needs)
+    )
 
 
 def _sources(node: NodeDef) -> list[Any]:

@@ -37,7 +37,9 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
     node = run.structure.node_def(node_id)
     program = run.program.node(node)
     try:
-        scope, _ = await scopes.build(run, node_id, program.names, program.every)
+        scope: dict[str, Any] = {}
+        if not program.plain:
+            scope, _ = await scopes.build(run, node_id, program.names, program.every)
         if not node_id.endswith("]"):  # an expansion's edges and conditions are those of the whole
             verdict = skip_verdict(run, node_id, node, scope)
             if verdict is not None:

@@ -18,7 +18,7 @@ from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.failures import backoff_s, describe, may_retry
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import NodeId
+from omium.orchestration.ids import Digest, NodeId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import Done
@@ -137,6 +137,7 @@ async def _expand_plan(run: Execution, turn: Turn, attempt: NodeAttempt, plan: A
     run.engine.check_names(nodes)
     run.structure.add_plan(node_id, nodes)
     stored = starting.keep(run, turn, plan)
+    run.plans[node_id] = stored.digest
     turn.commands.append(c.ExpandNode(node_id, attempt.generation, len(nodes), plan=stored.digest))
     run.board.open_scope(node_id)
 
@@ -415,9 +416,6 @@ async def open_boards(run: Execution) -> None:
         for node_id, node in state.nodes.items()
         if node.status is NodeStatus.RUNNING and node.wait is not None and node.wait["kind"] == "children"
     ]
-    plans = [node_id for node_id, node in state.nodes.items() if node.expansion and "plan" in node.expansion]
-    for node_id in sorted(plans, key=_depth):
-        await _reopen_plan(run, node_id)
     board.open_scope(None)
     for node_id in sorted(waiting, key=_depth):
         node, definition = state.nodes[node_id], run.structure.node_def(node_id)
@@ -449,12 +447,21 @@ def _depth(node_id: NodeId) -> int:
     return depth
 
 
-async def _reopen_plan(run: Execution, node_id: NodeId) -> None:
-    expansion = run.folded.nodes[node_id].expansion
-    assert expansion is not None
-    plan = await run.engine.values.load(expansion["plan"])
+async def reopen_plans(run: Execution) -> None:
+    """Put the plans that have expanded into the structure, outermost first: without them their steps mean nothing."""
+    expanded = {
+        n: node.expansion["plan"] for n, node in run.folded.nodes.items() if node.expansion and "plan" in node.expansion
+    }
+    for node_id in sorted(expanded, key=_depth):
+        if run.plans.get(node_id) != expanded[node_id]:
+            await _reopen_plan(run, node_id, expanded[node_id])
+
+
+async def _reopen_plan(run: Execution, node_id: NodeId, digest: Digest) -> None:
+    plan = await run.engine.values.load(digest)
     definition = run.structure.node_def(node_id)
     agent = definition.use if definition.kind == "agent" else None
     readable = run.structure.readable(node_id)
     nodes = parse_plan(plan, inputs=run.program.workflow.inputs, readable=readable, agent=agent)
     run.structure.add_plan(node_id, nodes)
+    run.plans[node_id] = digest

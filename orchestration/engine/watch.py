@@ -35,10 +35,14 @@ class Watch:
 
     async def register(self) -> None:
         """Make this worker known, and free what dead ones of this host left."""
-        host, boot, pid, start_time = self._processes.this()
-        row = WorkerRow(self._worker, host, boot, pid, start_time, 0, tuple(self._config.projects))
-        await self._store.register(row)
+        await self._sign_up()
         await self.look()
+
+    async def _sign_up(self) -> None:
+        host, boot, pid, start_time = self._processes.this()
+        await self._store.register(
+            WorkerRow(self._worker, host, boot, pid, start_time, 0, tuple(self._config.projects))
+        )
 
     async def retire(self) -> None:
         try:
@@ -60,7 +64,13 @@ class Watch:
     async def look(self) -> int:
         """Free the runs of workers that are dead or stale; how many runs."""
         freed = 0
-        for worker in await self._store.workers():
+        workers = await self._store.workers()
+        known = {worker.id for worker in workers}
+        self._seen = {worker: seen for worker, seen in self._seen.items() if worker in known}
+        if self._worker not in known:
+            # Taken for dead while it slept. What it claims from now on must be found by others should it die.
+            await self._sign_up()
+        for worker in workers:
             if worker.id != self._worker and self._is_gone(worker):
                 count = await self._store.retire(worker.id)
                 _log.warning(

@@ -66,7 +66,9 @@ class Ground:
     async def structure(self, state: RunState) -> Structure:
         """Where the nodes of the run stand; not to be changed. One operation asks for it again and again, and that of a
         large definition takes its time."""
-        plans = [(node_id, node.expansion["plan"]) for node_id, node in state.nodes.items() if _has_plan(node.expansion)]
+        plans = [
+            (node_id, node.expansion["plan"]) for node_id, node in state.nodes.items() if _has_plan(node.expansion)
+        ]
         key = (state.definition, *sorted(plans))
         found = self._structures.get(key)
         if found is None or self._programs.get(state.definition) is None:

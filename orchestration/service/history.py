@@ -162,9 +162,7 @@ class HistoryService(Reading):
             after = page[-1].seq
         raise OmiumError("internal", f"run {run_id} has no rollback after generation {generation}.")
 
-    async def _land(
-        self, caller: Caller, run_id: RunId, event: Event, planned: Back | None = None
-    ) -> HistoryResult:
+    async def _land(self, caller: Caller, run_id: RunId, event: Event, planned: Back | None = None) -> HistoryResult:
         landed = await rollback.land(self._ground, run_id, event, caller.principal, planned)
         await self._stop_children(caller, run_id, set(landed.reset))
         changed, removed, added = landed.files

@@ -39,8 +39,8 @@ async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | No
     """A watch over a run, or over its events of some kinds; look at the run after entering, then wait."""
     watch = Watch()
 
-    def hear(heard: RunId, events: Sequence[Event]) -> None:
-        if heard == run_id and (kinds is None or any(event.type in kinds for event in events)):
+    def hear(_: RunId, events: Sequence[Event]) -> None:
+        if kinds is None or any(event.type in kinds for event in events):
             watch.ring()
 
     changes = store.changes(own=False)
@@ -49,7 +49,7 @@ async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | No
         async for _ in changes:
             watch.ring()
 
-    unlisten = store.listen(hear)
+    unlisten = store.listen(hear, run_id)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(others)

@@ -10,7 +10,6 @@ from omium.orchestration.service.views import ApprovalView, EffectView, EventVie
 from omium.server.commands.console import Console, age, duration, money, safe, short
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
 
-
 _WITH_REASON = ("paused", "cancelled", "failed")  # of the others, the reason is that of the last resumption
 
 

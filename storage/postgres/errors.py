@@ -37,17 +37,19 @@ def is_lost(error: BaseException) -> bool:
     """Whether the session ended, so that it is not known how the statement that was under way ended."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "08").startswith(_GONE)
-    return isinstance(error, FAILURES) and not isinstance(error, asyncpg.DataError)
+    return isinstance(error, FAILURES) and not isinstance(error, ValueError)
 
 
 def translated(error: BaseException) -> BaseException:
     """An OmiumError for what the database or the network reports; anything else as it is."""
-    if isinstance(error, asyncpg.DataError):
-        return OmiumError("invalid_value", f"a value cannot be stored: {error}.")
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         if state in _UNSTORABLE:
             return OmiumError("invalid_value", f"a text cannot be stored: {error}.", "Remove its NUL characters.")
+        if state.startswith("22"):
+            # What asyncpg cannot encode it quotes, and with it the rows of others.
+            reason = str(error).rpartition("(")[2].rstrip(")")
+            return OmiumError("invalid_value", f"a value cannot be stored: {reason}.", "Integers have 64 bits.")
         if state.startswith("23"):
             return OmiumError("conflict", f"somebody else wrote the same row first: {error}.")
         if state.startswith("40"):

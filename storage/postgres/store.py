@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log.chain import Chain
-from omium.orchestration.log.events import Event
 from omium.orchestration.log.state import to_document
 from omium.orchestration.ports import (
     Claimed,
@@ -27,14 +25,13 @@ from omium.orchestration.ports import (
 )
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
+from omium.storage.listening import Hear, Listeners
 from omium.storage.migrate import migrate_postgres
 from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
 from omium.storage.postgres.errors import FAILURES, translated
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
 from omium.storage.reads import Reads
-
-_log = logging.getLogger(__name__)
 
 _READER = {"default_transaction_read_only": "on", "jit": "off"}
 
@@ -108,7 +105,7 @@ class PostgresStore(Reads):
         self.files = files
         self.chain = chain
         self.clock = clock
-        self._listeners: list[Callable[[RunId, Sequence[Event]], None]] = []
+        self._listeners = Listeners()
         self._tail = Tail(dsn)
         self._writer = Writer(Link(dsn, durability), clock=clock, chain=chain, packer=Packer(files), hear=self._hear)
 
@@ -160,17 +157,11 @@ class PostgresStore(Reads):
         return await self._writer.submit(write)
 
     def _hear(self, heard: Sequence[Heard]) -> None:
-        for run_id, events in heard:
-            for hear in list(self._listeners):
-                try:
-                    hear(run_id, events)
-                except Exception:  # the write stands, and its caller and the other listeners are to hear of it
-                    _log.exception("a listener failed")
+        self._listeners.tell(heard)
         self._tail.committed()
 
-    def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:
-        self._listeners.append(hear)
-        return lambda: self._listeners.remove(hear)
+    def listen(self, hear: Hear, run_id: RunId | None = None) -> Callable[[], None]:
+        return self._listeners.add(hear, run_id)
 
     def changes(self, *, own: bool = True) -> Subscription:
         return self._tail.subscribe(own)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import orjson
+from sqlalchemy import Select
 from sqlalchemy import event as sa_event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log.chain import Chain
-from omium.orchestration.log.events import Event
 from omium.orchestration.log.load import load
 from omium.orchestration.log.state import to_document
 from omium.orchestration.ports import (
@@ -34,16 +32,16 @@ from omium.orchestration.ports import (
 from omium.storage.batch import Rows, drive
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
+from omium.storage.listening import Hear, Listeners
 from omium.storage.migrate import migrate_sqlite
 from omium.storage.reads import Reads
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
-from omium.storage.sqlite.writer import Heard, Writer, connect
+from omium.storage.sqlite.reader import Reader
+from omium.storage.sqlite.tail import Tail
+from omium.storage.sqlite.writer import Heard, Writer
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
-
-POLL_S = 0.05  # how soon a change by another process is seen
 
 
 class SqliteStore(Reads):
@@ -55,10 +53,9 @@ class SqliteStore(Reads):
         self.files = files
         self.chain = chain
         self.clock = clock
-        self._listeners: list[Callable[[RunId, Sequence[Event]], None]] = []
-        self._subscriptions: set[_Changes] = set()
+        self._listeners = Listeners()
+        self._reader = Reader(path)
         self._writing = Packer(files)
-        self._poll: sqlite3.Connection | None = None
         self._writer = Writer(
             path,
             synchronous="FULL" if durability == "full" else "NORMAL",
@@ -67,6 +64,7 @@ class SqliteStore(Reads):
             packer=self._writing,
             hear=self._hear,
         )
+        self._tail = Tail(path, known=lambda: self._writer.foreign, count=self._foreign)
 
     @classmethod
     async def open(
@@ -105,12 +103,13 @@ class SqliteStore(Reads):
         return store
 
     async def close(self) -> None:
-        for subscription in list(self._subscriptions):
-            await subscription.aclose()
+        await self._tail.close()
         await self._writer.close()
-        if self._poll is not None:
-            self._poll.close()
+        await self._reader.close()
         await self._engine.dispose()
+
+    async def _fetch(self, statement: Select[Any], **values: Any) -> Sequence[Any]:
+        return await self._reader.fetch(statement, values)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -118,21 +117,11 @@ class SqliteStore(Reads):
         return await self._writer.submit(write)
 
     def _hear(self, heard: list[Heard]) -> None:
-        for run_id, events in heard:
-            for hear in list(self._listeners):
-                try:
-                    hear(run_id, events)
-                except Exception:  # the write stands, and its caller and the other listeners are to hear of it
-                    _log.exception("a listener failed")
-        for subscription in self._subscriptions:
-            subscription.wake()
+        self._listeners.tell(heard)
+        self._tail.committed()
 
-    def unsubscribe(self, subscription: _Changes) -> None:
-        self._subscriptions.discard(subscription)
-
-    def listen(self, hear: Callable[[RunId, Sequence[Event]], None]) -> Callable[[], None]:
-        self._listeners.append(hear)
-        return lambda: self._listeners.remove(hear)
+    def listen(self, hear: Hear, run_id: RunId | None = None) -> Callable[[], None]:
+        return self._listeners.add(hear, run_id)
 
     async def job(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in the next write transaction; for the parts of this package that maintain the database."""
@@ -177,9 +166,7 @@ class SqliteStore(Reads):
             worker.id, worker.host, worker.boot, worker.pid, worker.start_time, worker.beat,
             orjson.dumps(list(worker.serving)),
         )  # fmt: skip
-        statement = (
-            "INSERT OR REPLACE INTO workers (id, host, boot, pid, start_time, beat, serving) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        )
+        statement = "INSERT OR REPLACE INTO workers (id, host, boot, pid, start_time, beat, serving) VALUES (?, ?, ?, ?, ?, ?, ?)"
         await self.job(lambda db: db.execute(statement, row) and None)
 
     async def beat(self, worker: WorkerId) -> None:
@@ -280,61 +267,8 @@ class SqliteStore(Reads):
         await self.job(work)
 
     def changes(self, *, own: bool = True) -> Subscription:
-        subscription = _Changes(self, own)
-        self._subscriptions.add(subscription)
-        return subscription
+        return self._tail.subscribe(own)
 
-    def data_version(self) -> int:
-        """Changes whenever any connection commits. One read of a mapped page: microseconds, so it is done in the loop."""
-        if self._poll is None:
-            self._poll = connect(self.path)
-        return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
-
-    async def foreign(self) -> int:
-        """How often another connection has been seen to commit. Only the writer can tell its own commits from theirs."""
+    async def _foreign(self) -> int:
+        """How often another connection has been seen to commit."""
         return await self.job(lambda _: self._writer.foreign)
-
-
-class _Changes:
-    """Wakes at this process's commits at once, and at others' by polling `data_version` on a connection of its own."""
-
-    def __init__(self, store: SqliteStore, own: bool) -> None:
-        self._store = store
-        self._own = own
-        self._event = asyncio.Event()
-        self._closed = False
-        self._version = store.data_version()
-        self._foreign = 0
-
-    def wake(self) -> None:
-        if self._own:
-            self._event.set()
-
-    async def __aiter__(self) -> AsyncIterator[None]:
-        if not self._own:
-            self._foreign = await self._store.foreign()
-        while not self._closed:
-            with anyio.move_on_after(POLL_S):
-                await self._event.wait()
-            woken = self._event.is_set()
-            self._event.clear()
-            if self._closed:
-                return
-            version = self._store.data_version()
-            if version != self._version:
-                self._version = version
-                woken = await self._was_foreign() or woken
-            if woken:
-                yield
-
-    async def _was_foreign(self) -> bool:
-        if self._own:
-            return True
-        before, self._foreign = self._foreign, await self._store.foreign()
-        return self._foreign != before
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._store.unsubscribe(self)
-            self._event.set()

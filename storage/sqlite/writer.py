@@ -163,7 +163,7 @@ class Writer:
                 for item in ready:
                     self._commit_one(db, item)
                 return
-            outcomes, heard = [(ready[0], error)], []
+            outcomes, heard = [(ready[0], translated(error, self._path))], []
         self._deliver(outcomes, heard)
 
     def _commit_one(self, db: sqlite3.Connection, item: _Item) -> None:
@@ -176,7 +176,7 @@ class Writer:
         except BaseException as error:
             _log.exception("a write failed")
             self.forget()
-            outcomes, heard = [(item, error)], []
+            outcomes, heard = [(item, translated(error, self._path))], []
         self._deliver(outcomes, heard)
 
     def forget(self) -> None:

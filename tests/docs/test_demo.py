@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.cli.harness import PROGRAM
+from tests.docs.generate import with_demo
 from tests.docs.snippets import snippets
 from tests.house.tree import ROOT
 
@@ -17,6 +18,13 @@ FIGURE = re.compile(r"\b(run|apr)_[0-9A-Z]{26}\b|\d+(\.\d+)?")
 def shape(line: str) -> str:
     """A line without ids and figures, which differ each time."""
     return FIGURE.sub("#", line.rstrip())
+
+
+def test_the_output_goes_between_the_markers() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    written = with_demo(readme, "1. Start\n\nIn 1 s\n")
+    assert "```text\n1. Start\n\nIn 1 s\n```\n" in written
+    assert with_demo(written, snippets(ROOT / "README.md", "text")[0].text) == readme
 
 
 def test_the_demo_holds_what_it_says_and_readme_shows_it(tmp_path: Path) -> None:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sqlite3
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-import yaml
 
+from omium.orchestration.definition.document import read_document
 from omium.orchestration.definition.load import load_workflow
 from omium.server.cli import cli
-from omium.server.config import load_config
 from omium.server.project_file import load_project
 from omium.storage.open import open_store
 from tests.docs.snippets import PAGES, Snippet, command_lines, snippets, words
@@ -78,7 +75,13 @@ def test_commands_exist_with_these_options(snippet: Snippet) -> None:
 
 
 def test_a_command_that_does_not_exist_would_be_seen() -> None:
-    for line in ("omium rum hello", "omium run hello --quick", "omium rollback last", "rm -rf /", "omium-mcp serve --x"):
+    for line in (
+        "omium rum hello",
+        "omium run hello --quick",
+        "omium rollback last",
+        "rm -rf /",
+        "omium-mcp serve --x",
+    ):
         with pytest.raises((AssertionError, click.UsageError)):
             check_line(line)
 
@@ -93,7 +96,7 @@ def test_host_configurations_name_our_command(snippet: Snippet) -> None:
 @of("yaml")
 def test_definitions_are_valid(snippet: Snippet, tmp_path: Path) -> None:
     """A workflow, the list of its nodes, or (keys of) an omium.yaml, of which the functions need not exist."""
-    value = yaml.safe_load(snippet.text)
+    value = read_document(snippet.text, str(snippet)).value
     if isinstance(value, list):
         load_workflow(f"name: snippet\nnodes:\n{_indented(snippet.text)}", source=str(snippet))
     elif "nodes" in value:

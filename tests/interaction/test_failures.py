@@ -52,6 +52,12 @@ def test_every_code_has_the_one_form_and_a_next_call(code: str) -> None:
     assert "(" in failure["next"] or failure["next"].startswith(("ask", "correct", "repeat", "read"))
 
 
+def test_a_failure_that_passed_through_a_task_group_is_still_itself() -> None:
+    error = UnexpectedToolError("Error executing tool get_run")
+    error.__cause__ = ExceptionGroup("tasks", [ExceptionGroup("tasks", [OmiumError("not_found", "no such run")])])
+    assert failure_of(failure_result(error, "get_run"))["code"] == "not_found"
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_what_names_nothing_is_not_found(studio: Studio, mode: Mode) -> None:
     assert set(PLAUSIBLE) == NAMES

@@ -58,23 +58,44 @@ class Killed(BaseException):
 
 
 class Store(SqliteStore):
-    """A store that can be cut off from its file, as that of a killed process is. `before_write`, if set, is awaited
-    before a write is submitted."""
+    """A store that can be cut off from its file, as that of a killed process is: what comes then stays where it is until
+    the machine is `buried`. `before_write`, if set, is awaited before a write is submitted."""
 
     cut = False
+    buried: anyio.Event | None = None
     before_write: Callable[[Write], Awaitable[None]] | None = None
 
     async def write(self, write: Write) -> Written:
         if self.before_write is not None:
             await self.before_write(write)
-        if self.cut:
-            raise Killed
+        await self._live()
         return await super().write(write)
 
-    async def job(self, work: Callable[[Any], Any]) -> Any:
+    async def claim(self, *args: Any) -> Any:
+        await self._live()
+        return await super().claim(*args)
+
+    async def release(self, *args: Any) -> Any:
+        await self._live()
+        return await super().release(*args)
+
+    async def retire(self, *args: Any) -> Any:
+        await self._live()
+        return await super().retire(*args)
+
+    async def wake(self, *args: Any) -> Any:
+        await self._live()
+        return await super().wake(*args)
+
+    async def beat(self, *args: Any) -> Any:
+        await self._live()
+        return await super().beat(*args)
+
+    async def _live(self) -> None:
         if self.cut:
+            self.buried = self.buried or anyio.Event()
+            await self.buried.wait()
             raise Killed
-        return await super().job(work)
 
 
 class Processes:
@@ -196,6 +217,8 @@ class World:
             if machine.dead:
                 assert engine._tasks is not None
                 engine._tasks.cancel_scope.cancel()
+                machine.store.buried = machine.store.buried or anyio.Event()
+                machine.store.buried.set()
                 await engine._tasks.__aexit__(None, None, None)
                 engine._unlisten()
             else:

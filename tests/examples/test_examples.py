@@ -1,0 +1,107 @@
+"""Every example does what its README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.cli.harness import PATIENCE_S, Ended
+from tests.examples.play import EXAMPLES, copied, interpreter, lines_of, play
+from tests.house.tree import files
+
+GIT = ("git", "-c", "user.name=ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false")
+
+
+def output(ended: Ended) -> Any:
+    """The JSON value that `omium show` prints last."""
+    return json.loads(ended.out[ended.out.index("{") :])
+
+
+def test_every_example_is_listed_has_a_readme_and_is_played_here() -> None:
+    here = {path.parts[1] for path in files("examples") if len(path.parts) > 2}
+    listed = (EXAMPLES / "README.md").read_text("utf-8")
+    for example in here:
+        assert f"({example}/README.md)" in listed
+        assert lines_of(example), example
+    assert here == {"release_notes", "fan_out_research", "safe_deploy", "embedded"}
+
+
+def test_release_notes(tmp_path: Path) -> None:
+    repository, outbox = tmp_path / "repository", tmp_path / "outbox"
+    repository.mkdir()
+    outbox.mkdir()
+    subprocess.run([*GIT, "init", "--quiet"], cwd=repository, check=True)
+    for subject in ("feat: share a list", "fix: umlauts"):
+        subprocess.run([*GIT, "commit", "--quiet", "--allow-empty", "-m", subject], cwd=repository, check=True)
+    with copied("release_notes", tmp_path) as place:
+        values = {"a git repository": str(repository), "a directory": str(outbox)}
+        done = play(place, "release_notes", values, {"run": 3})
+        assert output(done[2])["page"] == "site/1.0.html"
+        assert "draft" in done[4].out and "first divergence" in done[4].out
+        calls = (outbox / "calls.jsonl").read_text().splitlines()
+        assert len(calls) == 2  # none was made again in the branch
+        assert json.loads((outbox / "announcements.jsonl").read_text()) == {"version": "1.0"}
+
+
+def test_fan_out_research(tmp_path: Path) -> None:
+    with copied("fan_out_research", tmp_path) as place:
+        done = play(place, "fan_out_research", {}, {})
+        neutral, sceptical = json.loads(done[1].out), json.loads(done[3].out)
+        assert neutral == {
+            "votes": {"yes": 3, "no": 1},
+            "counted": ["almanac", "farmer", "journal", "neighbour"],
+            "missing": 1,
+        }
+        assert sceptical == {"votes": {"yes": 2, "no": 1}, "counted": ["almanac", "farmer", "journal"], "missing": 1}
+        nodes = {node["id"]: node for node in place.json("show", done[0].out.strip())["nodes"]}
+        assert (nodes["read[journal]"]["attempt"], nodes["read[journal]"]["status"]) == (2, "completed")
+        assert nodes["read[archive]"]["error"]["category"] == "permission_error"
+        again = {event["data"]["node"] for event in events(place.omium("events", "last", "--json"))}
+        assert again == {"summary"}
+
+
+def events(ended: Ended) -> list[dict[str, Any]]:
+    """The starts of nodes in a log as it is printed."""
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    return [one for one in found if one["type"] == "node.started"]
+
+
+def test_safe_deploy(tmp_path: Path) -> None:
+    with copied("safe_deploy", tmp_path) as place:
+        live: list[str] = []
+
+        def look(_: int, __: Ended) -> None:
+            current = place.directory / "live" / "current"
+            live.append(current.read_text() if current.exists() else "")
+
+        done = play(place, "safe_deploy", {}, {"run": 3}, look)
+        assert live == ["", "1.0", "1.0", "", ""]  # asked, approved, shown, rolled back, shown
+        assert output(done[2]) == {"live": "1.0", "before": None}
+        assert "withdraw" in done[3].out
+        assert "status\tpaused" in done[4].out
+        page = place.directory / "live" / "releases" / "1.0" / "index.html"
+        assert "Recipes 1.0" in page.read_text()
+
+
+def test_embedded(tmp_path: Path) -> None:
+    with copied("embedded", tmp_path) as place:
+        (line,) = lines_of("embedded")
+        said = []
+        for _ in range(2):  # the second time the run is there already
+            done = subprocess.run(
+                interpreter(line),
+                cwd=place.directory,
+                env={**os.environ, **place.environment},
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout.splitlines())
+        assert said[0][0] == "Add them up? yes"
+        assert said[0][1].endswith("completed: {'words': 9}")
+        assert said[1] == said[0][1:]
