@@ -38,16 +38,10 @@ async def build(
         elif outcome.status is NodeStatus.FAILED:
             told["error"] = outcome.error
         nodes[name] = told
-    scope: dict[str, Any] = {"inputs": _inputs(run), "nodes": nodes, "run": _about(run)}
+    scope: dict[str, Any] = {"inputs": run.inputs, "nodes": nodes, "run": _about(run)}
     if node_id is not None and "[" in node_id:
         scope.update(await _expansion(run, node_id))
     return scope, outputs
-
-
-def _inputs(run: Execution) -> Any:
-    """The run's inputs, with what a branch or a replay changed in them."""
-    changed = run.folded.overrides.get("inputs")
-    return {**run.inputs, **changed} if changed else run.inputs
 
 
 def _about(run: Execution) -> Mapping[str, Any]:

@@ -114,7 +114,6 @@ async def draft_fork(ground: Ground, fork: Fork, overrides: Mapping[str, Any]) -
         arguments={"at": f"before:{fork.reset[0]}" if fork.reset else fork.at, "overrides": overrides},
         definition=now.definition,
         generation=now.generation if fork.reset else 0,
-        generations={},
         in_place=False,
         reruns=reruns,
         asked_again=asked(now, reruns),

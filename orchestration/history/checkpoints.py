@@ -82,10 +82,13 @@ async def _holds(recorded: Recorded, condition: str) -> bool:
 
 
 async def named(ground: Ground, row: RunRow, label: str) -> CheckpointView:
-    """The newest checkpoint of this name."""
+    """The newest checkpoint of this name. Raises `precondition_failed` when it is not valid."""
     found = await newest([one for one in await ground.store.labels(row.id) if one.label == label], row.id, ground.state)
     event = (await ground.store.events(row.id, Seq(found.seq - 1), 1))[0]
-    return _view(event, False)
+    view = _view(event, False)
+    if not view.valid:
+        raise OmiumError("precondition_failed", f"the checkpoint {label!r} of run {row.id} is not valid.", at=view.seq)
+    return view
 
 
 async def page(ground: Ground, run_id: RunId, before: Seq | None, limit: int) -> CheckpointPage:

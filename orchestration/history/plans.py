@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.ids import Digest, NodeId, PlanToken, RunId, Seq, new_id
-from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Clock, PlanRow, Store
 from omium.orchestration.service.views import Caller, EffectView, PlanView
 from omium.orchestration.values import digest_of
@@ -21,8 +20,8 @@ Operation = Literal["rollback", "branch", "play_from_node"]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A history operation, worked out and not done. `generations`: of the nodes that it resets, as they are now; when
-    one of them, or the run's own, has changed, the operation would do something else than was previewed.
+    """A history operation, worked out and not done. `generation`: the run's, which every reset of any of its nodes
+    raises; when it has changed, the operation would do something else than was previewed.
 
     repeats: effects that are known to have happened and would happen again; undone: those that a rollback goes
     behind."""
@@ -33,7 +32,6 @@ class Draft:
     arguments: Mapping[str, Any]
     definition: Digest
     generation: int
-    generations: Mapping[NodeId, int]
     in_place: bool = True
     reruns: Sequence[NodeId] = ()
     reused: Sequence[NodeId] = ()
@@ -56,15 +54,11 @@ class Draft:
         return [deed for deed in self.repeats if deed.unsafe]
 
 
-def generations_of(state: RunState, nodes: Iterable[NodeId]) -> dict[NodeId, int]:
-    return {node_id: state.node(node_id).generation for node_id in nodes}
-
-
 async def issue(store: Store, clock: Clock, caller: Caller, draft: Draft) -> PlanView:
     """Store the plan under a fresh token: good for one use by this caller within ten minutes."""
     now = clock.now_us()
     token = PlanToken(new_id("plan", now // 1000))
-    document = {"generation": draft.generation, "generations": dict(draft.generations)}
+    document = {"generation": draft.generation}
     row = PlanRow(token, caller.principal, draft.run_id, draft.operation, draft.binding, now + VALID_US, document)
     await store.put_plan(row)
     return view(draft, token, row.expires_at)
@@ -107,17 +101,11 @@ async def redeem(store: Store, clock: Clock, caller: Caller, token: str, draft: 
         problem = "it was given for another operation, or for other arguments"
     elif row.document["generation"] != draft.generation:
         problem = "the history of the run has changed since"
-    elif _changed(row.document["generations"], draft.generations):
-        problem = "nodes that it affects were reset since"
     else:
         return
     raise OmiumError(
         "plan_expired", f"the plan {token} cannot be carried out: {problem}.", "Preview the operation again."
     )
-
-
-def _changed(then: Mapping[str, int], now: Mapping[NodeId, int]) -> bool:
-    return any(now.get(NodeId(node_id), generation) != generation for node_id, generation in then.items())
 
 
 def required(plan: PlanView) -> OmiumError:

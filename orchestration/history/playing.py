@@ -13,7 +13,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import deeds_of
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
-from omium.orchestration.history.plans import Draft, generations_of
+from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import Recorded, cost_of, has_run, instances, record
 from omium.orchestration.history.reset import Reset, plan_reset, spared_writers
 from omium.orchestration.history.rollback import asked
@@ -65,7 +65,6 @@ async def plan_play(
         arguments={"node": node_id, "overrides": overrides, "reuse": reuse},
         definition=state.definition,
         generation=state.generation,
-        generations=generations_of(state, reset.listed),
         in_place=state.status not in IN_A_CHILD,
         reruns=tuple(one for one in reruns if one not in set(reused)),
         reused=reused,

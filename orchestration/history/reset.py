@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from omium.orchestration.definition.address import container_of
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId
@@ -95,19 +94,3 @@ def spared_writers(structure: Structure, state: RunState, reset: Reset) -> list[
         and (state.nodes[one].started_at or 0) >= began
         and structure.node_def(one).workspace == "write"
     )
-
-
-def inner_first(nodes: Iterable[NodeId], order: Sequence[NodeId]) -> list[NodeId]:
-    """These nodes as they stand in `order`; those that it lacks come last, by id."""
-    places = {node_id: place for place, node_id in enumerate(order)}
-    return sorted(nodes, key=lambda one: (places.get(one, len(places)), one))
-
-
-def is_within(node_id: NodeId, nodes: set[NodeId]) -> bool:
-    """Whether a node is one of `nodes` or inside one."""
-    at: NodeId | None = node_id
-    while at is not None:
-        if at in nodes:
-            return True
-        at = container_of(at)
-    return False

@@ -47,7 +47,6 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
         arguments={"to": to},
         definition=now.definition,
         generation=now.generation,
-        generations={},
         reruns=reset,
         asked_again=asked(now, reset),
         repeats=[deed for deed in deeds if deed.outcome == "done" and not _gone(deed)],

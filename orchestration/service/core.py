@@ -267,12 +267,13 @@ class RunService(Reading):
         return IdempotencyKey(scope, key, digest_of(list(arguments)), result)
 
     async def find_run(self, caller: Caller, text: str) -> RunId:
-        """The run that a person means: a whole id, the end or the beginning of one that is unique, or "last"."""
+        """The run that a person means: a whole id, the end or the beginning of one that is unique, or "last": the newest
+        that somebody started, be it as a branch, and no run's node."""
         if is_id(text, "run"):
             return (await self.row(caller, RunId(text))).id
         projects = (caller.project,)
         if text == "last":
-            found = await self.store.runs(RunQuery(projects=projects, limit=1))
+            found = await self._last(caller)
         elif len(text) >= 4:
             wanted = text.removeprefix("run_").upper()
             candidates = await self.store.runs(RunQuery(projects=projects, text=wanted, limit=50))
@@ -284,6 +285,15 @@ class RunService(Reading):
         what = "is not unique" if found else "is no run"
         ids = ", ".join(row.id for row in found[:5])
         raise OmiumError("not_found", f"{text!r} {what}.", f"Did you mean one of {ids}?" if ids else "List the runs.")
+
+    async def _last(self, caller: Caller) -> list[RunRow]:
+        before: RunId | None = None
+        while page := await self.store.runs(RunQuery(projects=(caller.project,), before=before, limit=100)):
+            for row in page:
+                if row.caller_run is None:
+                    return [row]
+            before = page[-1].id
+        return []
 
     async def row(self, caller: Caller, run_id: RunId) -> RunRow:
         """The run's row, if the caller may know of it."""

@@ -58,7 +58,7 @@ def show_run(console: Console, run: RunView) -> None:
             ("run", run.id),
             ("status", run.status),
             ("reason", run.reason if run.status in _WITH_REASON else None),
-            ("error", _problem(run.error)),
+            ("error", problem(run.error)),
             ("workflow", run.workflow),
             ("title", run.title),
             ("branch", run.branch),
@@ -94,7 +94,7 @@ def node_table(console: Console, nodes: Sequence[NodeView]) -> None:
                 node.kind,
                 lasted(console, node.started_at, node.ended_at),
                 node.attempt or "",
-                _problem(node.error) or node.reason or (f"reused from {node.reused_from}" if node.reused_from else ""),
+                problem(node.error) or node.reason or (f"reused from {node.reused_from}" if node.reused_from else ""),
             )
             for node in nodes
         ],
@@ -107,7 +107,7 @@ def show_node(console: Console, node: NodeView) -> None:
             ("node", node.id),
             ("status", node.status),
             ("reason", node.reason),
-            ("error", _problem(node.error)),
+            ("error", problem(node.error)),
             ("kind", node.kind),
             ("use", node.use),
             ("needs", ", ".join(node.needs)),
@@ -125,12 +125,12 @@ def show_node(console: Console, node: NodeView) -> None:
     )
 
 
-def _problem(error: Mapping[str, Any] | None) -> str | None:
+def problem(error: Mapping[str, Any] | None) -> str | None:
+    """A failure on one line: the node that is to blame, if it is another one; the category; what was said."""
     if not error:
         return None
     said = error.get("message") or error.get("code") or json.dumps(as_json(error))
-    category = error.get("category")
-    return f"{category}: {said}" if category else str(said)
+    return ": ".join(str(part) for part in (error.get("node"), error.get("category"), said) if part)
 
 
 def show_value(console: Console, value: Any) -> None:
@@ -180,7 +180,8 @@ def next_step(run: RunView) -> str:
     if run.status == "paused":
         return f"omium resume {short(run.id)}"
     if run.status == "failed":
-        return f"omium show {short(run.id)}, then omium play-from {short(run.id)} NODE"
+        node = (run.error or {}).get("node", "NODE")
+        return f"omium show {short(run.id)}, then omium play-from {short(run.id)} {node}"
     return ""
 
 

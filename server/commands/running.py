@@ -153,7 +153,7 @@ async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool
 
 
 def _farewell(invocation: Invocation, view: RunView, ended: bool) -> int:
-    from omium.server.commands.render import next_step
+    from omium.server.commands.render import next_step, problem
 
     console = invocation.console
     if console.json:
@@ -165,7 +165,7 @@ def _farewell(invocation: Invocation, view: RunView, ended: bool) -> int:
     took = f" in {duration((view.ended_at - began) / 1000)}" if view.ended_at is not None and began is not None else ""
     console.note(f"{short(view.id)} {view.status}{took}")
     if view.error:
-        console.note(f"error: {view.error.get('message', '')}")
+        console.note(f"error: {problem(view.error)}")
     if next_step(view):
         console.note(f"next: {next_step(view)}")
     elif view.status == "completed":

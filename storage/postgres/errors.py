@@ -30,13 +30,14 @@ _SAYINGS = (
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 RETRY = frozenset({"40001", "40P01", "23505"})  # serialization failure, deadlock, somebody inserted the row first
 _GONE = ("08", "57P")  # the session has ended with the error
+_OUTDATED = "42804"  # a table has another row type than when the session began: a migration, so begin another one
 _UNSTORABLE = frozenset({"22021", "22P05"})  # a character that the database's text cannot hold
 
 
 def is_lost(error: BaseException) -> bool:
     """Whether the session ended, so that it is not known how the statement that was under way ended."""
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "08").startswith(_GONE)
+        return (error.sqlstate or "08").startswith(_GONE) or error.sqlstate == _OUTDATED
     return isinstance(error, FAILURES) and not isinstance(error, ValueError)
 
 

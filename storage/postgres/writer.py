@@ -32,6 +32,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 MAX_BATCH = 512
+MAX_BATCH_BYTES = 32 * 1024 * 1024  # of new blobs
 _ATTEMPTS = 6  # at a write of its own that meets deadlocks or rows that somebody inserts first
 
 
@@ -113,9 +114,17 @@ class Writer:
             self._arrived.clear()
             while self._writes or self._jobs:
                 if self._writes:
-                    await self._commit([self._writes.popleft() for _ in range(min(MAX_BATCH, len(self._writes)))])
+                    await self._commit(self._gathered())
                 if self._jobs:
                     await self._commit_jobs([self._jobs.popleft() for _ in range(min(MAX_BATCH, len(self._jobs)))])
+
+    def _gathered(self) -> list[Item]:
+        """What waits, up to what one statement can well carry; at least one write."""
+        batch, size = [self._writes.popleft()], 0
+        while self._writes and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            size += sum(blob.encoded.size for blob in batch[-1].work.blobs)
+            batch.append(self._writes.popleft())
+        return batch
 
     async def _commit(self, items: list[Item]) -> None:
         """One transaction for all; when that fails, one for each, so that nobody suffers for another's mistake."""

@@ -123,9 +123,9 @@ class SqliteStore(Reads):
     def listen(self, hear: Hear, run_id: RunId | None = None) -> Callable[[], None]:
         return self._listeners.add(hear, run_id)
 
-    async def job(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def job(self, work: Callable[[sqlite3.Connection], T], about: Sequence[RunId] | None = None) -> T:
         """Run `work` in the next write transaction; for the parts of this package that maintain the database."""
-        return await self._writer.job(work)
+        return await self._writer.job(work, about)
 
     async def maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """`job` for work that changes what was committed before: afterwards this process remembers none of that."""
@@ -170,7 +170,7 @@ class SqliteStore(Reads):
         await self.job(lambda db: db.execute(statement, row) and None)
 
     async def beat(self, worker: WorkerId) -> None:
-        await self.job(lambda db: db.execute("UPDATE workers SET beat = beat + 1 WHERE id = ?", (worker,)) and None)
+        await self.job(lambda db: db.execute("UPDATE workers SET beat = beat + 1 WHERE id = ?", (worker,)) and None, ())
 
     async def retire(self, worker: WorkerId) -> int:
         now = self.clock.now_us()
@@ -208,7 +208,7 @@ class SqliteStore(Reads):
             ).fetchone()
             return None if row is None else Fence(row[0])
 
-        return await self.job(work)
+        return await self.job(work, [run_id])
 
     async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
         def work(db: sqlite3.Connection) -> bool:
@@ -219,7 +219,7 @@ class SqliteStore(Reads):
             )
             return freed.rowcount == 1
 
-        return await self.job(work)
+        return await self.job(work, [run_id])
 
     # --- plans --------------------------------------------------------------------------------------------------
 
@@ -271,4 +271,4 @@ class SqliteStore(Reads):
 
     async def _foreign(self) -> int:
         """How often another connection has been seen to commit."""
-        return await self.job(lambda _: self._writer.foreign)
+        return await self.job(lambda _: self._writer.foreign, ())

@@ -47,6 +47,7 @@ class _Item:
     work: Write | Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
     blobs: Sequence[BlobRow] = ()
+    about: Sequence[RunId] | None = ()  # of a job: the runs whose owners it may change; None for any
 
 
 Heard = tuple[RunId, Sequence[Event]]
@@ -91,11 +92,12 @@ class Writer:
         self._items.put(_Item(write, future))
         return future
 
-    def job(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Run `work` in the next transaction; resolves once that is durable."""
+    def job(self, work: Callable[[sqlite3.Connection], T], about: Sequence[RunId] | None = None) -> asyncio.Future[T]:
+        """Run `work` in the next transaction; resolves once that is durable. `about`: the runs whose owners it may
+        change (None: any)."""
         self._check_open()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._items.put(_Item(work, future))
+        self._items.put(_Item(work, future, about=about))
         return future
 
     def _check_open(self) -> None:
@@ -213,23 +215,21 @@ class Writer:
             keys: list[tuple[IdempotencyKey, int]] = []
             for item in items:
                 work = item.work
+                if not isinstance(work, Write):
+                    continue  # jobs come last, so that the rows of all writes go in together
                 try:
-                    if isinstance(work, Write):
-                        written = self._write(db, batch, work, now, keys)
-                        blobs += self.grounded(db, work.blobs, item.blobs, blobs)
-                        if written.events:
-                            heard.append((work.run_id, written.events))
-                        outcomes.append((item, written))
-                    else:
-                        # A job sees what the writes before it in the batch did.
-                        sql.insert(db, batch.rows(), blobs, keys)
-                        batch.commit()
-                        batch, blobs, keys = Batch(self._cache, self._chain, now), [], []
-                        outcomes.append((item, work(db)))
-                        self._owners.clear()
+                    written = self._write(db, batch, work, now, keys)
+                    blobs += self.grounded(db, work.blobs, item.blobs, blobs)
+                    if written.events:
+                        heard.append((work.run_id, written.events))
+                    outcomes.append((item, written))
                 except OmiumError as refusal:
                     outcomes.append((item, refusal))
             sql.insert(db, batch.rows(), blobs, keys)
+            batch.commit()  # given back at once, for the jobs to see; a failure below forgets them all
+            for item in items:
+                if not isinstance(item.work, Write):
+                    outcomes.append((item, self._do(db, item)))
             crash_point("commit.before")
             db.execute("COMMIT")
             crash_point("commit.after")
@@ -237,8 +237,19 @@ class Writer:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        batch.commit()
         return outcomes, heard
+
+    def _do(self, db: sqlite3.Connection, item: _Item) -> Any:
+        try:
+            assert not isinstance(item.work, Write)
+            return item.work(db)
+        except OmiumError as refusal:
+            return refusal
+        finally:
+            if item.about is None:
+                self._owners.clear()
+            for run_id in item.about or ():
+                self._owners.pop(run_id, None)
 
     def _refresh(self, db: sqlite3.Connection) -> None:
         """Another connection has committed since: keep only what is still at the head, and look owners up again."""
@@ -259,10 +270,12 @@ class Writer:
             earlier = self._earlier(db, write.idempotency, keys)
             if earlier is not None:
                 return earlier
-        creating = isinstance(write.commands[0], CreateRun)
-        if not creating:
+        first = write.commands[0]
+        creating = isinstance(first, CreateRun)
+        if not isinstance(first, CreateRun):
             self._check_fence(db, write)
-        elif sql.heads(db, [write.run_id]):
+        elif first.caller is not None and sql.heads(db, [write.run_id]):
+            # Only the id of a child run is known before it is created, so only that may be created twice.
             raise OmiumError("conflict", f"run {write.run_id} exists.")
         events = drive(batch.apply(write), lambda need: self.read(db, need))
         if write.idempotency is not None:

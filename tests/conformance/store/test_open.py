@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from omium.orchestration.values import encode
@@ -46,9 +47,18 @@ async def test_anything_else_is_refused(url: str) -> None:
     await refused("invalid_argument", open_store(url))
 
 
-async def test_a_missing_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("omium.storage.postgres")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
-    error = await refused("unsupported", open_store("postgresql://localhost/omium"))
-    assert "omium-mcp[postgres]" in error.hint
+WITHOUT_DRIVER = """
+import asyncio, sys
+sys.modules["asyncpg"] = None  # what an import finds that is not installed
+from omium.orchestration.errors import OmiumError
+from omium.storage.open import open_store
+try:
+    asyncio.run(open_store("postgresql://localhost/omium"))
+except OmiumError as error:
+    print(error.code, error.hint)
+"""
+
+
+async def test_a_missing_driver_is_said() -> None:
+    ended = await anyio.run_process([sys.executable, "-c", WITHOUT_DRIVER])
+    assert ended.stdout.decode().startswith("unsupported Run: pip install 'omium-mcp[postgres]'")

@@ -13,7 +13,7 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import ProjectId, Seq, WorkerId
+from omium.orchestration.ids import NodeId, ProjectId, Seq, WorkerId
 from omium.orchestration.log.commands import Label, PauseRun, ResumeRun, StartNode
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
@@ -332,6 +332,18 @@ async def test_the_order_of_columns_does_not_matter(postgres: PostgresServer, po
     row = await store.run(run.id)
     assert row is not None and (row.hypothesis, row.completed_nodes) == ("better", 1)
     await store.close()
+
+
+async def test_a_column_that_is_added_meanwhile_is_no_matter(
+    store: PostgresStore, postgres: PostgresServer, postgres_url: str
+) -> None:
+    run = await executing(store)
+    await run.do(StartNode(A, 0))
+    for table in ("nodes", "runs", "events", "blobs"):
+        postgres.execute(f"ALTER TABLE {table} ADD COLUMN of_a_later_version text", name_of(postgres_url))
+        await run.do(completion(A) if table == "nodes" else StartNode(NodeId(table), 0), blobs=[NewBlob(encode(table))])
+    assert set((await run.state()).nodes) == {A, "runs", "events", "blobs"}
+    assert store.chain.breaks(await store.events(run.id)) == []
 
 
 async def test_without_a_directory_large_values_are_rows(

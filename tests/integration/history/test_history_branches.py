@@ -281,6 +281,9 @@ async def test_what_would_be_repeated_is_previewed_first(tmp_path: Path) -> None
         await refused(core.play_from_node(ME, hand.run_id, "left", plan_token=plan.token), "plan_expired")
         plan = await core.preview_play_from(ME, hand.run_id, "left")
         await core.play_from_node(ME, hand.run_id, "left", plan_token=plan.token)
+        await hand.run("left")  # without a call this time: what its older generation did is not repeated by it
+        assert (await core.preview_play_from(ME, hand.run_id, "left")).repeated_effects == []
+        await core.play_from_node(ME, hand.run_id, "left")
 
 
 async def test_what_unchanged_results_save_is_foretold(tmp_path: Path) -> None:
@@ -406,6 +409,8 @@ async def test_containers_of_a_cancelled_run_are_not_expanded_anew(tmp_path: Pat
             assert state.nodes[NodeId("plan.one")].status == "completed"
         child = await core.store.state(made.run.id)
         assert child.nodes[NodeId("plan")].wait == {"kind": "children"}
+        branch = await core.store.state((await core.branch(ME, hand.run_id, name="b")).run.id)
+        assert (branch.nodes[NodeId("plan")].wait, set(branch.nodes)) == ({"kind": "children"}, {"plan", "plan.one"})
         await hand.let_go()
         await core.rollback(ME, hand.run_id, before)
         assert (await hand.state()).nodes[NodeId("plan")].wait == {"kind": "children"}

@@ -226,6 +226,31 @@ async def test_a_request_that_was_cut_off_is_finished_by_its_repeat(tmp_path: Pa
         assert [one.call for one in done.undone] == ["call"]
 
 
+async def test_a_late_repeat_undoes_nothing_of_what_the_run_has_done_since(tmp_path: Path) -> None:
+    undone: list[str] = []
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        undone.append(inputs["call"])
+
+    workflow = WorkflowDef("w", (node("a"), node("b", "a", compensate="undo")))
+    async with opened(tmp_path, workflow, functions={"undo": undo}) as (core, _):
+        hand = await by_hand(core, workflow)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "old", compensate="undo")
+        key = core.idempotency(
+            ME, "rollback", "k", [hand.run_id, str(first), None], {"run": hand.run_id, "to": "", "generation": 0}
+        )
+        await core.store.write(Write(hand.run_id, [c.RollBack(first)], ME.principal, idempotency=key))
+        await core.resume(ME, hand.run_id)
+        await hand.start("b")
+        await hand.effect("b", "new", compensate="undo")
+        await hand.let_go()
+        done = await core.rollback(ME, hand.run_id, first, idempotency_key="k")
+        assert (undone, done.run.status) == ([], "executing")
+        assert [(one.call, one.compensated) for one in done.not_undone] == [("old", None)]
+
+
 async def test_a_run_that_is_held_by_another_worker_is_rolled_back_and_the_answer_says_what_waits(
     tmp_path: Path,
 ) -> None:
