@@ -54,7 +54,9 @@ class Packer:
 
     def bases(self, blobs: Sequence[NewBlob]) -> set[Digest]:
         """The bases that `pack` will ask for."""
-        return {b.base for b in blobs if b.base is not None and b.encoded.size > _PATCH_ABOVE and not self.knows(b.base)}
+        return {
+            b.base for b in blobs if b.base is not None and b.encoded.size > _PATCH_ABOVE and not self.knows(b.base)
+        }
 
     def pack(self, blobs: Sequence[NewBlob], find: FindRow) -> list[BlobRow]:
         """Rows to insert. Files are durable when this returns, so a row never names a file that is not there."""

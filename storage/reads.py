@@ -1,4 +1,4 @@
-"""Everything that is read from outside a write: one implementation over SQLAlchemy's async engine for both databases."""
+"""Everything that is read from outside a write, for both databases. A store may answer frequent reads in its own way."""
 
 from __future__ import annotations
 
@@ -67,9 +67,26 @@ _ASKED = (
     .limit(bindparam("most", type_=BigInteger))
 )
 _APPROVAL = select(t.approvals).where(t.approvals.c.id == bindparam("approval"))
+_HEAD = select(t.runs.c.seq).where(t.runs.c.id == bindparam("run"))
+_CALLED = (
+    select(t.runs)
+    .where(t.runs.c.caller_run == bindparam("run"))
+    .order_by(t.runs.c.id.desc())
+    .limit(bindparam("most", type_=BigInteger))
+)
+_EFFECTS = select(t.effects).where(t.effects.c.run_id == bindparam("run"))
+_LABELS = select(t.labels).where(t.labels.c.run_id == bindparam("run")).order_by(t.labels.c.seq)
+_KEY = select(t.keys.c.arguments, t.keys.c.result).where(
+    t.keys.c.scope == bindparam("in_scope"), t.keys.c.key == bindparam("named")
+)
+_FREE = (t.claims.c.worker.is_(None), t.claims.c.wake_at.is_not(None), t.claims.c.project == bindparam("of"))
+_NEXT_WAKE = select(func.min(t.claims.c.wake_at)).where(*_FREE)
+_QUEUED = select(func.count()).select_from(t.claims).where(*_FREE)
 
 _RUN_NAMES = tuple(column.name for column in t.runs.c)
 _APPROVAL_NAMES = tuple(column.name for column in t.approvals.c)
+_EFFECT_NAMES = tuple(column.name for column in t.effects.c)
+_LABEL_NAMES = tuple(column.name for column in t.labels.c)
 _THREAD_FROM = 256 * 1024  # bytes of a value that is unpacked in a thread rather than in the event loop
 
 
@@ -120,8 +137,8 @@ def _approval(row: Sequence[Any]) -> ApprovalRow:
     return ApprovalRow(**values)
 
 
-def _effect(row: Any) -> EffectRow:
-    values = dict(row._mapping)
+def _effect(row: Sequence[Any]) -> EffectRow:
+    values = dict(zip(_EFFECT_NAMES, row, strict=True))
     values["error"], values["detail"] = _json(values["error"]), _json(values["detail"])
     return EffectRow(**values)
 
@@ -159,10 +176,6 @@ class Reads:
         async with self._engine.connect() as connection:
             rows: Sequence[Any] = (await connection.execute(statement, values)).all()
             return rows
-
-    async def _first(self, statement: Select[Any]) -> Any:
-        rows = await self._all(statement)
-        return rows[0] if rows else None
 
     # --- the log ------------------------------------------------------------------------------------------------
 
@@ -209,6 +222,8 @@ class Reads:
         return [as_event(row) for row in await self._all(statement)]
 
     async def heads(self, run_ids: Sequence[RunId]) -> dict[RunId, Seq]:
+        if len(run_ids) == 1:
+            return {run_ids[0]: Seq(row[0]) for row in await self._fetch(_HEAD, run=run_ids[0])}
         found: dict[RunId, Seq] = {}
         for start in range(0, len(run_ids), 500):
             part = run_ids[start : start + 500]
@@ -223,6 +238,8 @@ class Reads:
         return _run(rows[0]) if rows else None
 
     async def runs(self, query: RunQuery) -> list[RunRow]:
+        if query.caller is not None and query == RunQuery(caller=query.caller, limit=query.limit):
+            return [_run(row) for row in await self._fetch(_CALLED, run=query.caller, most=query.limit)]
         return [_run(row) for row in await self._all(runs_statement(query))]
 
     async def approvals(
@@ -250,8 +267,7 @@ class Reads:
         return _approval(rows[0]) if rows else None
 
     async def effects(self, run_id: RunId) -> list[EffectRow]:
-        e = t.effects.c
-        found = await self._all(select(t.effects).where(e.run_id == run_id))
+        found = await self._fetch(_EFFECTS, run=run_id)
         if not found:
             return []
         # In the order of the intents: that of the events, which the ledger's rows do not repeat.
@@ -265,8 +281,8 @@ class Reads:
         return sorted(rows, key=lambda row: order.get(row.id, len(order)))
 
     async def labels(self, run_id: RunId) -> list[LabelRow]:
-        rows = await self._all(select(t.labels).where(t.labels.c.run_id == run_id).order_by(t.labels.c.seq))
-        return [LabelRow(**dict(row._mapping)) for row in rows]
+        rows = await self._fetch(_LABELS, run=run_id)
+        return [LabelRow(**dict(zip(_LABEL_NAMES, row, strict=True))) for row in rows]
 
     # --- values -------------------------------------------------------------------------------------------------
 
@@ -324,9 +340,8 @@ class Reads:
     # --- plain tables -------------------------------------------------------------------------------------------
 
     async def recall(self, scope: str, key: str) -> tuple[Digest, Any] | None:
-        k = t.keys.c
-        row = await self._first(select(k.arguments, k.result).where(k.scope == scope, k.key == key))
-        return None if row is None else (Digest(row[0]), orjson.loads(row[1]))
+        rows = await self._fetch(_KEY, in_scope=scope, named=key)
+        return (Digest(rows[0][0]), orjson.loads(rows[0][1])) if rows else None
 
     async def workers(self) -> list[WorkerRow]:
         rows = await self._all(select(t.workers))
@@ -338,16 +353,11 @@ class Reads:
         ]
 
     async def queued(self, projects: Sequence[ProjectId]) -> int:
-        c = t.claims.c
-        statement = select(func.count()).where(c.worker.is_(None), c.wake_at.is_not(None), c.project.in_(projects))
-        return int((await self._first(statement))[0])
+        return sum([int((await self._fetch(_QUEUED, of=project))[0][0]) for project in projects])
 
     async def next_wake(self, projects: Sequence[ProjectId]) -> int | None:
-        c = t.claims.c
-        row = await self._first(
-            select(func.min(c.wake_at)).where(c.worker.is_(None), c.wake_at.is_not(None), c.project.in_(projects))
-        )
-        return None if row is None else row[0]
+        found = [(await self._fetch(_NEXT_WAKE, of=project))[0][0] for project in projects]
+        return min((due for due in found if due is not None), default=None)
 
 
 def blob_row(row: Sequence[Any]) -> BlobRow:

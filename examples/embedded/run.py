@@ -57,4 +57,4 @@ async def main(directory: Path) -> RunView:
 
 if __name__ == "__main__":
     ended = anyio.run(main, Path(sys.argv[1]).absolute())
-    print(f"{ended.id} {ended.status}: {ended.output}")
+    print(f"{ended.id} {ended.status}: {ended.output!r}")

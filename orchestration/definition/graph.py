@@ -234,9 +234,10 @@ class Structure:
     One per run in memory; it knows no states. Instance ids that fit no node raise OmiumError("not_found").
     """
 
-    def __init__(self, workflow: WorkflowDef) -> None:
+    def __init__(self, workflow: WorkflowDef, root: Graph | None = None) -> None:
+        """`root`: the graph of the workflow's own nodes, if it is at hand; graphs do not change."""
         self.workflow = workflow
-        self._root = Graph(workflow.nodes)
+        self._root = Graph(workflow.nodes) if root is None else root
         self._bodies: dict[int, Graph] = {}  # by identity of the group, which the workflow or the plan keeps alive
         self._scopes: dict[str, Graph] = {}  # by container: insides of groups and expanded plans
 

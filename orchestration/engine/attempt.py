@@ -38,8 +38,8 @@ class NodeAttempt:
 
     __slots__ = (
         "_draws", "_execution", "_over", "_pending", "attempt", "base", "cancelled", "error", "generation", "guidance",
-        "inputs", "is_over", "key", "node", "node_id", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s",
-        "tree", "vars", "workspace",
+        "inputs", "is_over", "key", "node", "node_id", "resumed", "run_id", "scope", "scratch", "succeeded",
+        "timeout_s", "tree", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:

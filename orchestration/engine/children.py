@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
+from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.expressions import render
 from omium.orchestration.engine import scopes, starting
 from omium.orchestration.errors import OmiumError
@@ -50,6 +51,7 @@ class Children:
         wait = {"kind": "child", "run": child}
         run.children[child] = node_id
         self.watch(child, run)
+        crash_point("child.named")
         while True:
             try:
                 await self._create(run.folded, node_id, child, workflow, inputs)

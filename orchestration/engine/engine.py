@@ -16,7 +16,6 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.model import NodeDef, WorkflowDef
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.children import Children, CreateChild
@@ -315,7 +314,7 @@ class Engine:
         return mine
 
     def at(self, due_us: int, execution: Execution) -> None:
-        """Have the run's `on_time` called at this time, microseconds UTC; what is past, at once. For `Execution.arm`."""
+        """Have the run's `on_time` called at this time, microseconds UTC; what is past, at once (see `arm`)."""
         self._timer_count += 1
         heapq.heappush(self._timers, (due_us, self._timer_count, execution.run_id))
         if self._timers[0][1] == self._timer_count:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
-from omium.orchestration.definition.graph import Structure
 from omium.orchestration.definition.model import WorkflowDef
 from omium.orchestration.engine import parking, starting, steps
 from omium.orchestration.engine.attempt import NodeAttempt
@@ -65,7 +64,7 @@ class Execution:
         self.fence = fence
         self.folded = state
         self.program = program
-        self.structure = Structure(program.workflow)
+        self.structure = program.structure()
         self.board = Board(self.structure)
         self.attempts: dict[NodeId, NodeAttempt] = {}
         self.tickets: dict[NodeId, Ticket[Place]] = {}

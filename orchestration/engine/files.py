@@ -1,4 +1,4 @@
-"""The workspaces of runs, as the engine uses them: opened before a node, captured after a writer, put back when asked."""
+"""The workspaces of runs, as the engine uses them: opened before a node, captured after a writer, put back."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omium.orchestration.definition.expressions import references
+from omium.orchestration.definition.graph import Graph, Structure
 from omium.orchestration.definition.hashing import node_hash
 from omium.orchestration.definition.model import NodeDef, WorkflowDef, walk
 from omium.orchestration.definition.schema import WorkflowFile, to_workflow
@@ -39,6 +40,13 @@ class Program:
         self.has_plans = any(node.expands for node in nodes)
         self.has_children = self.has_plans or any(node.kind == "workflow" for node in nodes)
         self._nodes: dict[int, tuple[NodeDef, NodeProgram]] = {}  # by identity; the definition is kept alive with it
+        self._graph: Graph | None = None
+
+    def structure(self) -> Structure:
+        """A structure for one run, which its plans will change; the graph of the workflow is shared by all."""
+        if self._graph is None:
+            self._graph = Graph(self.workflow.nodes)
+        return Structure(self.workflow, self._graph)
 
     def node(self, node: NodeDef) -> NodeProgram:
         known = self._nodes.get(id(node))

@@ -363,7 +363,8 @@ async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     if node.input_schema is not None:
         check_schema(node.input_schema, inputs, f"the input of {attempt.node_id}")
     sizes = [(run.board.outcomes[up].size, digest) for up, digest in _upstream(run, attempt.node_id, outputs)]
-    attempt.base = max(sizes)[1] if sizes else None
+    # What it gives will resemble the largest of what it read; a first node reads what the run was given.
+    attempt.base = max(sizes)[1] if sizes else run.folded.inputs
     executor = run.engine.executor(node)
     if node.workspace != "none":
         attempt.tree = await run.engine.workspaces.start_tree(run, attempt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -279,6 +279,13 @@ async def _outputs(run: Execution, container: NodeId | None, names: Any) -> dict
     return found
 
 
+def _largest(run: Execution, container: NodeId | None, names: Iterable[str]) -> Digest | None:
+    """The largest output among these nodes: what is made of them resembles it, and is stored as a patch against it."""
+    outcomes = [run.board.outcomes.get(child(container, name)) for name in names]
+    sizes = [(one.size, one.output) for one in outcomes if one is not None and one.output is not None]
+    return max(sizes)[1] if sizes else None
+
+
 def _broken_leaf(run: Execution, container: NodeId | None) -> NodeId | None:
     """A last node that failed, or was skipped because something before it failed: it makes its container fail."""
     for name in run.structure.scope(container).leaves():
@@ -321,11 +328,13 @@ async def _close_run(run: Execution, turn: Turn) -> None:
     try:
         if workflow.outputs is not None:
             names, every = run.program.names(workflow.outputs)
-            scope, _ = await scopes.build(run, None, names, every)
+            scope, read = await scopes.build(run, None, names, every)
             value = render(workflow.outputs, scope)
+            base = _largest(run, None, read)
         else:
-            value = await _outputs(run, None, run.structure.scope(None).leaves())
-        encoded = starting.keep(run, turn, value)
+            leaves = run.structure.scope(None).leaves()
+            value, base = await _outputs(run, None, leaves), _largest(run, None, leaves)
+        encoded = starting.keep(run, turn, value, base)
     except OmiumError as error:
         turn.commands.append(c.FailRun(describe(error)))
         return

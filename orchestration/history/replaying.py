@@ -60,7 +60,7 @@ async def replay(ground: Ground, state: RunState, program: Program) -> ReplayVie
 
 async def with_plans(ground: Ground, state: RunState, program: Program) -> Structure:
     """Where the nodes would stand under another definition, with the run's plans as far as they still have a place."""
-    structure = Structure(program.workflow)
+    structure = program.structure()
     plans = [one for one, node in state.nodes.items() if node.expansion is not None and "plan" in node.expansion]
     for node_id in sorted(plans, key=len):
         expansion = state.nodes[node_id].expansion or {}

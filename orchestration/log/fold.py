@@ -34,7 +34,7 @@ class Touched:
     nodes: set[NodeId] = field(default_factory=set)
     approvals: set[ApprovalId] = field(default_factory=set)
     effects: set[EffectId] = field(default_factory=set)
-    forgotten: dict[EffectId, EffectState] = field(default_factory=dict)  # of `effects`: no longer in the state
+    forgotten: dict[EffectId, EffectState] = field(default_factory=dict)  # no longer in the state; their rows stay
 
 
 def apply(
@@ -154,7 +154,7 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     for approval in base.approvals.values():
         approval.decision = approval.decision or "cancelled"
     # An intent that is still unsettled can be settled late, whatever became of its generation.
-    touched.forgotten |= {k: v for k, v in now.effects.items() if k in touched.effects}
+    touched.forgotten |= now.effects
     base.effects = {k: v for k, v in now.effects.items() if v.outcome in (None, "unknown")}
     base.generation = generation
     base.status, base.interrupt = R.PAUSED, True
@@ -315,9 +315,7 @@ def _node_completed(state: RunState, data: Mapping[str, Any], at: int, seq: int,
 def _forget_effects(state: RunState, node_id: NodeId, touched: Touched) -> None:
     """A completed node never asks for its settled effects again; the ledger's rows stay."""
     for effect_id in [k for k, v in state.effects.items() if v.node == node_id and v.outcome == "done"]:
-        effect = state.effects.pop(effect_id)
-        if effect_id in touched.effects:
-            touched.forgotten[effect_id] = effect
+        touched.forgotten[effect_id] = state.effects.pop(effect_id)
 
 
 def _node_reused(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:

@@ -267,8 +267,8 @@ class RunService(Reading):
         return IdempotencyKey(scope, key, digest_of(list(arguments)), result)
 
     async def find_run(self, caller: Caller, text: str) -> RunId:
-        """The run that a person means: a whole id, the end or the beginning of one that is unique, or "last": the newest
-        that somebody started, be it as a branch, and no run's node."""
+        """The run that a person means: a whole id, the end or the beginning of one that is unique, or "last", which is
+        the newest that no other run has started."""
         if is_id(text, "run"):
             return (await self.row(caller, RunId(text))).id
         projects = (caller.project,)

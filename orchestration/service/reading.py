@@ -29,7 +29,7 @@ _CONSEQUENCES = {
     "node": "The run goes on from this question with the decision as its output; a rejection fails the node.",
     "step": "Approving starts the node; rejecting fails it; skipping leaves it out.",
     "error": "Retry runs the node again; skip goes on without it; abort fails it.",
-    "unknown_effect": "Retry makes the call again, though it may have happened; skip leaves the node out; abort fails it.",
+    "unknown_effect": "Retry calls again, though it may have happened; skip leaves the node out; abort fails it.",
     "plan": "Approving runs the plan.",
 }
 
@@ -119,7 +119,7 @@ class Reading:
         program = self.programs.get(state.definition)
         if program is None:
             program = self.programs.put(state.definition, await self.store.value(state.definition))
-        structure = Structure(program.workflow)
+        structure = program.structure()
         plans = [n for n, node in state.nodes.items() if node.expansion is not None and "plan" in node.expansion]
         for node_id in sorted(plans, key=len):  # a container's address is shorter than what is inside it
             expansion = state.nodes[node_id].expansion or {}

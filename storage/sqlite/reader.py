@@ -80,8 +80,11 @@ class Reader:
                 try:
                     db = db or _connect(self._path)
                     answers.append((future, db.execute(text, parameters).fetchall()))
-                except Exception as error:  # whoever asked hears of it, and the thread lives on
+                except Exception as error:  # whoever asked hears of it, and the next one gets a new connection
                     answers.append((future, translated(error, self._path)))
+                    if db is not None:
+                        db.close()
+                    db = None
             try:
                 self._loop.call_soon_threadsafe(_deliver, answers)
             except RuntimeError:

@@ -1,4 +1,4 @@
-"""The benchmark: `python -m tests.bench [--quick] [--peers] [--json] [--only NAME,...] [--write docs/benchmarks.md]`."""
+"""The benchmark: `python -m tests.bench`, with `--help` for what it takes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ NOTES = (
     " stores commit durably: SQLite with synchronous=FULL, PostgreSQL with fsync.",
     "Floor, ours and peers were measured in turn within this run; each figure is the median of the rounds. Trust the"
     " ratios: the machine may be shared.",
-    "The floor of rates is a bare insert and commit a step; where runs are concurrent, one writer that commits in groups."
-    " That of times is one commit of the same size, the start of a bare interpreter, or a copy of the changed files.",
+    "The floor of rates is a bare insert and commit a step; where work is concurrent, one writer that commits in"
+    " groups. That of times is one commit of the same size, the start of a bare interpreter, or a copy of the files"
+    " that changed.",
     "branch_kb is what the database grows by for a branch; branch_wal_kb is what was written to the write-ahead log for"
     " it, whole pages that the next checkpoint of that log merges.",
     "event_latency is counted from the time in the event, which is that of the beginning of its commit; the follower is"
@@ -82,11 +83,12 @@ def _flags(options: argparse.Namespace) -> list[str]:
 
 
 def _chosen(wanted: set[str] | None, *, quick: bool) -> list[tuple[Measure, Sequence[Line]]]:
-    """The measures to be made, each with its lines. A row that was asked for by name and is not there ends the program."""
+    """The measures to be made, each with its lines. A row that was asked for and is not there ends the program."""
     known = {line.name for measure in PLAN for line in measure.lines if not quick or measure.quick is not None}
     if wanted is not None and (missing := wanted - known):
-        sys.exit(f"no row {', '.join(sorted(missing))}{' in a quick run' if quick else ''}; there are: {', '.join(sorted(known))}")
-    plan = []
+        where = " in a quick run" if quick else ""
+        sys.exit(f"no row {', '.join(sorted(missing))}{where}; there are: {', '.join(sorted(known))}")
+    plan: list[tuple[Measure, Sequence[Line]]] = []
     for measure in PLAN:
         lines = [line for line in measure.lines if line.name in known and (wanted is None or line.name in wanted)]
         if lines:

@@ -1,8 +1,8 @@
 """What the benchmark measures: for each line of its table, the work of ours, the floor, the peers, and what is to be
 reached.
 
-A `Measure` is one piece of work, made in a fresh process; its lines are figures of it. Where ours and the floor take less
-than some seconds together, the measure is made in several rounds, floor and ours and peers in turn.
+A `Measure` is one piece of work, made in a fresh process; its lines are figures of it. Where ours and the floor take
+less than some seconds together, the measure is made in several rounds, floor and ours and peers in turn.
 """
 
 from __future__ import annotations
@@ -261,6 +261,7 @@ def _history() -> tuple[Measure, ...]:
             "branch",
             (
                 Line("branch_ms", "ms", "branch_ms", "under 5", below=5, floor=_commit_ms, peer="value"),
+                Line("branch_by_node_ms", "ms", "branch_by_node_ms"),
                 Line("branch_kb", "KB", "branch_kb", "under 4", below=4, peer="stored_kb"),
                 Line("branch_wal_kb", "KB", "branch_wal_kb"),
             ),

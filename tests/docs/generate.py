@@ -31,8 +31,8 @@ NOTE = "<!-- Written by `python -m tests.docs.generate`; a test holds it against
 COMMANDS_INTRODUCTION = """\
 `omium` and `omium-mcp` are the same program. `omium COMMAND --help` says what stands here.
 
-- A **RUN** is an id, its unique beginning or end (at least 4 characters), or `last`, the newest. A position of it is
-  `RUN@NUMBER`.
+- A **RUN** is an id, its unique beginning or end (at least 4 characters), or `last`, the newest that no other run has
+  started. A position of it is `RUN@NUMBER`.
 - Results go to standard output: a table on a terminal, tab-separated values without a heading in a pipe, JSON with
   `--json`. Progress, hints and warnings go to standard error.
 - An error is a line `error: ...`, often with a `hint: ...`, and with `--json` the object

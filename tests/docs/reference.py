@@ -163,7 +163,7 @@ def _bounds(constraints: tuple[Any, ...]) -> str:
 def _default_text(hint: Any, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    value = field.get_default(call_default_factory=True)
     if value is None or value == "" or value == [] or value == {} or isinstance(value, BaseModel):
         return "none"
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

@@ -8,7 +8,6 @@ import sqlite3
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -31,7 +30,7 @@ SETTING_UP = {
 }
 
 
-def of(*languages: str) -> Any:
+def of(*languages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("snippet", [one for one in ALL if one.language in languages], ids=str)
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.server.mcpserver.exceptions import UnexpectedToolError
+from mcp_types import Tool
 
 from omium.orchestration.errors import ERROR_CODES, OmiumError
 from omium.orchestration.ids import new_id
@@ -122,26 +123,32 @@ JSON = st.recursive(
 
 
 def test_fuzzed_arguments_never_crash_and_errors_change_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    workflows = {name: WORKFLOWS[name] for name in ("greet", "gated", "chain")}
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def fuzz(data: st.DataObject) -> None:
         anyio.run(one_session, data)
 
     async def one_session(data: st.DataObject) -> None:
-        async with open_studio(tmp_path_factory.mktemp("fuzz")) as studio, studio.client(data.draw(modes)) as visitor:
-            tools = (await visitor.client.list_tools()).tools
-            for tool in tools:
-                properties = list(tool.input_schema["properties"])
-                names = data.draw(st.lists(st.sampled_from([*properties, "extra"]), unique=True, max_size=4))
-                arguments = {**PLAUSIBLE[tool.name], **{name: data.draw(JSON) for name in names}}
-                arguments.pop("wait_seconds", None)
-                before = await studio.changes()
-                result = await visitor.client.call_tool(tool.name, arguments)
-                if result.is_error:
-                    assert failure_of(result)["code"] != "internal", (tool.name, arguments)
-                    assert await studio.changes() == before
+        with anyio.fail_after(60):
+            async with (
+                open_studio(tmp_path_factory.mktemp("fuzz"), workflows=workflows) as studio,
+                studio.client(data.draw(st.sampled_from(MODES))) as visitor,
+            ):
+                for tool in (await visitor.client.list_tools()).tools:
+                    await one_call(studio, visitor, tool, data)
 
-    modes = st.sampled_from(MODES)
+    async def one_call(studio: Studio, visitor: Visitor, tool: Tool, data: st.DataObject) -> None:
+        properties = set(tool.input_schema["properties"]) - {"wait_seconds"}
+        names = data.draw(st.lists(st.sampled_from([*sorted(properties), "extra"]), unique=True, max_size=4))
+        arguments = {**PLAUSIBLE[tool.name], **{name: data.draw(JSON) for name in names}}
+        quiet, before = not studio.engine.busy, await studio.changes()
+        result = await visitor.client.call_tool(tool.name, arguments)
+        if result.is_error:
+            assert failure_of(result)["code"] != "internal", (tool.name, arguments)
+            assert await studio.changes() == before or not quiet  # a run that an earlier call has started goes on
+
     fuzz()
 
 

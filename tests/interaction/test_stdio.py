@@ -146,10 +146,9 @@ async def test_read_only_and_unknown_toolsets(environment: dict[str, str]) -> No
     assert b"magic" in refused.stderr
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_killed_client_takes_no_run_along(environment: dict[str, str], mode: Mode, tmp_path: Path) -> None:
+async def test_a_killed_client_takes_no_run_along(environment: dict[str, str], tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    told = json.dumps([mode, sys.executable, SERVE, environment, {"path": str(gate)}])
+    told = json.dumps(["auto", sys.executable, SERVE, environment, {"path": str(gate)}])
     with anyio.fail_after(90):
         async with await anyio.open_process([sys.executable, "-c", CLIENT, told], stderr=None) as client:
             assert client.stdout is not None
@@ -160,7 +159,7 @@ async def test_a_killed_client_takes_no_run_along(environment: dict[str, str], m
             await client.wait()
         gone, _ = await anyio.to_thread.run_sync(lambda: psutil.wait_procs(server, timeout=30))
         assert len(gone) == len(server) == 1
-        async with connected(environment, mode) as visitor:
+        async with connected(environment, "legacy") as visitor:
             seen = await visitor.ok("get_run", run_id=run_id)
             assert seen["status"] == "executing"
             gate.touch()
@@ -245,9 +244,8 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_server_although_the_client_is_silent(
-    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
     with anyio.fail_after(60):
         async with raw(environment, tmp_path) as server:
@@ -255,7 +253,7 @@ async def test_a_signal_ends_the_server_although_the_client_is_silent(
             assert server.stdout is not None
             await server.stdin.send(envelope(1, "tools/list"))
             await anext(aiter(answers(server.stdout)))
-            server.send_signal(number)
+            server.terminate()
             with anyio.fail_after(10):
                 assert await server.wait() == 0
 

@@ -1,7 +1,7 @@
 """Omium's own measures, each made in a process of its own.
 
-`measure(name, ...)` is to Omium what `tests.bench.peers.measure` is to the peers, and the work is the same: a step takes
-the whole state and returns it, and a benchmark's state is the output of a node that the next node consumes.
+`measure(name, ...)` is to Omium what `tests.bench.peers.measure` is to the peers, and the work is the same: a step
+takes the whole state and returns it, and a benchmark's state is the output of a node that the next node consumes.
 """
 
 from __future__ import annotations

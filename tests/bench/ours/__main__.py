@@ -1,4 +1,4 @@
-"""One measurement in this process: `python -m tests.bench.ours '{"measure": "chain", ...}'` prints its figures as JSON."""
+"""One measurement in this process: `python -m tests.bench.ours '{"measure": "chain", ...}'` prints figures as JSON."""
 
 from __future__ import annotations
 

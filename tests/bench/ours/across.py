@@ -97,7 +97,8 @@ async def events(work: Work) -> list[Figure]:
         async for event in core.follow(CALLER, run_id):
             local.append(_age(event))
 
-    async with opened(work, {"step": step()}, [chain_of(work.steps)]) as core, _other("follow", work) as (process, line):
+    chain = chain_of(work.steps)
+    async with opened(work, {"step": step()}, [chain]) as core, _other("follow", work) as (process, line):
         run = await core.run_workflow(CALLER, "chain", {"state": workload.initial_state(work)}, start=False)
         await _tell(process, run.id)
         assert await line() == "following"
@@ -163,7 +164,8 @@ async def cancel(work: Work, core: Core) -> None:
 
 
 async def _input() -> str:
-    return (await anyio.to_thread.run_sync(sys.stdin.readline)).strip()
+    line: str = await anyio.to_thread.run_sync(sys.stdin.readline)
+    return line.strip()
 
 
 def _say(text: str) -> None:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import anyio
+
 from tests.bench.figures import Figure, percentile
 from tests.bench.ours.work import Work
 
@@ -33,6 +35,10 @@ def _environment(work: Work) -> dict[str, str]:
 
 async def commands(work: Work) -> list[Figure]:
     """Medians of `times` new processes each."""
+    return await anyio.to_thread.run_sync(_commands, work)
+
+
+def _commands(work: Work) -> list[Figure]:
     helps, firsts, exits = [], [], []
     for _ in range(work.times):
         began = time.perf_counter()

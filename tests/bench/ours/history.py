@@ -15,7 +15,7 @@ from omium.orchestration.definition.build import Node, workflow
 from omium.orchestration.definition.model import WorkflowDef
 from omium.orchestration.ports_workspace import WorkspaceSpec
 from tests.bench.figures import KB, Figure, milliseconds, percentile
-from tests.bench.ours.work import CALLER, Work, chain_of, ended, latency, opened, output, step, stored_kb
+from tests.bench.ours.work import CALLER, Function, Work, chain_of, ended, latency, opened, output, step, stored_kb
 from tests.bench.peers import workload
 from tests.bench.peers.workload import State
 
@@ -25,16 +25,18 @@ WRITERS = 5  # nodes of the rollback's run that change files
 async def branch(work: Work) -> list[Figure]:
     """A branch in the middle of a finished chain: how long it takes, what the database grows by, what is written.
 
-    `branch_ms` is the median of `times`, after one that warms up. The branches are not started, so that only the
-    branching is measured; `branch_kb` is the growth of the database, `branch_wal_kb` what went to the write-ahead log
-    (whole pages, most of which the next checkpoint of the log merges).
+    `branch_ms` is the median of `times` at a known position, after one that warms up; `branch_by_node_ms` that of
+    branches at a node, whose position has to be found first. The branches are not started, so that only the branching
+    is measured; `branch_kb` is the growth of the database, `branch_wal_kb` what went to the write-ahead log (whole
+    pages, most of which the next checkpoint of the log merges).
     """
     log = work.directory / "omium.db-wal"
     async with opened(work, {"step": step()}, [chain_of(work.steps)]) as core:
         run = await core.run_workflow(CALLER, "chain", {"state": workload.initial_state(work)})
         await ended(core, run.id)
-        at = f"node:n{work.middle}"
-        await core.branch(CALLER, run.id, at, name="warm", start=False)
+        node = f"node:n{work.middle}"
+        warm = await core.branch(CALLER, run.id, node, name="warm", start=False)
+        at = warm.run.parent_seq
         before = stored_kb(work)
         empty = log.stat().st_size
         latencies = []
@@ -44,6 +46,11 @@ async def branch(work: Work) -> list[Figure]:
             latencies.append(time.perf_counter() - began)
         written = (log.stat().st_size - empty) / KB / work.times
         stored = (stored_kb(work) - before) / work.times
+        found = []
+        for number in range(work.times):
+            began = time.perf_counter()
+            await core.branch(CALLER, run.id, node, name=f"n{number}", start=False)
+            found.append(time.perf_counter() - began)
         # What a branch of the middle has is what its parent had there.
         view = await core.get_run(CALLER, made.run.id, detail=True)
         states = {one.id: one.status for one in view.nodes}
@@ -51,6 +58,7 @@ async def branch(work: Work) -> list[Figure]:
     middle = milliseconds(percentile(latencies, 50)) or 0.0
     return [
         Figure("branch_ms", middle, "ms", middle, milliseconds(percentile(latencies, 95)), {"steps": work.steps}),
+        Figure("branch_by_node_ms", milliseconds(percentile(found, 50)) or 0.0, "ms"),
         Figure("branch_kb", round(stored, 2), "KB"),
         Figure("branch_wal_kb", round(written, 1), "KB"),
     ]
@@ -146,7 +154,7 @@ async def rollback(work: Work) -> list[Figure]:
     async def same(state: State) -> State:
         return state
 
-    functions = {"look": look, "change": change, "step": same}
+    functions: dict[str, Function] = {"look": look, "change": change, "step": same}
     spaces = {"files": WorkspaceSpec("directory", str(source))}
     async with opened(work, functions, [writing(work.steps)], workspaces=spaces) as core:
         began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import anyio
 
@@ -18,7 +19,8 @@ from tests.bench.peers.workload import State
 async def chain(work: Work) -> list[Figure]:
     """Nodes per second of one chain, from asking for the run to knowing its end."""
     times: list[float] = []
-    async with opened(work, {"step": step(lambda _: times.append(time.perf_counter()))}, [chain_of(work.steps)]) as core:
+    function = step(lambda _: times.append(time.perf_counter()))
+    async with opened(work, {"step": function}, [chain_of(work.steps)]) as core:
         sqlite = work.store == "sqlite"
         before = stored_kb(work) if sqlite else 0.0
         began, worked = time.perf_counter(), time.process_time()
@@ -27,7 +29,7 @@ async def chain(work: Work) -> list[Figure]:
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         state = await output(core, run.id, f"n{work.steps - 1}")
         assert state["n"] == work.steps
-        detail = {"cpu_us_per_node": round(worked / work.steps * 1e6), "state_kb": work.state_kb}
+        detail: dict[str, Any] = {"cpu_us_per_node": round(worked / work.steps * 1e6), "state_kb": work.state_kb}
         if sqlite:
             detail["stored_kb_per_step"] = round((stored_kb(work) - before) / work.steps, 2)
     return [rate("chain", "nodes/s", work.steps, seconds, gaps(times), **detail)]
@@ -53,7 +55,11 @@ async def runs(work: Work) -> list[Figure]:
         assert len(finished) == work.runs
         some = await core.list_runs(CALLER, limit=1)
         assert (await output(core, some.runs[0].id, last))["n"] == work.nodes
-    detail = {"nodes": work.nodes, "peak_mb": workload.peak_mb(), "cpu_us_per_run": round(worked / work.runs * 1e6)}
+    detail: dict[str, Any] = {
+        "nodes": work.nodes,
+        "peak_mb": workload.peak_mb(),
+        "cpu_us_per_run": round(worked / work.runs * 1e6),
+    }
     return [rate("runs", "runs/s", work.runs, seconds, **detail)]
 
 

@@ -16,6 +16,7 @@ from tests.bench.ours.work import CALLER, Work, latency, opened, step
 from tests.bench.peers import workload
 
 IDLE_SECONDS = 5.0
+SETTLE_SECONDS = 1.0
 AT_ONCE = 200  # clients that ask for runs at the same time
 PAGES = 40
 
@@ -38,7 +39,7 @@ async def waiting(work: Work) -> list[Figure]:
         while not await _all_wait(core, work.runs):
             await anyio.sleep(0.1)
         seconds = time.perf_counter() - began
-        await anyio.sleep(1.0)  # what begins only now, such as a checkpoint of the log, is not waiting
+        await anyio.sleep(SETTLE_SECONDS)  # what begins only now, such as a checkpoint of the log, is not waiting
         memory = psutil.Process().memory_info().rss / 1024**2
         worked = time.process_time()
         await anyio.sleep(IDLE_SECONDS)

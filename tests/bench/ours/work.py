@@ -31,7 +31,7 @@ Function = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Work(workload.Work):
-    """One measurement of ours: the peers' sizes, and those that only we have. `steps` and `runs` and so on mean the same.
+    """One measurement of ours: the sizes of the peers' work, which mean the same here, and those that only we have.
 
     times: how often a single operation is done; files and file_kb: the workspace.
     """

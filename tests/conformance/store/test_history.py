@@ -229,8 +229,10 @@ def test_every_view_of_a_random_history_is_the_same(empty: Database) -> None:
         def examples(data: st.DataObject) -> None:
             runner.run(play_and_compare(store, other, empty, data))
 
-        examples()
-        runner.run(empty.close())
+        try:
+            examples()
+        finally:
+            runner.run(empty.close())
 
 
 async def play_and_compare(store: AnyStore, other: AnyStore, database: Database, data: st.DataObject) -> None:

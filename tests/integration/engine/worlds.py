@@ -290,6 +290,12 @@ class World:
     async def run(self, workflow: str, inputs: Mapping[str, Any] | None = None, **options: Any) -> RunId:
         return (await self.core.run_workflow(ME, workflow, inputs, **options)).id
 
+    def add(self, workflow: WorkflowDef) -> str:
+        """Register another workflow; its name."""
+        workflows: Any = self.catalog.workflows
+        workflows[workflow.name] = workflow
+        return workflow.name
+
     async def finished(self, run_id: RunId, status: str | None = "completed") -> RunView:
         """The run with its nodes, once it has ended."""
         await self.until(run_id, lambda state: state.ended_at is not None)
@@ -413,6 +419,7 @@ def _check_once(events: Iterable[Event]) -> None:
         data = event.data
         if event.type in (E.NODE_STARTED, E.NODE_RETRY_STARTED):
             key: tuple[Any, ...] = ("start", data["node"], data["generation"], data["attempt"])
+            assert ("end", data["node"], data["generation"]) not in seen, key
         elif event.type in (E.NODE_COMPLETED, E.NODE_FAILED, E.NODE_SKIPPED, E.NODE_REUSED):
             key = ("end", data["node"], data["generation"])
         elif event.type is E.EFFECT_SETTLED and data["outcome"] == "done":

@@ -1,0 +1,192 @@
+"""Slots and the queue for them: never more than allowed, never less than there is room for, best first."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omium.orchestration.engine.limits import Limit, ReadyQueue, Ticket
+
+
+def items(queue: ReadyQueue[Any]) -> list[Any]:
+    return [ticket.item for ticket in queue.take()]
+
+
+def test_the_better_priority_first_and_within_one_the_first_come() -> None:
+    queue: ReadyQueue[str] = ReadyQueue(10, {})
+    for name, priority in (("low", -5), ("a", 0), ("b", 0), ("high", 3), ("c", 0)):
+        queue.put(name, (), priority)
+    assert items(queue) == ["high", "a", "b", "c", "low"]
+
+
+def test_slots_are_given_out_and_come_back() -> None:
+    queue: ReadyQueue[int] = ReadyQueue(2, {})
+    for number in range(5):
+        queue.put(number, (), 0)
+    first = list(queue.take())
+    assert [ticket.item for ticket in first] == [0, 1]
+    assert items(queue) == []
+    queue.drop(first[0])
+    assert items(queue) == [2]
+    queue.drop(first[0])  # dropping twice gives nothing twice
+    assert items(queue) == []
+
+
+def test_a_ticket_that_is_dropped_while_it_waits_is_passed_over_and_gives_nothing_back() -> None:
+    queue: ReadyQueue[int] = ReadyQueue(1, {})
+    tickets = [queue.put(number, (), 0) for number in range(3)]
+    assert items(queue) == [0]
+    queue.drop(tickets[1])
+    assert queue.process.used == 1
+    queue.drop(tickets[0])
+    assert items(queue) == [2]
+
+
+def test_who_waits_at_a_limit_is_called_in_order_of_priority() -> None:
+    queue: ReadyQueue[str] = ReadyQueue(10, {"gpu": 1})
+    gpu = queue.named("gpu")
+    assert gpu is not None and queue.named("other") is None
+    for name, priority in (("first", 0), ("second", 0), ("urgent", 9)):
+        queue.put(name, [(gpu, False)], priority)
+    (holder,) = queue.take()
+    assert holder.item == "urgent"
+    queue.put("late but urgent", [(gpu, False)], 5)
+    assert items(queue) == []
+    queue.drop(holder)
+    (holder,) = queue.take()
+    assert holder.item == "late but urgent"
+
+
+def test_a_slot_whose_first_in_line_cannot_use_it_goes_to_the_next() -> None:
+    queue: ReadyQueue[str] = ReadyQueue(10, {"a": 1, "b": 1})
+    a, b = queue.named("a"), queue.named("b")
+    assert a is not None and b is not None
+    queue.put("has a", [(a, False)], 9)
+    queue.put("has b", [(b, False)], 9)
+    holders = list(queue.take())
+    queue.put("needs both", [(a, False), (b, False)], 5)
+    queue.put("needs a", [(a, False)], 0)
+    assert items(queue) == []
+    queue.drop(holders[0])
+    assert items(queue) == ["needs a"]
+
+
+def test_a_slot_whose_first_in_line_is_gone_goes_to_the_next() -> None:
+    queue: ReadyQueue[str] = ReadyQueue(1, {"a": 1})
+    a = queue.named("a")
+    assert a is not None
+    queue.put("has a", [(a, False)], 9)
+    (holder,) = queue.take()
+    gone = queue.put("gone", [(a, False)], 5)
+    queue.put("next", [(a, False)], 0)
+    queue.process.size = 2
+    assert items(queue) == []  # both wait at a
+    queue.drop(holder)  # calls the first of them
+    queue.drop(gone)
+    assert items(queue) == ["next"]
+
+
+def test_an_exclusive_hold_waits_for_all_and_keeps_all_out() -> None:
+    queue: ReadyQueue[str] = ReadyQueue(10, {})
+    files = Limit(1_000_000)
+    readers = [queue.put(f"r{number}", [(files, False)], 0) for number in range(2)]
+    assert items(queue) == ["r0", "r1"]
+    writer = queue.put("w", [(files, True)], 0)
+    assert items(queue) == []
+    queue.drop(readers[0])
+    assert items(queue) == []
+    queue.drop(readers[1])
+    assert items(queue) == ["w"]
+    queue.put("r2", [(files, False)], 0)
+    queue.put("r3", [(files, False)], 0)
+    assert items(queue) == []
+    queue.drop(writer)
+    assert items(queue) == ["r2", "r3"]
+
+
+LIMITS = ("a", "b", "c")
+
+
+@given(
+    slots=st.integers(1, 4),
+    sizes=st.fixed_dictionaries({name: st.integers(1, 3) for name in LIMITS}),
+    wants=st.lists(
+        st.tuples(
+            st.sets(st.sampled_from(LIMITS)), st.integers(-2, 2), st.one_of(st.none(), st.booleans())
+        ),
+        max_size=30,
+    ),
+    rng=st.randoms(use_true_random=False),
+)
+def test_limits_hold_at_every_moment_nobody_waits_without_need_and_all_come_to_their_end(
+    slots: int, sizes: dict[str, int], wants: list[tuple[set[str], int, bool | None]], rng: random.Random
+) -> None:
+    """`wants`: named limits, priority, and how it uses the files: not, or exclusively or not."""
+    queue: ReadyQueue[int] = ReadyQueue(slots, sizes)
+    files = Limit(1_000_000)
+    todo, waiting, held, done = list(range(len(wants))), {}, {}, set()
+    while todo or waiting or held:
+        step = rng.random()
+        if todo and step < 0.4:
+            number = todo.pop()
+            names, priority, use = wants[number]
+            limits = [(limit, False) for name in names if (limit := queue.named(name)) is not None]
+            if use is not None:
+                limits.append((files, use))
+            waiting[number] = queue.put(number, limits, priority)
+        elif held and step < 0.8:
+            queue.drop(held.pop(rng.choice(sorted(held))))
+        elif waiting and step < 0.85:
+            queue.drop(waiting.pop(rng.choice(sorted(waiting))))
+        for ticket in queue.take():
+            held[ticket.item] = waiting.pop(ticket.item)
+            done.add(ticket.item)
+        _check(queue, files, slots, sizes, wants, held, waiting)
+    assert queue.process.used == 0 == files.used
+    assert len(queue) == 0 or all(ticket.dead for ticket in queue._heap)
+
+
+def _check(
+    queue: ReadyQueue[int],
+    files: Limit,
+    slots: int,
+    sizes: dict[str, int],
+    wants: list[tuple[set[str], int, bool | None]],
+    held: dict[int, Ticket[int]],
+    waiting: dict[int, Ticket[int]],
+) -> None:
+    assert queue.process.used == len(held) <= slots
+    used = {name: sum(name in wants[number][0] for number in held) for name in LIMITS}
+    assert all(used[name] <= sizes[name] for name in LIMITS)
+    writers = [number for number in held if wants[number][2] is True]
+    users = [number for number in held if wants[number][2] is not None]
+    assert not writers or users == writers and len(writers) == 1
+    if len(held) < slots:
+        for number in waiting:
+            names, _, use = wants[number]
+            room = all(used[name] < sizes[name] for name in names)
+            free = use is None or (not users if use else not writers)
+            behind = use is False and any(wants[other][2] is True for other in waiting)  # a writer is before it
+            assert not (room and free) or behind, number
+
+
+def test_many_that_wait_for_one_slot_cost_little_each() -> None:
+    queue: ReadyQueue[int] = ReadyQueue(100, {"one": 1})
+    one = queue.named("one")
+    assert one is not None
+    count = 20_000
+    for number in range(count):
+        queue.put(number, [(one, False)], 0)
+    began = time.perf_counter()
+    order: list[int] = []
+    while held := list(queue.take()):
+        for ticket in held:
+            order.append(ticket.item)
+            queue.drop(ticket)
+    assert order == list(range(count))
+    # Scanning all that wait at every turn would take 200 million looks.
+    assert time.perf_counter() - began < 20
