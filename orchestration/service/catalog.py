@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from omium.orchestration.definition.model import NodeDef, OnUnknown, WorkflowDef
+from omium.orchestration.definition.model import NodeDef, OnUnknown, WorkflowDef, walk
 from omium.orchestration.definition.problems import Problem, invalid_definition
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_workspace import WorkspaceSpec
@@ -55,6 +55,17 @@ class CommandEntry:
     description: str = ""
 
 
+def _not_here_yet(definition: WorkflowDef) -> Iterator[Problem]:
+    """What a definition may say and this version does not do. Better refused than silently left out: a gate that is not
+    there, a budget that stops nothing."""
+    if definition.approvals == "after_planning":
+        what = "the approval mode after_planning does not exist yet"
+        yield Problem("approvals.mode", what, "before_each_step, or `approval: true` at the steps of the plan")
+    for path, node in walk(definition.nodes):
+        if node.budget is not None:
+            yield Problem(f"{path}.budget", "budgets are not enforced yet", "no budget")
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """Everything registered, by name. `sources`: where a workflow was read from, for messages."""
@@ -79,7 +90,7 @@ class Catalog:
         from omium.orchestration.definition.check import check_recursion, workflow_problems
 
         definition = self.workflows[workflow]
-        problems = workflow_problems(self._with_contracts(definition))
+        problems = [*workflow_problems(self._with_contracts(definition)), *_not_here_yet(definition)]
         missing = list(self._missing(definition))
         if not problems:
             try:

@@ -320,7 +320,7 @@ def _history() -> tuple[Measure, ...]:
                 ),
             ),
             {"steps": 200, "state_kb": 100},
-            {"steps": 130, "state_kb": 100},
+            {"steps": 200, "state_kb": 100},
             peer="storage",
         ),
     )

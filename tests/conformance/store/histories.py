@@ -113,9 +113,9 @@ def _offers_of_a_node(state: RunState, node_id: NodeId, node: NodeState, now_us:
         yield c.NoteProgress(node_id, generation, attempt, "half way")
         yield c.DrawValue(node_id, generation, attempt, "now", 17)
         yield c.SaveArtifact(node_id, generation, "report.md", OUTPUT.digest, OUTPUT.size)
-        yield c.IntendEffect(
-            EffectId(f"{state.run_id}/e{state.seq}"), node_id, generation, attempt, "call", "tool", "ask"
-        )
+        for call in ("first", "second", "third"):
+            effect = EffectId(f"{state.run_id}/e{state.seq}")
+            yield c.IntendEffect(effect, node_id, generation, attempt, call, "tool", "ask")
         if "[" not in node_id:
             yield c.ExpandNode(node_id, generation, 2, first=0, keys=("x", "y"))
             yield c.ExpandNode(node_id, generation, 1, first=2)

@@ -255,6 +255,17 @@ async def test_the_ledger_keeps_what_one_batch_intends_settles_and_completes(sto
     await refused("conflict", run.ask(SettleEffect(EffectId("e1"), "unknown")))
 
 
+async def test_the_ledger_keeps_what_several_writes_of_one_batch_do(store: AnyStore) -> None:
+    run, other = await executing(store), await executing(store)
+    for owner in (run, other):
+        await owner.do(StartNode(A, 0), IntendEffect(EffectId(f"{owner.id}/e"), A, 0, 1, "call", "tool", "ask"))
+    settled = [SettleEffect(EffectId(f"{owner.id}/e"), "done", OUTPUT.digest, OUTPUT.size) for owner in (run, other)]
+    await asyncio.gather(run.ask(settled[0]), run.do(completion(A)), other.ask(settled[1]), other.ask(RollBack(Seq(3))))
+    for owner in (run, other):
+        assert [(row.outcome, row.result) for row in await store.effects(owner.id)] == [("done", OUTPUT.digest)]
+        assert (await owner.state()).effects == {}
+
+
 async def test_listeners_hear_every_event_in_order_before_the_caller(store: AnyStore) -> None:
     heard: list[tuple[str, int]] = []
     end = store.listen(lambda run_id, events: heard.extend((run_id, event.seq) for event in events))

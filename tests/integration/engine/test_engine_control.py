@@ -280,7 +280,9 @@ async def test_a_time_out_may_be_retried(tmp_path: Path) -> None:
             await anyio.sleep_forever()
         return attempt.attempt
 
-    flow = "{name: slow, nodes: [{id: a, kind: function, use: once, timeout: 50ms, retry: {max_attempts: 2, initial: 0}}]}"
+    flow = (
+        "{name: slow, nodes: [{id: a, kind: function, use: once, timeout: 50ms, retry: {max_attempts: 2, initial: 0}}]}"
+    )
     async with world(tmp_path, flow, functions={"once": once}) as w:
         assert (await w.finished(await w.run("slow"))).output == {"a": 2}
 
@@ -453,9 +455,7 @@ async def test_a_machine_never_owns_more_runs_than_it_takes(tmp_path: Path) -> N
         assert most == 3
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("omium.orchestration.service.core.MAX_QUEUED", 2)
     async with world(tmp_path, FIVE, runs=1) as w:
         runs = [await w.run("five")]

@@ -225,7 +225,13 @@ def steps(*more: Any) -> dict[str, Any]:
 
 async def test_a_plan_becomes_nodes_inside_of_what_made_it(tmp_path: Path) -> None:
     plan = steps(
-        {"id": "two", "kind": "function", "use": "add", "with": {"x": "${{ nodes.one.output }}"}, "depends_on": ["one"]},
+        {
+            "id": "two",
+            "kind": "function",
+            "use": "add",
+            "with": {"x": "${{ nodes.one.output }}"},
+            "depends_on": ["one"],
+        },
         {"id": "one", "kind": "function", "use": "add", "with": {"x": 1}},
     )
     async with world(tmp_path, PLAN) as w:

@@ -56,7 +56,12 @@ def vertices(draw: Any, depth: int) -> dict[str, Any]:
     elif kind == "gated":
         node = {"kind": "function", "use": "ok", "approval": {"prompt": "?", "options": ["approve", "skip", "reject"]}}
     else:
-        node = {"kind": "function", "use": kind, "retry": RETRY, "on_pause": draw(st.sampled_from(["finish", "interrupt"]))}
+        node = {
+            "kind": "function",
+            "use": kind,
+            "retry": RETRY,
+            "on_pause": draw(st.sampled_from(["finish", "interrupt"])),
+        }
     shape = draw(st.sampled_from(["one", "one", "fan", "loop"]))
     if shape == "fan":
         width = draw(st.sampled_from([None, 1, 2]))
@@ -216,7 +221,9 @@ class Steered(RuleBasedStateMachine):
                     try:
                         if status == "paused":
                             await core.resume(ME, run)
-                        elif any((n.wait or {}).get("kind") == "signal" for n in (await store.state(run)).nodes.values()):
+                        elif any(
+                            (n.wait or {}).get("kind") == "signal" for n in (await store.state(run)).nodes.values()
+                        ):
                             await core.signal(ME, run, "go", turn)
                     except OmiumError as refused:
                         assert refused.code == "not_allowed", refused

@@ -32,7 +32,9 @@ leaves = st.one_of(
 )  # fmt: skip
 templates = st.recursive(
     leaves,
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text("abc", max_size=3), inner, max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text("abc", max_size=3), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -77,7 +79,10 @@ def test_what_is_too_deep_is_refused_as_rendering_refuses_it(around: int) -> Non
         scope = {"nodes": {"a": {"output": nested(depth)}}}
         template = nested_template(around)
         outcomes = []
-        for attempt in (lambda t=template, s=scope: render(t, s), lambda t=template, s=scope: resolve(t, s, OUTPUTS)[0]):
+        for attempt in (
+            lambda t=template, s=scope: render(t, s),
+            lambda t=template, s=scope: resolve(t, s, OUTPUTS)[0],
+        ):
             try:
                 outcomes.append(attempt())
             except OmiumError as refused:
@@ -118,7 +123,9 @@ def test_equal_keys_mean_equal_definition_code_inputs_and_tree() -> None:
     st.dictionaries(st.text("ab", max_size=2), st.integers(0, 2), max_size=3),
     st.dictionaries(st.text("ab", max_size=2), st.integers(0, 2), max_size=3),
 )
-def test_keys_are_equal_exactly_when_inputs_are_whatever_their_order(one: dict[str, int], other: dict[str, int]) -> None:
+def test_keys_are_equal_exactly_when_inputs_are_whatever_their_order(
+    one: dict[str, int], other: dict[str, int]
+) -> None:
     turned = dict(reversed(list(one.items())))
     assert node_key("h", "c", one, None) == node_key("h", "c", turned, None)
     assert (node_key("h", "c", one, None) == node_key("h", "c", other, None)) == (one == other)

@@ -115,9 +115,7 @@ LIMITS = ("a", "b", "c")
     slots=st.integers(1, 4),
     sizes=st.fixed_dictionaries({name: st.integers(1, 3) for name in LIMITS}),
     wants=st.lists(
-        st.tuples(
-            st.sets(st.sampled_from(LIMITS)), st.integers(-2, 2), st.one_of(st.none(), st.booleans())
-        ),
+        st.tuples(st.sets(st.sampled_from(LIMITS)), st.integers(-2, 2), st.one_of(st.none(), st.booleans())),
         max_size=30,
     ),
     rng=st.randoms(use_true_random=False),

@@ -186,7 +186,9 @@ def test_a_node_goes_where_the_table_says_and_nowhere_else(status: NodeStatus) -
 
 
 @pytest.mark.parametrize("status", NodeStatus)
-@pytest.mark.parametrize("command", OF_NODES, ids=[f"{type(one).__name__}{place}" for place, one in enumerate(OF_NODES)])
+@pytest.mark.parametrize(
+    "command", OF_NODES, ids=[f"{type(one).__name__}{place}" for place, one in enumerate(OF_NODES)]
+)
 def test_what_the_table_does_not_list_is_refused_with_the_nodes_state(status: NodeStatus, command: Any) -> None:
     if status in NODE_COMMANDS[type(command)]:
         return
@@ -195,7 +197,9 @@ def test_what_the_table_does_not_list_is_refused_with_the_nodes_state(status: No
     assert (refused.value.code, refused.value.data["state"]) == ("not_allowed", status)
 
 
-@pytest.mark.parametrize("command", OF_NODES, ids=[f"{type(one).__name__}{place}" for place, one in enumerate(OF_NODES)])
+@pytest.mark.parametrize(
+    "command", OF_NODES, ids=[f"{type(one).__name__}{place}" for place, one in enumerate(OF_NODES)]
+)
 def test_the_result_of_an_older_generation_changes_nothing(command: Any) -> None:
     for status in NODE_COMMANDS[type(command)]:
         state = run_in(R.EXECUTING, status)
