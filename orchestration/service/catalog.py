@@ -64,6 +64,9 @@ def _not_here_yet(definition: WorkflowDef) -> Iterator[Problem]:
     for path, node in walk(definition.nodes):
         if node.budget is not None:
             yield Problem(f"{path}.budget", "budgets are not enforced yet", "no budget")
+        if node.approval is not None and node.approval.min_assurance not in ("none", "elicited"):
+            what = f"nobody can decide with the assurance {node.approval.min_assurance} yet"
+            yield Problem(f"{path}.approval.min_assurance", what, "elicited")
 
 
 @dataclass(frozen=True, slots=True)
