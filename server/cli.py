@@ -14,6 +14,8 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from omium.server.memory import tune
+
 _PACKAGE: Final = "omium.server.commands"
 
 # Section -> command -> (module, name in it, help). A test holds the lines against the commands themselves.
@@ -194,6 +196,7 @@ def main() -> NoReturn:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+    tune()
     cli.main()
 
 

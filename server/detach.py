@@ -20,7 +20,7 @@ from omium.clients.processes.liveness import unmarked
 from omium.clients.workspaces.locks import file_lock
 from omium.clients.workspaces.paths import make_private
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ports import Store, SystemClock
+from omium.orchestration.ports import RunQuery, Store, SystemClock
 from omium.server.config import Config
 
 if TYPE_CHECKING:
@@ -36,9 +36,15 @@ _LOG_LIMIT: Final = 10 * 1024 * 1024
 
 
 async def has_work(config: Config, store: Store, within_s: float) -> bool:
-    """Whether a free run of this project is due, or will be within so many seconds."""
-    due = await store.next_wake((config.project.id,))
-    return due is not None and due <= SystemClock().now_us() + int(within_s * 1e6)
+    """Whether a free run of this project is due, or has a timer that will be within so many seconds. A question that
+    waits for its answer is no work: whoever answers it starts a worker, and one that has expired stays expired."""
+    projects = (config.project.id,)
+    due, now = await store.next_wake(projects), SystemClock().now_us()
+    if due is None or due > now + int(within_s * 1e6):
+        return False
+    if due <= now + int(IDLE_S * 1e6):
+        return True
+    return bool(await store.runs(RunQuery(projects=projects, statuses=("executing", "planning"), limit=1)))
 
 
 class Departure:

@@ -20,6 +20,7 @@ from omium.server.app import open_omium
 from omium.server.config import Config, load_config
 from omium.server.detach import HORIZON_S, IDLE_S, has_work, lock_path
 from omium.server.logs import set_up_logging
+from omium.server.memory import tune
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ def main() -> int:
     parser.add_argument("--detached", action="store_true", help="be the one background worker, end if there is one")
     parser.add_argument("--idle", type=float, default=None, help="seconds without work after which it ends")
     arguments = parser.parse_args()
+    tune()
     set_up_logging()
     try:
         anyio.run(lambda: run_worker(load_config(), arguments.idle, exclusive=arguments.detached))

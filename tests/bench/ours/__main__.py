@@ -10,6 +10,7 @@ from functools import partial
 
 import anyio
 
+from omium.server.memory import tune
 from tests.bench.figures import Figure, exit_on_sigterm
 from tests.bench.ours import across, commands, history, kill, runs, waiting
 from tests.bench.ours.work import Work, from_json
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
 def main() -> None:
     work = from_json(sys.argv[1])
     exit_on_sigterm()
+    tune()  # as every process of the product does
     logging.basicConfig(level=logging.WARNING)
     figures = anyio.run(partial(MEASURES[work.measure], work))
     print(json.dumps([figure.as_dict() for figure in figures]))
