@@ -321,9 +321,7 @@ class Store(Protocol):
     async def retire(self, worker: WorkerId) -> int:
         """Free all claims of a worker that has ended or died and forget it; how many runs became free."""
 
-    async def claim(
-        self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int
-    ) -> list[Claimed]:
+    async def claim(self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int) -> list[Claimed]:
         """Take ownership of up to `limit` free runs that are due, by priority, then in order of their being due."""
 
     async def take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
@@ -351,9 +349,7 @@ class Store(Protocol):
     async def snapshot(self, run_id: RunId) -> None:
         """Store a fold snapshot at the head; disposable."""
 
-    def listen(
-        self, hear: Callable[[RunId, Sequence[Event]], None], run_id: RunId | None = None
-    ) -> Callable[[], None]:
+    def listen(self, hear: Callable[[RunId, Sequence[Event]], None], run_id: RunId | None = None) -> Callable[[], None]:
         """Have `hear` called, in the event loop and in the order of the commits, with the events of every write of this
         process (of those to one run, if `run_id` names it), before the write's own caller goes on. Gives what ends the
         listening."""

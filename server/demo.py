@@ -107,7 +107,14 @@ class Demo:
             (self._repository / "recipes.txt").write_text(f"{subject}\n" * (number + 1), encoding="utf-8")
             await self._git("add", "recipes.txt")
             await self._git(
-                "-c", f"user.name={author}", "-c", f"user.email={author}@example.org", "commit", "--quiet", "-m", subject
+                "-c",
+                f"user.name={author}",
+                "-c",
+                f"user.email={author}@example.org",
+                "commit",
+                "--quiet",
+                "-m",
+                subject,
             )
 
     async def _git(self, *arguments: str) -> None:
@@ -177,7 +184,9 @@ class Demo:
     async def _die(self, core: Core, run_id: RunId) -> None:
         """Kill the worker when half of the commits are classified."""
         async with self._worker() as worker:
-            await self._until(core, run_id, lambda ended: sum(n.startswith("classify[") for n in ended) >= len(_COMMITS) // 2)
+            await self._until(
+                core, run_id, lambda ended: sum(n.startswith("classify[") for n in ended) >= len(_COMMITS) // 2
+            )
             os.kill(worker.pid, signal.SIGKILL)
             await _until_dead(worker)
         self._killed_at = time.perf_counter()
@@ -198,7 +207,10 @@ class Demo:
         calls = _lines(self._outbox / "calls.jsonl")
         self._check(not twice, f"{sum(ended.values())} nodes completed, each of them once")
         repeated = len(calls) - len({call["commit"] for call in calls})
-        self._check(repeated <= 2, f"{len(calls)} model calls for {len(_COMMITS)} commits: only what was in flight was made again")
+        self._check(
+            repeated <= 2,
+            f"{len(calls)} model calls for {len(_COMMITS)} commits: only what was in flight was made again",
+        )
         self._check(run.status == "waiting_approval", f"the run is {run.status}")
         self._say("4. A decision is needed")
         approval = run.approvals[0]
@@ -237,7 +249,9 @@ class Demo:
         self._say("6. Compare")
         found = await core.compare(self._caller, run_id, child)
         changed = [one.node for one in found.nodes if one.change == "changed"]
-        self._check(found.first_divergence == "draft", f"they part at {found.first_divergence}; changed: {', '.join(changed)}")
+        self._check(
+            found.first_divergence == "draft", f"they part at {found.first_divergence}; changed: {', '.join(changed)}"
+        )
         for file in found.files:
             self._say(f"   {file['status']:9} {file['path']}")
 
@@ -255,9 +269,14 @@ class Demo:
         after = await _tree(core, self._place, run_id)
         self._check(result.run.status == "paused", f"the run is {result.run.status}")
         gone = sorted(before - after)
-        self._check("site/1.0.html" in gone and "NOTES.md" in after, f"files gone: {', '.join(gone)}; kept: {', '.join(sorted(after))}")
+        self._check(
+            "site/1.0.html" in gone and "NOTES.md" in after,
+            f"files gone: {', '.join(gone)}; kept: {', '.join(sorted(after))}",
+        )
         announcements = _lines(self._outbox / "announcements.jsonl")
-        self._check(any("retracted" in one for one in announcements), "the announcement was retracted by its compensation")
+        self._check(
+            any("retracted" in one for one in announcements), "the announcement was retracted by its compensation"
+        )
 
     async def _verify(self, core: Core) -> None:
         self._say("8. Verify the log")

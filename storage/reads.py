@@ -1,16 +1,15 @@
-"""Everything that is read from outside a write, for both databases. A store may answer frequent reads in its own way."""
+"""Everything that is read from outside a write, for both databases; a store may answer frequent reads its own way."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import orjson
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, or_, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, Principal, ProjectId, RunId, Seq, WorkerId
@@ -21,6 +20,9 @@ from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery
 from omium.orchestration.values import Value, decode
 from omium.storage import schema as t
 from omium.storage.blobs import BlobRow, Packer, damaged
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -150,10 +152,12 @@ def _like(text: str) -> str:
 
 
 class Reads:
-    """Reads for one database. `packer` is this object's own: it is used by one task at a time."""
+    """Reads for one database. `make_engine` is called when a read first needs it: that takes long to load. `packer` is
+    this object's own: it is used by one task at a time."""
 
-    def __init__(self, engine: AsyncEngine, packer: Packer) -> None:
-        self._engine = engine
+    def __init__(self, make_engine: Callable[[], AsyncEngine], packer: Packer) -> None:
+        self._make_engine = make_engine
+        self._engine: AsyncEngine | None = None
         self._packer = packer
         self._unpacking = anyio.Lock()
 
@@ -173,9 +177,15 @@ class Reads:
             raise unavailable(error) from error
 
     async def _once(self, statement: Select[Any], values: Mapping[str, Any] | None) -> Sequence[Any]:
+        if self._engine is None:
+            self._engine = self._make_engine()
         async with self._engine.connect() as connection:
             rows: Sequence[Any] = (await connection.execute(statement, values)).all()
             return rows
+
+    async def _dispose(self) -> None:
+        if self._engine is not None:
+            await self._engine.dispose()
 
     # --- the log ------------------------------------------------------------------------------------------------
 
@@ -223,7 +233,8 @@ class Reads:
 
     async def heads(self, run_ids: Sequence[RunId]) -> dict[RunId, Seq]:
         if len(run_ids) == 1:
-            return {run_ids[0]: Seq(row[0]) for row in await self._fetch(_HEAD, run=run_ids[0])}
+            rows = await self._fetch(_HEAD, run=run_ids[0])
+            return {run_ids[0]: Seq(rows[0][0])} if rows else {}
         found: dict[RunId, Seq] = {}
         for start in range(0, len(run_ids), 500):
             part = run_ids[start : start + 500]
@@ -409,4 +420,4 @@ def unavailable(error: DBAPIError) -> OmiumError:
     )
 
 
-__all__ = ["CHECKPOINTS", "AsyncConnection", "Reads", "as_event", "blob_row", "runs_statement", "unavailable"]
+__all__ = ["CHECKPOINTS", "Reads", "as_event", "blob_row", "runs_statement", "unavailable"]

@@ -11,7 +11,6 @@ from hypothesis import settings
 
 from tests.postgres import PostgresServer, start_postgres
 
-
 settings.register_profile("omium", deadline=None)  # a busy machine is no failure
 settings.load_profile("omium")
 

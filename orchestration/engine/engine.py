@@ -359,7 +359,7 @@ class Engine:
             attempt.guidance = await self._guidance(run, attempt)
 
     async def _guidance(self, run: Execution, attempt: NodeAttempt) -> Guidance:
-        failures = await run.failures_of(attempt.node_id)
+        failures = await run.recall.failures_of(attempt.node_id)
         said = [
             approval.feedback
             for approval in run.folded.approvals.values()

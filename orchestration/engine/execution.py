@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from omium.orchestration.definition.model import WorkflowDef
-from omium.orchestration.engine import parking, starting, steps
+from omium.orchestration.engine import parking, starting, steps, stopping
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Board, Outcome
 from omium.orchestration.engine.failures import describe
 from omium.orchestration.engine.limits import Limit, Ticket
 from omium.orchestration.engine.programs import Program
+from omium.orchestration.engine.recall import Recall
 from omium.orchestration.engine.turn import Turn
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
@@ -39,7 +40,6 @@ _log = logging.getLogger(__name__)
 ENGINE = Principal("engine")
 
 Place: TypeAlias = "tuple[Execution, NodeId]"
-Items: TypeAlias = tuple[Any, Sequence[str] | None, Mapping[str, int] | None]
 
 # Written by others, or by this process on somebody's behalf: what is in memory must be looked at again.
 _CONTROL = frozenset(
@@ -51,6 +51,7 @@ _CONTROL = frozenset(
 _REACHES_BACK = frozenset({E.RUN_ROLLED_BACK, E.RUN_PLAYED_FROM})
 _REFUSED = frozenset({"conflict", "not_allowed", "not_found", "already_decided"})
 _LINGER_US = 2_000_000  # a timer that is due sooner is waited for here; for a later one the run is given up
+_LATER_US = 60_000_000
 _MAX_REFUSALS = 50  # in a row, each after building again: then it is a bug, and the run ends rather than spins
 _PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0  # between tries of a database that is away
 
@@ -79,8 +80,7 @@ class Execution:
         self.closed = False  # the run's own end is written, or is in a write that is under way
         self.stopping: str | None = None
         self.plans: dict[NodeId, Digest] = {}  # those that stand in the structure
-        self._items: dict[NodeId, Items] = {}
-        self._failures: dict[NodeId, list[Mapping[str, Any]]] | None = None
+        self.recall = Recall(self)
         self._settled = False  # what the last owner left in flight is settled
         self._behind = False  # events are in the log that this fold has not seen
         self._heard: list[Event] | None = None  # while the state is read: what is committed meanwhile
@@ -90,7 +90,6 @@ class Execution:
         self._idle: anyio.Event | None = None  # for the building that waits
         self._building = False  # everything is, or is about to be, built again
         self._again = False  # and once more after that
-        self._unsaid: list[c.Command] = []  # notes and draws of attempts that were stopped
         self._refusals = 0
         self._timing: anyio.Lock | None = None  # one turn at a time takes up what is due
         self._queued = 0  # those that wait for it
@@ -114,8 +113,8 @@ class Execution:
             if not self._behind:
                 self.folded = apply(self.folded, event)
             control = control or event.type in _CONTROL
-            if self._failures is not None and event.type is E.NODE_ATTEMPT_FAILED:
-                self._failures.setdefault(event.data["node"], []).append(event.data["error"])
+            if event.type is E.NODE_ATTEMPT_FAILED:
+                self.recall.hear(event)
         if control or self._behind:
             self.nudge()
 
@@ -178,7 +177,7 @@ class Execution:
         async def start(turn: Turn) -> None:
             for ticket in tickets:
                 node_id = ticket.item[1]
-                if self.tickets.get(node_id) is ticket and not self._is_over():
+                if self.tickets.get(node_id) is ticket and not self.is_over():
                     await starting.start(self, turn, node_id)
 
         await self._take_turn(start)
@@ -188,7 +187,7 @@ class Execution:
         await self._take_turn_alone(self._take_due)
 
     async def _take_due(self, turn: Turn) -> None:
-        if not self._is_over():
+        if not self.is_over():
             await parking.take_due(self, turn)
             due = parking.next_due(self)
             if due is not None:
@@ -199,7 +198,7 @@ class Execution:
 
         async def take(turn: Turn) -> None:
             node_id = self.children.get(child)
-            if node_id is not None and not self._is_over():
+            if node_id is not None and not self.is_over():
                 await parking.take_child(self, turn, node_id)
 
         await self._take_turn_alone(take)
@@ -228,7 +227,7 @@ class Execution:
 
     async def _advance(self, turn: Turn) -> None:
         """Go as far as possible without waiting for anything."""
-        if self._is_over() or self.closed:
+        if self.is_over() or self.closed:
             self.engine.deal(None)  # what has ended is noted; the rest is built again when the run goes on
             return
         board = self.board
@@ -374,9 +373,14 @@ class Execution:
             await self._read()
         if self.program.has_plans:
             await steps.reopen_plans(self)
-        await self._stop_what_is_not_wanted()
+        unsaid = await stopping.stop_what_is_not_wanted(self)
         if self.folded.status not in RUN_TERMINAL:
-            await self._settle_in_flight()
+            commands, due = stopping.settle_in_flight(self, unsaid, not self._settled)
+            if commands:
+                await self.commit(commands)
+            if due is not None:
+                self.arm(due)
+            self._settled = True
             if parking.is_decided(self) and self.folded.status is RunStatus.WAITING_APPROVAL:
                 # A decision was made just before the run was noted to stand still for it.
                 await self.commit([c.PauseRun("decided"), c.ResumeRun("decided")])
@@ -386,7 +390,7 @@ class Execution:
             self.nudge()
             return []
         turn = Turn()
-        if not self._is_over():
+        if not self.is_over():
             await self._rebuild(turn)
             await self._advance(turn)
         return await self._commit(turn)
@@ -405,51 +409,13 @@ class Execution:
         heads = await self.engine.store.heads([self.run_id])
         return heads.get(self.run_id, Seq(0)) > self.folded.seq
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether nothing is to start here: the run has ended or is paused, or this worker gives it up."""
         return self.stopping is not None or self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
 
-    async def _stop_what_is_not_wanted(self) -> None:
-        """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone."""
-        for node_id in [n for n in self.tickets if n not in self.attempts]:
-            self.drop_attempt(node_id)
-        stopped: list[tuple[NodeAttempt, bool]] = []
-        for attempt in list(self.attempts.values()):
-            current = self._is_current(attempt)
-            if current and (not self._is_to_stop(attempt) or attempt.is_over):
-                continue  # it goes on, or it has just ended and only waits for its turn to say so
-            attempt.cancel()
-            stopped.append((attempt, current))
-        for attempt, current in stopped:
-            await attempt.wait_until_over()
-            if current and attempt.succeeded and self._is_current(attempt):
-                continue  # it came to its end before it could be stopped
-            if current:
-                self._unsaid += attempt.take_pending()
-            self.drop_attempt(attempt.node_id)
-
-    def _is_current(self, attempt: NodeAttempt) -> bool:
-        node = self.folded.node(attempt.node_id)
-        return node.in_flight and (node.generation, node.attempt) == (attempt.generation, attempt.attempt)
-
-    def _is_to_stop(self, attempt: NodeAttempt) -> bool:
-        if self.folded.status is RunStatus.PAUSED and self.folded.interrupt and attempt.node.on_pause == "interrupt":
-            return True
-        return self.stopping is not None or self.folded.status in RUN_TERMINAL
-
-    async def _settle_in_flight(self) -> None:
-        """Say of every node that is in flight in the log, and not here, what becomes of it."""
-        left = [n for n, node in self.folded.nodes.items() if node.in_flight and n not in self.attempts]
-        unsaid, self._unsaid = self._unsaid, []
-        if left:
-            reason = "paused" if self.folded.status is RunStatus.PAUSED else (self.stopping or "handover")
-            commands, due = steps.settle(self, left, reason if self._settled else "owner_lost")
-            await self.commit([*unsaid, *commands])
-            if due is not None:
-                self.arm(due)
-        self._settled = True
-
     async def _rebuild(self, turn: Turn) -> None:
-        self.parked, self.children, self.closed, self._items = {}, {}, False, {}
+        self.parked, self.children, self.closed = {}, {}, False
+        self.recall.forget_items()
         if self.inputs is None or "inputs" in self.folded.overrides:
             given: Any = await self.engine.values.load(self.folded.inputs)
             self.inputs = {**given, **self.folded.overrides.get("inputs", {})}
@@ -481,18 +447,28 @@ class Execution:
                 await self.commit([c.FailRun(describe(error))])
         except OmiumError as refused:
             _log.error("run %s cannot be failed either: %s", self.run_id, refused)
+        if code != "fenced":
+            await self._release_as_it_is()
+        self._lost()
+
+    async def _release_as_it_is(self) -> None:
+        """Leave a run that cannot go on here. One that could not even be failed is looked at again in a minute."""
         try:
-            if code != "fenced":
-                await self.engine.store.release(self.run_id, self.fence, self.folded.seq, None)
+            for _ in range(3):  # the log may grow meanwhile
+                row = await self.engine.store.run(self.run_id)
+                if row is None:
+                    return
+                wake_at = None if row.ended_at is not None else self.engine.clock.now_us() + _LATER_US
+                if await self.engine.store.release(self.run_id, self.fence, row.seq, wake_at):
+                    return
         except OmiumError as refused:
             _log.error("run %s cannot be released: %s", self.run_id, refused)
-        self._lost()
 
     async def fail_waiting(self, node_id: NodeId, wait: Mapping[str, Any], error: OmiumError) -> None:
         """What a node waits for cannot come: its child run could not be created."""
 
         async def fail(turn: Turn) -> None:
-            if self.folded.node(node_id).wait == wait and not self._is_over():
+            if self.folded.node(node_id).wait == wait and not self.is_over():
                 steps.failed(self, turn, node_id, describe(error))
 
         await self._take_turn(fail)
@@ -506,7 +482,7 @@ class Execution:
         if self._queued or self.creating:
             return
         wake_at = None
-        if not self._is_over():
+        if not self.is_over():
             wake_at = parking.next_due(self)
             if wake_at is not None and wake_at < self.engine.clock.now_us() + _LINGER_US:
                 self.arm(wake_at)
@@ -559,32 +535,6 @@ class Execution:
         self.finished = anyio.Event()
         if not self._is_gone:
             await self.finished.wait()
-
-    # --- what nodes ask of their run --------------------------------------------------------------------------------
-
-    def keep_items(self, node_id: NodeId, items: Any, keys: Sequence[str] | None) -> None:
-        places = None if keys is None else {key: place for place, key in enumerate(keys)}
-        self._items[node_id] = (items, keys, places)
-
-    async def items_of(self, node_id: NodeId) -> Items:
-        """The items of a fan-out, their keys and the place of each key, as they were when it expanded."""
-        if node_id not in self._items:
-            expansion = self.folded.node(node_id).expansion or {}
-            self.keep_items(node_id, await self.engine.values.load(expansion["items"]), expansion.get("keys"))
-        return self._items[node_id]
-
-    async def failures_of(self, node_id: NodeId) -> list[Mapping[str, Any]]:
-        """How the attempts of a node failed, oldest first. The log is read once; from then on, failures are heard."""
-        if self._failures is None:
-            found: dict[NodeId, list[Mapping[str, Any]]] = {}
-            after = Seq(0)
-            while page := await self.engine.store.events(self.run_id, after):
-                for event in page:
-                    after = event.seq
-                    if event.type is E.NODE_ATTEMPT_FAILED:
-                        found.setdefault(event.data["node"], []).append(event.data["error"])
-            self._failures = found
-        return self._failures.get(node_id, [])
 
     def note(self, node_id: NodeId, outcome: Outcome) -> None:
         """A node has ended, as far as this turn goes."""

@@ -66,7 +66,7 @@ async def _expansion(run: Execution, node_id: NodeId) -> dict[str, Any]:
             definition = run.structure.node_def(outer)
             index = at[len(outer) + 1 : -1]
             if definition.for_each is not None and "item" not in found:
-                items, _, places = await run.items_of(outer)
+                items, _, places = await run.recall.items_of(outer)
                 place = places[index] if places is not None else int(index)
                 found |= {"item": items[place], "index": place, "key": index}
             if definition.repeat is not None and "iteration" not in found:

@@ -57,7 +57,14 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
         else:
             await _admit_single(run, turn, node_id, node, scope)
     except OmiumError as error:
+        _unless_away(error)
         _fail_to_begin(run, turn, node_id, error)
+
+
+def _unless_away(error: OmiumError) -> None:
+    """A database that is away is no fault of the node's: the run is given up, and taken up again later."""
+    if error.code == "storage_unavailable":
+        raise error
 
 
 def skip_verdict(
@@ -157,7 +164,7 @@ async def _fan_out(run: Execution, turn: Turn, node_id: NodeId, node: NodeDef, s
     begin(run, turn, node_id)
     generation = run.folded.node(node_id).generation
     turn.commands.append(c.ExpandNode(node_id, generation, len(items), items=stored.digest, keys=keys))
-    run.keep_items(node_id, items, keys)
+    run.recall.keep_items(node_id, items, keys)
     children = [indexed(node_id, key) for key in (keys if keys is not None else range(len(items)))]
     run.board.open_fan(node_id, children, node.for_each.max_parallel, node.for_each.on_failure == "fail")
 
@@ -225,6 +232,7 @@ async def go_on(run: Execution, turn: Turn, node_id: NodeId) -> None:
         scope, _ = await scopes.build(run, node_id, program.names, program.every)
         await _proceed(run, turn, node_id, node, scope, approval)
     except OmiumError as error:
+        _unless_away(error)
         _fail_to_begin(run, turn, node_id, error, approval)
 
 
@@ -327,6 +335,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
     try:
         await _prepare(run, attempt, node)
     except OmiumError as error:
+        _unless_away(error)
         attempt.error = error
     key = attempt.key
     if key is not None and run.folded.reuse == "unchanged" and node.kind in REUSABLE and not node.expands:

@@ -205,6 +205,8 @@ async def close(run: Execution, turn: Turn, container: NodeId | None) -> None:
         else:
             await _close_scope(run, turn, container, node)
     except OmiumError as error:
+        if error.code == "storage_unavailable":
+            raise  # no fault of the node's: the run is given up, and taken up again later
         _fail_container(run, turn, container, describe(error))
 
 
@@ -225,7 +227,7 @@ def _fail_container(run: Execution, turn: Turn, container: NodeId, error: dict[s
 
 async def _close_fan(run: Execution, turn: Turn, container: NodeId, node: NodeDef) -> None:
     assert node.for_each is not None
-    items, keys, _ = await run.items_of(container)
+    items, keys, _ = await run.recall.items_of(container)
     children = [indexed(container, key) for key in (keys if keys is not None else range(len(items)))]
     failed = [one for one in children if (known := run.board.outcomes.get(one)) and known.status is NodeStatus.FAILED]
     if failed and node.for_each.on_failure == "fail":
@@ -433,7 +435,7 @@ async def open_boards(run: Execution) -> None:
         if "plan" in expansion or (definition.kind == "group" and not _loops(definition, expanded)):
             board.open_scope(node_id)
         elif definition.for_each is not None and expanded:
-            items, keys, _ = await run.items_of(node_id)
+            items, keys, _ = await run.recall.items_of(node_id)
             children = [indexed(node_id, key) for key in (keys if keys is not None else range(len(items)))]
             stop_early = definition.for_each.on_failure == "fail"
             ahead = frozenset(one for one in children if state.node(one).status in _UNDER_WAY)

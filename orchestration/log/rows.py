@@ -84,8 +84,18 @@ def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
         n = state.node(node_id)
         rows.append(
             (
-                run_id, node_id, n.status.value, n.generation, n.attempt, n.seq, n.key, n.output, n.size, n.started_at,
-                n.ended_at, _detail(n),
+                run_id,
+                node_id,
+                n.status.value,
+                n.generation,
+                n.attempt,
+                n.seq,
+                n.key,
+                n.output,
+                n.size,
+                n.started_at,
+                n.ended_at,
+                _detail(n),
             )  # fmt: skip
         )
     return rows
@@ -98,17 +108,31 @@ def approval_rows(state: RunState, approvals: Iterable[ApprovalId]) -> list[Row]
         status = {None: "pending", "expired": "expired", "cancelled": "cancelled"}.get(a.decision, "decided")
         rows.append(
             (
-                approval_id, state.run_id, a.node, a.generation, a.scope, status, a.question, _json(a.options),
-                a.min_assurance, a.requested_at, a.expires_at, a.decision, a.by, a.assurance, a.feedback, a.decided_at,
-                int(a.consumed), a.binding, _json(a.details),
+                approval_id,
+                state.run_id,
+                a.node,
+                a.generation,
+                a.scope,
+                status,
+                a.question,
+                _json(a.options),
+                a.min_assurance,
+                a.requested_at,
+                a.expires_at,
+                a.decision,
+                a.by,
+                a.assurance,
+                a.feedback,
+                a.decided_at,
+                int(a.consumed),
+                a.binding,
+                _json(a.details),
             )  # fmt: skip
         )
     return rows
 
 
-def effect_rows(
-    state: RunState, effects: Iterable[EffectId], forgotten: Mapping[EffectId, EffectState]
-) -> list[Row]:
+def effect_rows(state: RunState, effects: Iterable[EffectId], forgotten: Mapping[EffectId, EffectState]) -> list[Row]:
     """`forgotten`: effects that the state no longer holds, though their last change is not written yet."""
     rows: list[Row] = []
     for effect_id in effects:
@@ -116,8 +140,19 @@ def effect_rows(
         if e is not None:
             rows.append(
                 (
-                    effect_id, state.run_id, e.node, e.generation, e.attempt, e.call, e.kind, e.on_unknown, e.outcome,
-                    e.result, _json(e.error), e.compensate, _json(e.detail),
+                    effect_id,
+                    state.run_id,
+                    e.node,
+                    e.generation,
+                    e.attempt,
+                    e.call,
+                    e.kind,
+                    e.on_unknown,
+                    e.outcome,
+                    e.result,
+                    _json(e.error),
+                    e.compensate,
+                    _json(e.detail),
                 )  # fmt: skip
             )
     return rows

@@ -100,7 +100,7 @@ class PostgresStore(Reads):
     def __init__(
         self, dsn: str, engine: AsyncEngine, files: BlobFiles | None, clock: Clock, chain: Chain, durability: Durability
     ) -> None:
-        super().__init__(engine, Packer(files))
+        super().__init__(lambda: engine, Packer(files))
         self.dsn = dsn
         self.files = files
         self.chain = chain
@@ -144,7 +144,7 @@ class PostgresStore(Reads):
     async def close(self) -> None:
         await self._writer.close()
         await self._tail.close()
-        await self._engine.dispose()
+        await self._dispose()
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,11 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import orjson
 from sqlalchemy import Select
-from sqlalchemy import event as sa_event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log.chain import Chain
@@ -41,14 +39,17 @@ from omium.storage.sqlite.reader import Reader
 from omium.storage.sqlite.tail import Tail
 from omium.storage.sqlite.writer import Heard, Writer
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 T = TypeVar("T")
 
 
 class SqliteStore(Reads):
     """See `orchestration.ports.Store`. Open it with `await SqliteStore.open(path)`."""
 
-    def __init__(self, path: Path, engine: AsyncEngine, files: BlobFiles, clock: Clock, chain: Chain, durability: str):
-        super().__init__(engine, Packer(files))
+    def __init__(self, path: Path, files: BlobFiles, clock: Clock, chain: Chain, durability: str):
+        super().__init__(lambda: _engine(path), Packer(files))
         self.path = path
         self.files = files
         self.chain = chain
@@ -88,17 +89,8 @@ class SqliteStore(Reads):
             await anyio.to_thread.run_sync(migrate_sqlite, path)
         except (sqlite3.Error, OSError) as error:
             raise translated(error, path) from error
-        engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=4, max_overflow=4)
-
-        @sa_event.listens_for(engine.sync_engine, "connect")
-        def prepare(connection: Any, _: Any) -> None:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA busy_timeout = 5000")
-            cursor.execute("PRAGMA query_only = 1")
-            cursor.close()
-
         files = BlobFiles(files_root or path.parent / "blobs")
-        store = cls(path, engine, files, clock or SystemClock(), Chain(chain_key), durability)
+        store = cls(path, files, clock or SystemClock(), Chain(chain_key), durability)
         await store._writer.open()
         return store
 
@@ -106,7 +98,7 @@ class SqliteStore(Reads):
         await self._tail.close()
         await self._writer.close()
         await self._reader.close()
-        await self._engine.dispose()
+        await self._dispose()
 
     async def _fetch(self, statement: Select[Any], **values: Any) -> Sequence[Any]:
         return await self._reader.fetch(statement, values)
@@ -272,3 +264,20 @@ class SqliteStore(Reads):
     async def _foreign(self) -> int:
         """How often another connection has been seen to commit."""
         return await self.job(lambda _: self._writer.foreign, ())
+
+
+def _engine(path: Path) -> AsyncEngine:
+    """For the reads that are composed as they are asked, such as lists; the frequent ones have the reader."""
+    from sqlalchemy import event
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", pool_size=4, max_overflow=4)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 5000")
+        cursor.execute("PRAGMA query_only = 1")
+        cursor.close()
+
+    return engine

@@ -57,7 +57,14 @@ class Writer:
     """Commits what is submitted, batch by batch. All results come back in the event loop that submitted the work."""
 
     def __init__(
-        self, path: Path, *, synchronous: str, clock: Clock, chain: Chain, packer: Packer, hear: Callable[[list[Heard]], None]
+        self,
+        path: Path,
+        *,
+        synchronous: str,
+        clock: Clock,
+        chain: Chain,
+        packer: Packer,
+        hear: Callable[[list[Heard]], None],
     ) -> None:
         self._path = path
         self._synchronous = synchronous
@@ -201,9 +208,7 @@ class Writer:
 
         self._call(settle)
 
-    def _transaction(
-        self, db: sqlite3.Connection, items: list[_Item]
-    ) -> tuple[list[tuple[_Item, Any]], list[Heard]]:
+    def _transaction(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[tuple[_Item, Any]], list[Heard]]:
         _begin(db)
         try:
             self._refresh(db)

@@ -44,7 +44,11 @@ def loaded(*arguments: str) -> set[str]:
 def test_help_loads_click_and_nothing_slow() -> None:
     names = loaded("--help")
     assert names.isdisjoint(HEAVY)
-    assert {name for name in names if name.startswith("omium.")} <= {"omium.server", "omium.server.cli"}
+    assert {name for name in names if name.startswith("omium.")} <= {
+        "omium.server",
+        "omium.server.cli",
+        "omium.server.memory",
+    }
 
 
 @pytest.mark.parametrize("command", ["run", "rollback", "compare"])

@@ -12,7 +12,7 @@ from typing import Any
 from omium.orchestration.ids import RunId
 from omium.orchestration.log.events import Event, EventType
 
-FUNCTIONS = '''
+FUNCTIONS = """
 import asyncio
 import json
 import os
@@ -61,7 +61,7 @@ def slow(ctx, n=0):
         return n
 
     return ctx.effect("pay", pay)
-'''
+"""
 
 PROJECT = """
 project: victims
@@ -78,12 +78,21 @@ name: steady
 nodes:
   - {id: first, kind: function, use: work}
   - {id: count, kind: function, use: numbers, with: {count: 4}, needs: first}
-  - {id: fan, kind: function, use: work, needs: count, for_each: {items: "${{ nodes.count.output }}"}, with: {n: "${{ item }}"}}
+  - id: fan
+    kind: function
+    use: work
+    needs: count
+    for_each: {items: "${{ nodes.count.output }}"}
+    with: {n: "${{ item }}"}
   - {id: child, kind: workflow, use: inner, needs: first, with: {n: 7}}
   - {id: file, kind: function, use: write, needs: first, workspace: write, with: {name: a}}
   - {id: slow, kind: function, use: slow, needs: first}
   - {id: again, kind: function, use: work, needs: [fan], repeat: {until: "iteration >= 1", max: 2}}
-  - {id: last, kind: function, use: work, needs: [fan, child, file, slow, again], with: {before: "${{ nodes.fan.output }}"}}
+  - id: last
+    kind: function
+    use: work
+    needs: [fan, child, file, slow, again]
+    with: {before: "${{ nodes.fan.output }}"}
 """
 
 INNER = """

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from omium.orchestration.errors import OmiumError
@@ -336,7 +337,7 @@ nodes:
 
 async def brief(attempt: Attempt) -> None:
     for _ in range(3):
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 BRIEF: dict[str, Function] = {"brief": brief}
@@ -413,7 +414,8 @@ async def test_the_more_urgent_goes_first_and_within_one_priority_who_came_first
         for name, priority in (("low", -1), ("a", 0), ("b", 0), ("high", 5), ("c", 0)):
             runs.append(await w.run("one", {"name": name}, priority=priority))
             await w.until(runs[-1], lambda s: s.status == "executing")
-            await eventually(lambda n=len(runs): len(w.machine.engine.queue) == n)
+            wanted = len(runs)
+            await eventually(lambda n=wanted: len(w.machine.engine.queue) == n)
         w.let_go("a")
         for run in [block, *runs]:
             await w.finished(run)

@@ -131,7 +131,10 @@ nodes:
 - {id: pick, kind: function, use: echo, with: {value: "${{ inputs.way }}"}}
 - {id: left, kind: function, use: echo, with: {value: l}, needs: {node: pick, when: "nodes.pick.output == 'left'"}}
 - {id: right, kind: function, use: echo, with: {value: r}, needs: {node: pick, when: "nodes.pick.output == 'right'"}}
-- {id: join, kind: function, use: echo, with: {value: j}, needs: [{node: left, optional: true}, {node: right, optional: true}]}
+- id: join
+  kind: function
+  use: echo
+  needs: [{node: left, optional: true}, {node: right, optional: true}]
 - {id: strict, kind: function, use: echo, needs: [left, right]}
 """
 

@@ -40,7 +40,12 @@ class Outside:
 
 
 def flow(more: str = "") -> str:
-    return f"{{name: act, nodes: [{{id: a, kind: function, use: act{more}}}, {{id: b, kind: function, use: echo, needs: a}}]}}"
+    return f"""
+name: act
+nodes:
+- {{id: a, kind: function, use: act{more}}}
+- {{id: b, kind: function, use: echo, needs: a}}
+"""
 
 
 def acting(act: Callable[[Attempt], Awaitable[Any]]) -> dict[str, Function]:

@@ -203,7 +203,10 @@ nodes:
 - {id: a, kind: function, use: act}
 - {id: l, kind: function, use: act, repeat: {until: "iteration >= 1", max: 3}, needs: a}
 - {id: f, kind: function, use: act, for_each: {items: [1, 2], key: item}, needs: a}
-- {id: g, kind: group, needs: f, nodes: [{id: x, kind: function, use: act}, {id: y, kind: function, use: act, needs: x}]}
+- id: g
+  kind: group
+  needs: f
+  nodes: [{id: x, kind: function, use: act}, {id: y, kind: function, use: act, needs: x}]
 - {id: t, kind: wait, wait: {for: 0}, needs: a}
 - {id: p, kind: function, use: plan, expands: true, needs: l}
 - {id: end, kind: function, use: act, needs: [g, t, p]}
@@ -276,7 +279,12 @@ async def ended(w: World, run: RunId) -> bool:
 
 
 async def test_runs_that_wait_are_owned_by_nobody_and_cost_the_engine_nothing(tmp_path: Path) -> None:
-    flow = "{name: ask, nodes: [{id: g, kind: approval, approval: {prompt: ok}}, {id: b, kind: function, use: echo, needs: g}]}"
+    flow = """
+name: ask
+nodes:
+- {id: g, kind: approval, approval: {prompt: ok}}
+- {id: b, kind: function, use: echo, needs: g}
+"""
     async with world(tmp_path, flow) as w:
         runs = [await w.run("ask") for _ in range(200)]
         for run in runs:

@@ -116,11 +116,11 @@ async def test_a_backoff_survives_a_restart_and_is_neither_reset_nor_skipped(tmp
 
 
 async def test_backoffs_that_are_due_soon_are_waited_for_while_something_else_runs(tmp_path: Path) -> None:
-    flow = f"""
+    flow = """
 name: both
 nodes:
-- {{id: a, kind: function, use: flaky, retry: {{max_attempts: 3, initial: 1, jitter: 0}}}}
-- {{id: long, kind: function, use: hold, with: {{name: long}}}}
+- {id: a, kind: function, use: flaky, retry: {max_attempts: 3, initial: 1, jitter: 0}}
+- {id: long, kind: function, use: hold, with: {name: long}}
 """
     async with world(tmp_path, flow) as w:
         run = await w.run("both")
@@ -189,7 +189,12 @@ async def test_each_instance_of_a_fan_out_has_its_own_retries(tmp_path: Path) ->
     flow = """
 name: fan
 nodes:
-- {id: f, kind: function, use: flaky, for_each: [0, 1, 2], with: {failures: "${{ item }}"}, retry: {max_attempts: 3, initial: 0}}
+- id: f
+  kind: function
+  use: flaky
+  for_each: [0, 1, 2]
+  with: {failures: "${{ item }}"}
+  retry: {max_attempts: 3, initial: 0}
 """
     async with world(tmp_path, flow) as w:
         view = await w.finished(await w.run("fan"))

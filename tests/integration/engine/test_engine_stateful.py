@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -132,7 +133,7 @@ class Steered(RuleBasedStateMachine):
                 await getattr(self.world.core, verb)(ME, *args, **more)
             except OmiumError as refused:
                 assert refused.code in ("not_allowed", "already_decided"), refused
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
         self.portal.call(do)
 

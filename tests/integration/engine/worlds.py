@@ -58,8 +58,8 @@ class Killed(BaseException):
 
 
 class Store(SqliteStore):
-    """A store that can be cut off from its file, as that of a killed process is: what comes then stays where it is until
-    the machine is `buried`. `before_write`, if set, is awaited before a write is submitted."""
+    """A store that can be cut off from its file, as that of a killed process is: what comes then stays where it is
+    until the machine is `buried`. `before_write`, if set, is awaited before a write is submitted."""
 
     cut = False
     buried: anyio.Event | None = None

@@ -192,7 +192,7 @@ def test_backoffs_grow_to_their_maximum_and_jitter_around_it(
     policy = Retry(5, initial, factor, most, jitter)
     plain = min(initial * factor ** (failures - 1), most)
     found = backoff_s(policy, failures, random.Random(seed))
-    assert 0 <= found
+    assert found >= 0
     assert plain * (1 - jitter) - 1e-6 <= found <= plain * (1 + jitter) + 1e-6
 
 

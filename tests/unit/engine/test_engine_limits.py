@@ -162,7 +162,7 @@ def _check(
     assert all(used[name] <= sizes[name] for name in LIMITS)
     writers = [number for number in held if wants[number][2] is True]
     users = [number for number in held if wants[number][2] is not None]
-    assert not writers or users == writers and len(writers) == 1
+    assert not writers or (users == writers and len(writers) == 1)
     if len(held) < slots:
         for number in waiting:
             names, _, use = wants[number]

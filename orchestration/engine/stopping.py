@@ -1,0 +1,59 @@
+"""Stopping what must not go on, and saying of what was stopped, here or by a crash, what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from omium.orchestration.engine import steps
+from omium.orchestration.engine.attempt import NodeAttempt
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.state import RUN_TERMINAL, RunStatus
+
+if TYPE_CHECKING:
+    from omium.orchestration.engine.execution import Execution
+
+
+async def stop_what_is_not_wanted(run: Execution) -> list[c.Command]:
+    """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone. Gives what
+    the stopped ones had still to say."""
+    for node_id in [n for n in run.tickets if n not in run.attempts]:
+        run.drop_attempt(node_id)
+    stopped: list[tuple[NodeAttempt, bool]] = []
+    for attempt in list(run.attempts.values()):
+        current = _is_current(run, attempt)
+        if current and (not _is_to_stop(run, attempt) or attempt.is_over):
+            continue  # it goes on, or it has just ended and only waits for its turn to say so
+        attempt.cancel()
+        stopped.append((attempt, current))
+    unsaid: list[c.Command] = []
+    for attempt, current in stopped:
+        await attempt.wait_until_over()
+        if current and attempt.succeeded and _is_current(run, attempt):
+            continue  # it came to its end before it could be stopped
+        if current:
+            unsaid += attempt.take_pending()
+        run.drop_attempt(attempt.node_id)
+    return unsaid
+
+
+def _is_current(run: Execution, attempt: NodeAttempt) -> bool:
+    node = run.folded.node(attempt.node_id)
+    return node.in_flight and (node.generation, node.attempt) == (attempt.generation, attempt.attempt)
+
+
+def _is_to_stop(run: Execution, attempt: NodeAttempt) -> bool:
+    if run.folded.status is RunStatus.PAUSED and run.folded.interrupt and attempt.node.on_pause == "interrupt":
+        return True
+    return run.stopping is not None or run.folded.status in RUN_TERMINAL
+
+
+def settle_in_flight(run: Execution, unsaid: Sequence[c.Command], crashed: bool) -> tuple[list[c.Command], int | None]:
+    """What becomes of every node that is in flight in the log, and not here; and when a question about it expires.
+    `crashed`: another owner left them."""
+    left = [node_id for node_id, node in run.folded.nodes.items() if node.in_flight and node_id not in run.attempts]
+    if not left:
+        return [], None
+    reason = "paused" if run.folded.status is RunStatus.PAUSED else (run.stopping or "handover")
+    commands, due = steps.settle(run, left, "owner_lost" if crashed else reason)
+    return [*unsaid, *commands], due
