@@ -89,8 +89,8 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was committed. `replayed` is the stored result of an earlier write with the same idempotency key; then nothing
-    was written now. `fence` is set when the write created and claimed the run."""
+    """What was committed. `replayed` is the stored result of an earlier write with the same idempotency key; then
+    nothing was written now. `fence` is set when the write created and claimed the run."""
 
     events: Sequence[Event]
     seq: Seq
@@ -138,8 +138,8 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Filters are joined by "and"; `text` is searched literally in id, workflow and title. Newest first; `before` is the
-    cursor of the next page (a run id)."""
+    """Filters are joined by "and"; `text` is searched literally in id, workflow and title. Newest first; `before` is
+    the cursor of the next page (a run id)."""
 
     projects: tuple[ProjectId, ...] | None = None
     statuses: tuple[str, ...] = ()

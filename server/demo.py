@@ -289,8 +289,9 @@ class Demo:
         f = self._figures
         self._say("")
         self._say(
-            f"In {time.perf_counter() - f.began:.1f} s: killed after {f.killed_after} nodes, next node {f.to_next_node_s:.2f} s after the"
-            f" kill (new process included), branch in {f.branch_ms:.0f} ms, rollback with files in {f.rollback_ms:.0f} ms."
+            f"In {time.perf_counter() - f.began:.1f} s: killed after {f.killed_after} nodes,"
+            f" next node {f.to_next_node_s:.2f} s after the kill (new process included),"
+            f" branch in {f.branch_ms:.0f} ms, rollback with files in {f.rollback_ms:.0f} ms."
         )
 
     # --- watching -------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-# By default a collection runs at every 700 new objects: while a program of this size is imported, and while thousands of
-# nodes go by, it looks at everything again and again and finds nothing, since little here refers to itself in a circle.
+# By default a collection runs at every 700 new objects: while a program of this size is imported, and while thousands
+# of nodes go by, it looks at everything again and again and finds nothing, since little here refers to itself in a
+# circle.
 _THRESHOLDS: Final = (50_000, 20, 20)
 
 

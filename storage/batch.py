@@ -98,8 +98,8 @@ class Rows:
 
 
 class Spoiled(Exception):
-    """A write was refused half way: the states of this batch are no longer what the log says. The batch has to be undone
-    and its other members written one by one."""
+    """A write was refused half way: the states of this batch are no longer what the log says. The batch has to be
+    undone and its other members written one by one."""
 
 
 class Batch:

@@ -1,7 +1,7 @@
 """Content between the core's values and the rows of `blobs`.
 
-A blob is packed before its transaction: as it is, compressed, or as a patch against a similar one. What stays large goes
-to a file, and the row says so. Every read verifies the digest over the full content.
+A blob is packed before its transaction: as it is, compressed, or as a patch against a similar one. What stays large
+goes to a file, and the row says so. Every read verifies the digest over the full content.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tables, once, for both databases.
 
-`events` is the truth. `runs`, `nodes`, `approvals`, `effects`, `labels` and `links` are projections: written in the same
-transaction, never read to decide what a log says, and rebuilt from it at will. The rest are plain tables.
+`events` is the truth. `runs`, `nodes`, `approvals`, `effects`, `labels` and `links` are projections: written in the
+same transaction, never read to decide what a log says, and rebuilt from it at will. The rest are plain tables.
 Times are microseconds since the epoch; JSON columns hold bytes of UTF-8 JSON.
 """
 

@@ -43,8 +43,8 @@ async def file_lock(path: Path, *, shared: bool = False, wait_s: float | None = 
 
 
 def held() -> tuple[int, ...]:
-    """The descriptors of the locks that this task holds. A program that inherits them keeps the locks until it ends: when
-    this process is killed, nobody takes over what the program is still changing."""
+    """The descriptors of the locks that this task holds. A program that inherits them keeps the locks until it ends:
+    when this process is killed, nobody takes over what the program is still changing."""
     return _held.get()
 
 

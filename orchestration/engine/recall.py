@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution
 
 Items: TypeAlias = tuple[Any, Sequence[str] | None, Mapping[str, int] | None]
-"""The items of a fan-out, the keys of its instances, and the place of each key; None for both where places name them."""
+"""The items of a fan-out, the keys of its instances, and the place of each key; None for both where places name
+them."""
 
 
 class Recall:

@@ -281,8 +281,6 @@ def _wait(
         run.parked[node_id] = "signal"
         if run.folded.signals.get(node.wait.signal):
             turn.wake(now)
-        if node.timeout_s is not None:
-            turn.wake(now + int(node.timeout_s * 1e6))
         return
     if node.wait.until is not None:
         text = render(node.wait.until, scope)
@@ -303,7 +301,7 @@ def _wait(
     begin(run, turn, node_id, approval)
     turn.commands.append(c.WaitNode(node_id, generation, due_at=due_at))
     run.parked[node_id] = "timer"
-    turn.wake(due_at if node.timeout_s is None else min(due_at, now + int(node.timeout_s * 1e6)))
+    turn.wake(due_at)
 
 
 def _sub_run(

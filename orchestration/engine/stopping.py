@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 async def stop_what_is_not_wanted(run: Execution) -> list[c.Command]:
-    """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone. Gives what
-    the stopped ones had still to say."""
+    """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone. Gives
+    what the stopped ones had still to say."""
     for node_id in [n for n in run.tickets if n not in run.attempts]:
         run.drop_attempt(node_id)
     stopped: list[tuple[NodeAttempt, bool]] = []

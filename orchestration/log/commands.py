@@ -16,8 +16,8 @@ from omium.orchestration.log.state import EffectOutcome
 @dataclass(frozen=True, slots=True)
 class CreateRun:
     """The first command of a log. `parent` makes it a branch: `{"run", "seq"}`; `reset` names what the branch does not
-    take over from there (digest of a list of node ids, with the list itself in `reset_nodes`; the first is the node that
-    is played again), and `tree` the files that it begins with, where they are not those of the position."""
+    take over from there (digest of a list of node ids, with the list itself in `reset_nodes`; the first is the node
+    that is played again), and `tree` the files that it begins with, where they are not those of the position."""
 
     definition: Digest
     workflow: str

@@ -1,7 +1,7 @@
 """What the projections hold: rows that a store writes in the same transaction as the events.
 
-They are derived from the state alone, so they can be dropped and rebuilt from the log. The column order of each tuple is
-the order of its `*_COLUMNS`.
+They are derived from the state alone, so they can be dropped and rebuilt from the log. The column order of each tuple
+is the order of its `*_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ RUN_COLUMNS = (
 )  # fmt: skip
 # What changes after creation and is in no index: an update of these touches one page.
 RUN_HOT = (
-    "reason", "priority", "generation", "updated_at", "started_at", "ended_at", "seq", "head", "output", "error", "closed",
-    "completed_nodes", "cost_usd", "tokens",
+    "reason", "priority", "generation", "updated_at", "started_at", "ended_at", "seq", "head", "output", "error",
+    "closed", "completed_nodes", "cost_usd", "tokens",
 )  # fmt: skip
 NODE_COLUMNS = (
     "run_id", "node", "status", "generation", "attempt", "seq", "key", "output", "size", "started_at", "ended_at",
@@ -96,7 +96,7 @@ def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
                 n.started_at,
                 n.ended_at,
                 _detail(n),
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -127,7 +127,7 @@ def approval_rows(state: RunState, approvals: Iterable[ApprovalId]) -> list[Row]
                 int(a.consumed),
                 a.binding,
                 _json(a.details),
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -153,6 +153,6 @@ def effect_rows(state: RunState, effects: Iterable[EffectId], forgotten: Mapping
                     _json(e.error),
                     e.compensate,
                     _json(e.detail),
-                )  # fmt: skip
+                )
             )
     return rows

@@ -1,4 +1,5 @@
-"""A dry run: the order of the nodes, where it would ask, and what it is likely to take. Nothing is executed or stored."""
+"""A dry run: the order of the nodes, where it would ask, and what it is likely to take. Nothing is executed or
+stored."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from omium.storage.reads import as_document, as_event
 
 class _Insert:
     """An insert of many rows by few statements. The connection gives up the interpreter's lock at every step of a
-    statement, and may wait milliseconds to have it back when the event loop is busy: one step should write many rows."""
+    statement, and may wait milliseconds to have it back when the event loop is busy: one step should write many
+    rows."""
 
     _SIZES = (64, 16, 4, 1)  # a fixed few, so that each stays compiled
 

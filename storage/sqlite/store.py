@@ -80,9 +80,7 @@ class SqliteStore(Reads):
         """Open or create the database, migrating it if it is older. `files_root`: the directory of large blobs, `blobs`
         beside the database unless given. Raises `storage_unavailable`."""
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists():
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            _make(path)
         except OSError as error:
             raise translated(error, path) from error
         try:
@@ -158,7 +156,10 @@ class SqliteStore(Reads):
             worker.id, worker.host, worker.boot, worker.pid, worker.start_time, worker.beat,
             orjson.dumps(list(worker.serving)),
         )  # fmt: skip
-        statement = "INSERT OR REPLACE INTO workers (id, host, boot, pid, start_time, beat, serving) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        statement = (
+            "INSERT OR REPLACE INTO workers (id, host, boot, pid, start_time, beat, serving)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
         await self.job(lambda db: db.execute(statement, row) and None)
 
     async def beat(self, worker: WorkerId) -> None:
@@ -281,3 +282,10 @@ def _engine(path: Path) -> AsyncEngine:
         cursor.close()
 
     return engine
+
+
+def _make(path: Path) -> None:
+    """An empty file that only this user may read, in a directory of the same kind, unless they exist."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

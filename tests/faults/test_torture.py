@@ -1,8 +1,8 @@
 """Workers of the real product are killed, again and again, over concurrent runs on both stores.
 
 A few kills run with every test run; `--torture` makes it hundreds. Shown at the end: no acknowledged event is lost, no
-effect of the ledger is made twice within a generation, no completed node is repeated, and no run is stuck (one that asks
-about an unknown outcome is not stuck).
+effect of the ledger is made twice within a generation, no completed node is repeated, and no run is stuck (one that
+asks about an unknown outcome is not stuck).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Steered(RuleBasedStateMachine):
 
     async def _slow(self, attempt: Attempt) -> str:
         for _ in range(20):
-            await anyio.sleep(0.001)
+            await anyio.sleep(0.001)  # real time: something to be killed in the middle of
         return attempt.node_id
 
     async def _effect(self, attempt: Attempt) -> Any:
