@@ -354,8 +354,9 @@ class Store(Protocol):
         process (of those to one run, if `run_id` names it), before the write's own caller goes on. Gives what ends the
         listening."""
 
-    def changes(self, *, own: bool = True) -> Subscription:
-        """With `own` False only changes by other processes count."""
+    def changes(self, *, own: bool = True, call: Callable[[], None] | None = None) -> Subscription:
+        """With `own` False only changes by other processes count. `call`, if given, is called in the event loop
+        instead of waking an iteration, until the subscription is closed."""
 
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
         """Have these runs claimed at `at_us`, or by then, if nobody owns them."""

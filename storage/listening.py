@@ -1,9 +1,10 @@
-"""Who hears of the commits of this process."""
+"""Who hears of commits: of those of this process with their events, of any process's that something has changed."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from omium.orchestration.ids import RunId
 from omium.orchestration.log.events import Event
@@ -38,3 +39,27 @@ class Listeners:
                     hear(run_id, events)
                 except Exception:  # the write stands, and its caller and the other listeners are to hear of it
                     _log.exception("a listener failed")
+
+
+class Changes:
+    """See `orchestration.ports.Subscription`. `call`, if given, is called instead of waking an iteration."""
+
+    def __init__(self, registry: set[Changes], own: bool, call: Callable[[], None] | None = None) -> None:
+        self.own = own
+        self._registry = registry
+        self._event = asyncio.Event()
+        self._closed = False
+        self.wake = call or self._event.set
+        registry.add(self)
+
+    async def __aiter__(self) -> AsyncIterator[None]:
+        while not self._closed:
+            await self._event.wait()
+            self._event.clear()
+            if not self._closed:
+                yield
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._registry.discard(self)
+        self._event.set()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import Process
 
@@ -147,6 +148,8 @@ class Git:
             async with process:
                 results = await _beside(process, work, *ours)
                 code = await process.wait()
+            # Whoever is cancelled hears of that, and not of the git that was killed for it.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             if code != 0 or not results:
                 errors.seek(0)
                 raise _failure(args, code, errors.read(4096))

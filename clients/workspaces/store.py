@@ -11,6 +11,7 @@ being found present and being pinned.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 import time
@@ -179,9 +180,15 @@ class Store:
         async with self._alone(wait_s=10) as held:
             if held:
                 self._listings.clear()
+                self._forget_marks()
                 await self._git.run(["repack", "-a", "-d", "-q", "--no-write-bitmap-index"], git_dir=self._path)
                 await self._git.run(["prune", "--expire=now"], git_dir=self._path)
                 await self._git.run(["pack-refs", "--all"], git_dir=self._path)
+
+    def _forget_marks(self) -> None:
+        """Remove the marks of a killed git from its packs, which would never be joined; nobody else is at work."""
+        for mark in (self._path / "objects" / "pack").glob("*.keep"):
+            mark.unlink(missing_ok=True)
 
     async def tidy(self) -> None:
         """Joins packs when there are many. Deletes no object; passes when the store is in use."""
@@ -190,6 +197,7 @@ class Store:
             return
         async with self._alone(wait_s=0) as held:
             if held:
+                self._forget_marks()
                 await self._git.run(["repack", "-d", "-q", "--geometric=2"], git_dir=self._path)
                 for report in self._path.glob("fast_import_crash_*"):
                     report.unlink(missing_ok=True)
@@ -265,7 +273,10 @@ def write_all(stream: IO[bytes], data: bytes) -> None:
 
 
 def _commit_header(ref: str, parent: str | None, label: str) -> bytes:
-    message = " ".join(label.split())[:200].encode("utf-8", "replace")
+    # A pack is named by what is in it, and git marks one that it has just written with a file of that name: two runs
+    # with the same first tree, or what a killed git left, would be in each other's way if their commits were the same.
+    unique = os.urandom(8).hex()
+    message = f"{' '.join(label.split())[:200]}\n\nId: {unique}".encode("utf-8", "replace")
     lines = [
         b"commit %s" % ref.encode("ascii"),
         b"mark :1",

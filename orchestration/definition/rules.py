@@ -9,11 +9,12 @@ from omium.orchestration.definition.model import USES_REGISTERED, NodeDef, Workf
 from omium.orchestration.definition.names import tool_problem
 from omium.orchestration.definition.problems import Problem
 
-# Nodes that are executed in attempts: only these can be retried, and have conditions and schemas around an attempt.
+# Nodes that are executed in attempts: only these have conditions and schemas around an attempt.
 _ATTEMPTED = frozenset({"function", "agent", "tool", "cli", "consensus"})
 # Nodes that may give a plan: those whose output is made outside of the definition.
 _PLANNERS = frozenset({"function", "agent", "tool", "cli"})
-_TIMED = _ATTEMPTED | {"workflow"}
+_RETRIED = _ATTEMPTED | {"workflow"}  # a child run is tried again as a new one
+_TIMED = _ATTEMPTED | {"workflow", "wait"}
 
 
 def rule_problems(workflow: WorkflowDef) -> list[Problem]:
@@ -76,8 +77,8 @@ def _expansion(node: NodeDef, here: str) -> Iterator[Problem]:
         yield Problem(here, f"{node.id!r} has both for_each and repeat", "one, with the other in a group around it")
     if node.expands and node.kind not in _PLANNERS:
         yield Problem(f"{here}.expands", f"a node of kind {node.kind} gives no plan", f"one of {sorted(_PLANNERS)}")
-    if node.retry.max_attempts > 1 and node.kind not in _ATTEMPTED:
-        yield Problem(f"{here}.retry", f"a node of kind {node.kind} is not retried", f"one of {sorted(_ATTEMPTED)}")
+    if node.retry.max_attempts > 1 and node.kind not in _RETRIED:
+        yield Problem(f"{here}.retry", f"a node of kind {node.kind} is not retried", f"one of {sorted(_RETRIED)}")
     if node.timeout_s is not None and node.kind not in _TIMED:
         yield Problem(f"{here}.timeout", f"a node of kind {node.kind} has none", f"one of {sorted(_TIMED)}")
     for key in ("requires", "expects", "input_schema", "output_schema"):

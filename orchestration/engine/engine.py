@@ -90,7 +90,7 @@ class Engine:
         self._executors = executors
         self.children = Children(self, create_child)
         self._executions: dict[RunId, Execution] = {}
-        self._adopting = 0  # runs that are claimed, and not yet among the executions
+        self.reserved = 0  # places for runs that are claimed or being created, and not yet among the executions
         self._timers: list[tuple[int, int, RunId]] = []
         self._timer_count = 0
         self._timer_set = anyio.Event()
@@ -147,7 +147,7 @@ class Engine:
     @property
     def busy(self) -> int:
         """How many runs this process owns now."""
-        return len(self._executions) + self._adopting
+        return len(self._executions) + self.reserved
 
     def owned(self, run_id: RunId | None) -> Execution | None:
         """The execution of a run, if this process owns it."""
@@ -223,7 +223,7 @@ class Engine:
                 if due > now:
                     return min(60.0, (due - now) / 1e6)
                 claimed = await self.store.claim(self.worker, self.config.projects, room, now)
-                self._adopting += len(claimed)
+                self.reserved += len(claimed)
                 for one in claimed:
                     self.spawn(self._adopt, one)
                 if not claimed:
@@ -237,7 +237,7 @@ class Engine:
         try:
             state = await self._state(claimed)
         finally:
-            self._adopting -= 1
+            self.reserved -= 1
         if state is not None:
             await self._take_up(state, claimed.fence)
 
@@ -256,9 +256,13 @@ class Engine:
                 await anyio.sleep(pause)
                 pause = min(pause * 2, 30.0)
 
-    def has_room(self, project: str) -> bool:
-        """Whether a new run of this project can be executed here at once."""
-        return not self._stopping and project in self.config.projects and self.busy < self.config.runs
+    def reserve(self, project: str) -> bool:
+        """Keep a place for a run of this project that is about to be created, if there is one; `reserved` counts it
+        until the run is here, or is not to come."""
+        if self._stopping or project not in self.config.projects or self.busy >= self.config.runs:
+            return False
+        self.reserved += 1
+        return True
 
     def adopt_new(self, state: RunState, fence: Fence, definition: WorkflowDef, inputs: Any) -> None:
         """Take up a run that this process has just created and claimed; `state` is the engine's from here on."""

@@ -141,19 +141,26 @@ class RunService(Reading):
     ) -> RunState | Mapping[str, Any]:
         """Write the run, and have it executed here when there is room. Its state; or what an earlier request got."""
         engine = self.engine
-        claim = engine.worker if engine is not None and start and engine.has_room(command.project) else None
+        claim = engine.worker if engine is not None and start and engine.reserve(command.project) else None
         commands: list[c.Command] = [command]
         if start:
             commands += [c.PlanRun(), c.StartRun()]
         blobs = (NewBlob(creation.document), NewBlob(creation.inputs))
-        written = await self.store.write(Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key))
-        if written.replayed is not None:
-            return written.replayed
-        state = _folded(run_id, written.events)
-        if engine is not None and written.fence is not None:
-            engine.adopt_new(_folded(run_id, written.events), written.fence, creation.definition, creation.given)
-        elif engine is not None:
-            engine.look()
+        write = Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key)
+        # Whoever asked may go away meanwhile: a run that is written as ours has to be taken up all the same.
+        with anyio.CancelScope(shield=True):
+            try:
+                written = await self.store.write(write)
+            finally:
+                if engine is not None and claim is not None:
+                    engine.reserved -= 1
+            if written.replayed is not None:
+                return written.replayed
+            state = _folded(run_id, written.events)
+            if engine is not None and written.fence is not None:
+                engine.adopt_new(_folded(run_id, written.events), written.fence, creation.definition, creation.given)
+            elif engine is not None:
+                engine.look()
         return state
 
     async def create_child(self, parent: RunState, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
@@ -246,12 +253,13 @@ class RunService(Reading):
 
     async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:
         """The run once it has ended, waits for a decision or is paused; or as it stands after `seconds`."""
-        await self.row(caller, run_id)
         async with watching(self.store, run_id, STATUS_CHANGES) as watch:
+            row = await self.row(caller, run_id)
             with anyio.move_on_after(seconds):
-                while RunStatus((await self.row(caller, run_id)).status) not in _SETTLED:
+                while RunStatus(row.status) not in _SETTLED:
                     await watch.wait()
-        return await self.get_run(caller, run_id, detail=detail)
+                    row = await self.row(caller, run_id)
+        return await self.view_of(row, detail=detail)
 
     # --- shared -----------------------------------------------------------------------------------------------------
 

@@ -66,11 +66,14 @@ class Reading:
 
     async def get_run(self, caller: Caller, run_id: RunId, *, detail: bool = False) -> RunView:
         """A run as it stands; with `detail` its nodes, output and pending approvals."""
-        row = await self.row(caller, run_id)
-        state = await self.store.state(run_id)
+        return await self.view_of(await self.row(caller, run_id), detail=detail)
+
+    async def view_of(self, row: RunRow, *, detail: bool = False) -> RunView:
+        """The run of a row that was just read."""
+        state = await self.store.state(row.id)
         structure = await self.structure(state)
         nodes = node_views(state, structure)
-        pending = await self.store.approvals(run_id=run_id) if detail or row.status == "waiting_approval" else []
+        pending = await self.store.approvals(run_id=row.id) if detail or row.status == "waiting_approval" else []
         output = await self.store.value(state.output) if detail and state.output is not None else None
         return run_view(
             row,

@@ -43,18 +43,10 @@ async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | No
         if kinds is None or any(event.type in kinds for event in events):
             watch.ring()
 
-    changes = store.changes(own=False)
-
-    async def others() -> None:
-        async for _ in changes:
-            watch.ring()
-
+    changes = store.changes(own=False, call=watch.ring)
     unlisten = store.listen(hear, run_id)
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(others)
-            yield watch
-            tasks.cancel_scope.cancel()
+        yield watch
     finally:
         unlisten()
         with anyio.CancelScope(shield=True):

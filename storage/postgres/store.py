@@ -163,8 +163,8 @@ class PostgresStore(Reads):
     def listen(self, hear: Hear, run_id: RunId | None = None) -> Callable[[], None]:
         return self._listeners.add(hear, run_id)
 
-    def changes(self, *, own: bool = True) -> Subscription:
-        return self._tail.subscribe(own)
+    def changes(self, *, own: bool = True, call: Callable[[], None] | None = None) -> Subscription:
+        return self._tail.subscribe(own, call)
 
     async def put(self, blobs: Sequence[NewBlob]) -> None:
         if blobs:

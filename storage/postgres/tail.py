@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
+from omium.storage.listening import Changes
 from omium.storage.postgres.connection import Connection, connect
 from omium.storage.postgres.errors import FAILURES
 
@@ -24,32 +25,6 @@ NOTIFY_EVERY_S = 0.02  # at most: commits in between share a notification
 RECONNECT_S = 0.5
 
 _IDLE = {"synchronous_commit": "off"}  # it writes nothing that has to last
-
-
-class Changes:
-    """See `orchestration.ports.Subscription`."""
-
-    def __init__(self, registry: set[Changes], own: bool) -> None:
-        self.own = own
-        self._registry = registry
-        self._event = asyncio.Event()
-        self._closed = False
-        registry.add(self)
-
-    def wake(self) -> None:
-        self._event.set()
-
-    async def __aiter__(self) -> AsyncIterator[None]:
-        while not self._closed:
-            await self._event.wait()
-            self._event.clear()
-            if not self._closed:
-                yield
-
-    async def aclose(self) -> None:
-        self._closed = True
-        self._registry.discard(self)
-        self._event.set()
 
 
 class Tail:
@@ -65,14 +40,14 @@ class Tail:
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="omium-tail")
 
-    def subscribe(self, own: bool) -> Changes:
+    def subscribe(self, own: bool, call: Callable[[], None] | None = None) -> Changes:
         """With `own` False the commits of this process do not wake, but for a poll that cannot tell them apart."""
-        return Changes(self._subscriptions, own)
+        return Changes(self._subscriptions, own, call)
 
     def committed(self) -> None:
         """This process has committed something."""
         self._committed.set()
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             if subscription.own:
                 subscription.wake()
 
@@ -85,7 +60,7 @@ class Tail:
                 await self._task
 
     def _wake(self) -> None:
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             subscription.wake()
 
     async def _run(self) -> None:
@@ -136,4 +111,4 @@ class Tail:
             self._wake()
 
 
-__all__ = ["Changes", "Tail"]
+__all__ = ["Tail"]

@@ -259,8 +259,8 @@ class SqliteStore(Reads):
 
         await self.job(work)
 
-    def changes(self, *, own: bool = True) -> Subscription:
-        return self._tail.subscribe(own)
+    def changes(self, *, own: bool = True, call: Callable[[], None] | None = None) -> Subscription:
+        return self._tail.subscribe(own, call)
 
     async def _foreign(self) -> int:
         """How often another connection has been seen to commit."""

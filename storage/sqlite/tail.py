@@ -6,41 +6,16 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from omium.orchestration.errors import OmiumError
+from omium.storage.listening import Changes
 
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.05  # how soon a change by another process is seen
 _TROUBLE_S = 1.0  # how soon it is tried again when the database cannot be read
-
-
-class Changes:
-    """See `orchestration.ports.Subscription`."""
-
-    def __init__(self, registry: set[Changes], own: bool) -> None:
-        self.own = own
-        self._registry = registry
-        self._event = asyncio.Event()
-        self._closed = False
-        registry.add(self)
-
-    def wake(self) -> None:
-        self._event.set()
-
-    async def __aiter__(self) -> AsyncIterator[None]:
-        while not self._closed:
-            await self._event.wait()
-            self._event.clear()
-            if not self._closed:
-                yield
-
-    async def aclose(self) -> None:
-        self._closed = True
-        self._registry.discard(self)
-        self._event.set()
 
 
 class Tail:
@@ -60,17 +35,17 @@ class Tail:
         self._version = 0
         self._foreign = 0
 
-    def subscribe(self, own: bool) -> Changes:
+    def subscribe(self, own: bool, call: Callable[[], None] | None = None) -> Changes:
         """With `own` False the commits of this process do not wake."""
         if self._task is None or self._task.done():
             self._foreign = self._known()
             self._version = self._read()
             self._task = asyncio.create_task(self._run(), name="omium-tail")
-        return Changes(self._subscriptions, own)
+        return Changes(self._subscriptions, own, call)
 
     def committed(self) -> None:
         """This process has committed something."""
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             if subscription.own:
                 subscription.wake()
 
@@ -94,7 +69,7 @@ class Tail:
                 _log.warning("the database %s cannot be watched: %s", self._path.name, error)
                 changed, pause = True, _TROUBLE_S  # whoever looks will see what is the matter
             if changed:
-                for subscription in self._subscriptions:
+                for subscription in list(self._subscriptions):
                     subscription.wake()
             await asyncio.sleep(pause)
 

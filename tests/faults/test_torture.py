@@ -90,7 +90,10 @@ async def settle(core: Core, directory: Path, database: str, runs: list[RunId], 
     with worker(directory, database), anyio.fail_after(120):
         for run_id in runs:
             ended = await core.wait(CALLER, run_id, 120)
-            assert ended.status in ENDS, (ended.status, ended.error, (directory / "worker.log").read_text()[-3000:])
+            if ended.status not in ENDS:
+                pytest.fail(
+                    f"{run_id} is {ended.status}: {ended.error}\n{(directory / 'worker.log').read_text()[-3000:]}"
+                )
     await witness.look()
 
 

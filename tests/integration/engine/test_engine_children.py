@@ -74,21 +74,19 @@ async def test_a_child_that_fails_is_tried_again_as_a_new_run(tmp_path: Path) ->
     async def second(attempt: object) -> int:
         tries.append(1)
         if len(tries) == 1:
-            raise ConnectionError("refused")
+            raise ValueError("bad")
         return 7
 
     child = "{name: child, nodes: [{id: a, kind: function, use: second}]}"
-    parent = """
-name: parent
-nodes:
-- {id: sub, kind: workflow, use: child, retry: {max_attempts: 2, initial: 0}}
-"""
+    parent = "{name: parent, approvals: on_error, nodes: [{id: sub, kind: workflow, use: child}]}"
     async with world(tmp_path, parent, child, functions={"second": second}) as w:
-        view = await w.finished(await w.run("parent"))
+        run = await w.run("parent")
+        await w.approve(run, "retry")
+        view = await w.finished(run)
         assert view.output == {"sub": {"a": 7}}
         assert sorted(row.status for row in await children(w, view.id)) == ["completed", "failed"]
         assert await w.log(view.id, "sub") == [
-            "node.started", "node.waiting", "node.attempt_failed", "node.retry_backoff",
+            "node.started", "node.waiting", "node.attempt_failed", "node.retry_backoff", "approval.requested",
             "node.retry_started", "node.waiting", "node.completed", "node.retry_succeeded",
         ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import Attempt, Write
+from omium.orchestration.ports import Attempt, RunQuery, Write
 from tests.integration.engine.worlds import ME, Function, eventually, world
 
 pytestmark = pytest.mark.anyio
@@ -455,6 +455,26 @@ async def test_a_machine_never_owns_more_runs_than_it_takes(tmp_path: Path) -> N
             await w.finished(run)
             most = max(most, w.machine.engine.busy)
         assert most == 3
+
+
+async def test_a_run_whose_caller_goes_away_while_it_is_written_is_executed_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path, FIVE) as w:
+        reached, on = anyio.Event(), anyio.Event()
+
+        async def hold(write: Write) -> None:
+            if isinstance(write.commands[0], c.CreateRun):
+                reached.set()
+                await on.wait()
+
+        w.let_go("a")
+        w.machine.store.before_write = hold
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.run, "five")
+            await reached.wait()
+            tasks.cancel_scope.cancel()
+            on.set()
+        (row,) = await w.machine.store.runs(RunQuery())
+        await w.finished(row.id)
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from tests.integration.engine.worlds import ME, START_US, World, world
 pytestmark = pytest.mark.anyio
 
 
-def wait(spec: str, more: str = "") -> str:
+def wait(spec: str) -> str:
     return f"""
 name: wait
 nodes:
-- {{id: w, kind: wait, wait: {spec}{more}}}
+- {{id: w, kind: wait, wait: {spec}}}
 - {{id: end, kind: function, use: echo, with: {{value: "${{{{ nodes.w.output }}}}"}}, needs: w}}
 """
 
@@ -157,16 +157,6 @@ async def test_signals_that_came_before_are_each_taken_once(tmp_path: Path) -> N
         await w.core.signal(ME, run, "go", 2)
         view = await w.finished(run)
         assert sorted(view.output.values()) == [0, 1, 2]
-
-
-async def test_a_wait_for_a_signal_may_have_an_end(tmp_path: Path) -> None:
-    async with world(tmp_path, wait("{signal: go}", ", timeout: 60s")) as w:
-        run = await w.run("wait")
-        await parked(w, run)
-        await w.idle()
-        w.advance(61)
-        view = await w.finished(run, "failed")
-        assert view.error is not None and view.error["category"] == "timeout"
 
 
 async def test_a_signal_to_a_run_that_has_ended_is_refused(tmp_path: Path) -> None:
