@@ -12,7 +12,7 @@ import pytest
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Attempt, RunQuery, Write
-from tests.integration.engine.worlds import ME, Function, eventually, world
+from tests.integration.engine.worlds import ME, WITHIN_S, Function, eventually, world
 
 pytestmark = pytest.mark.anyio
 
@@ -168,7 +168,7 @@ async def test_what_is_cancelled_slowly_is_cancelled_together(tmp_path: Path) ->
             await anyio.sleep_forever()
         finally:
             stopping.append(attempt.node_id)
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(WITHIN_S, shield=True):
                 await here.wait()
 
     flow = "{name: many, nodes: [{id: f, kind: function, use: slow, for_each: [0, 1, 2]}]}"
@@ -185,7 +185,7 @@ async def test_a_result_that_comes_after_the_cancellation_changes_nothing(tmp_pa
     late = anyio.Event()
 
     async def deaf(attempt: Attempt) -> int:
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(WITHIN_S, shield=True):
             await late.wait()
         return 1
 
