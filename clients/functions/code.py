@@ -50,7 +50,12 @@ class Sources:
         found = _find_in(places, top) or _installed(top)
         for part in _prefixes(name):
             if found is not None and part != top:
-                found = _find_in(found.directories, part)
+                # The namespace of an editable install has no directory; only the hook that made it knows what is
+                # inside.
+                hooked = not any(place.is_dir() for place in found.directories)
+                found = _find_in(found.directories, part) or (
+                    _installed(part) if hooked and found.directories else None
+                )
         return found
 
     def digest(self, module: str) -> str:
@@ -165,17 +170,18 @@ def _find_in(places: Iterable[Path], name: str) -> Module | None:
     return Module(name, None, tuple(portions)) if portions else None
 
 
-def _installed(top: str) -> Module | None:
-    """A top-level module that is on no path but known to an import hook, as in editable installs. Imports nothing."""
+def _installed(name: str) -> Module | None:
+    """A module that is on no path but known to an import hook, as in editable installs. Imports nothing but a namespace
+    that it is in."""
     try:
-        spec = find_spec(top)
+        spec = find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return None
     if spec is None:
         return None
     file = Path(spec.origin) if spec.has_location and spec.origin else None
     directories = tuple(Path(place) for place in spec.submodule_search_locations or ())
-    return Module(top, file, directories) if file is not None or directories else None
+    return Module(name, file, directories) if file is not None or directories else None
 
 
 def _imports(content: bytes, name: str, file: Path) -> Iterator[str]:

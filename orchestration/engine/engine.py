@@ -213,17 +213,22 @@ class Engine:
         """Claim as long as there is something and room for it; seconds until it is worth looking again."""
         try:
             while not self._stopping:
-                room = min(self.config.runs - self.busy, 100)
-                if room <= 0:
-                    return 60.0  # the next run that ends here calls
                 now = self.clock.now_us()
                 due = await self.store.next_wake(self.config.projects)
                 if due is None:
                     return 60.0
                 if due > now:
                     return min(60.0, (due - now) / 1e6)
-                claimed = await self.store.claim(self.worker, self.config.projects, room, now)
-                self.reserved += len(claimed)
+                room = min(self.config.runs - self.busy, 100)
+                if room <= 0:
+                    return 60.0  # the next run that ends here calls
+                self.reserved += room  # so that no run is created in these places meanwhile
+                try:
+                    claimed = await self.store.claim(self.worker, self.config.projects, room, now)
+                except BaseException:
+                    self.reserved -= room
+                    raise
+                self.reserved -= room - len(claimed)
                 for one in claimed:
                     self.spawn(self._adopt, one)
                 if not claimed:
@@ -236,10 +241,11 @@ class Engine:
     async def _adopt(self, claimed: Claimed) -> None:
         try:
             state = await self._state(claimed)
+            execution = await self._take_up(state, claimed.fence) if state is not None else None
         finally:
-            self.reserved -= 1
-        if state is not None:
-            await self._take_up(state, claimed.fence)
+            self.reserved -= 1  # it is among the executions, or is not to be
+        if execution is not None:
+            await execution.adopt()
 
     async def _state(self, claimed: Claimed) -> RunState | None:
         """The state of a run that was just claimed; None when its log cannot be folded, and the run is given up."""
@@ -273,7 +279,9 @@ class Engine:
             execution.arm(state.deadline_at)
         self.spawn(execution.begin)
 
-    async def _take_up(self, state: RunState, fence: Fence) -> None:
+    async def _take_up(self, state: RunState, fence: Fence) -> Execution | None:
+        """The execution of a run that was claimed; None when its definition cannot be read, and it has failed for
+        that."""
         try:
             program = await self._program(state.definition)
             execution = Execution(self, state, fence, program)
@@ -281,11 +289,11 @@ class Engine:
             execution = Execution.unreadable(self, state, fence)
             self._executions[state.run_id] = execution
             await execution.give_up(error)
-            return
+            return None
         self._executions[state.run_id] = execution
         if state.deadline_at is not None:
             execution.arm(state.deadline_at)
-        await execution.adopt()
+        return execution
 
     async def _program(self, digest: Digest) -> Program:
         known = self.programs.get(digest)

@@ -167,15 +167,15 @@ async def test_a_parent_that_is_cancelled_while_its_child_is_being_created_leave
 
 async def test_a_crash_between_the_name_of_a_child_and_its_creation_makes_one_child(tmp_path: Path) -> None:
     async with world(tmp_path, PARENT, CHILD) as w:
-        reached = anyio.Event()
+        reached, store = anyio.Event(), w.machine.store
 
-        async def never(write: Write) -> None:
+        async def die(write: Write) -> None:
             first = write.commands[0]
             if isinstance(first, c.CreateRun) and first.caller is not None:
+                store.cut = True
                 reached.set()
-                await anyio.sleep_forever()
 
-        w.machine.store.before_write = never
+        store.before_write = die
         run = await w.run("parent")
         await reached.wait()
         named = (await w.until(run, lambda s: s.nodes and s.node("sub").wait)).node("sub").wait
