@@ -125,7 +125,7 @@ def _json(raw: bytes | None) -> Any:
     return None if raw is None else orjson.loads(raw)
 
 
-def _run(row: Sequence[Any]) -> RunRow:
+def as_run(row: Sequence[Any]) -> RunRow:
     values = dict(zip(_RUN_NAMES, row, strict=True))
     values["error"] = _json(values["error"])
     values["head"] = bytes(values["head"])
@@ -246,12 +246,12 @@ class Reads:
 
     async def run(self, run_id: RunId) -> RunRow | None:
         rows = await self._fetch(_RUN, run=run_id)
-        return _run(rows[0]) if rows else None
+        return as_run(rows[0]) if rows else None
 
     async def runs(self, query: RunQuery) -> list[RunRow]:
         if query.caller is not None and query == RunQuery(caller=query.caller, limit=query.limit):
-            return [_run(row) for row in await self._fetch(_CALLED, run=query.caller, most=query.limit)]
-        return [_run(row) for row in await self._all(runs_statement(query))]
+            return [as_run(row) for row in await self._fetch(_CALLED, run=query.caller, most=query.limit)]
+        return [as_run(row) for row in await self._all(runs_statement(query))]
 
     async def approvals(
         self,

@@ -238,6 +238,7 @@ class Structure:
         """`root`: the graph of the workflow's own nodes, if it is at hand; graphs do not change."""
         self.workflow = workflow
         self._root = Graph(workflow.nodes) if root is None else root
+        self._top = self._root.nodes  # most instances are these: asked for first
         self._bodies: dict[int, Graph] = {}  # by identity of the group, which the workflow or the plan keeps alive
         self._scopes: dict[str, Graph] = {}  # by container: insides of groups and expanded plans
 
@@ -260,6 +261,9 @@ class Structure:
 
     def node_def(self, instance_id: str) -> NodeDef:
         """The definition behind an instance; `fan` and `fan[3]` have the same."""
+        known = self._top.get(instance_id)
+        if known is not None:
+            return known
         outer = container_of(instance_id)
         if outer is not None and instance_id.endswith("]"):
             if not outer.endswith("]") and is_index(instance_id[len(outer) + 1 : -1]):
@@ -291,6 +295,8 @@ class Structure:
     def resolve(self, instance_id: str, name: str) -> NodeId | None:
         """Which instance an expression at `instance_id` means by `nodes.<name>`: a sibling, or else the nearest node of
         that id beside one of its containers. None if there is none. Whether it is upstream is checked on loading."""
+        if instance_id in self._top:
+            return NodeId(name) if name in self._top else None
         at: str | None = instance_id
         while at is not None:
             _, outer, _ = self._place(at)

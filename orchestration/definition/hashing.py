@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from omium.orchestration.definition.model import NodeDef, Retry, WorkflowDef
+from omium.orchestration.definition.model import NodeDef, WorkflowDef
 from omium.orchestration.ids import Digest
 
 # The form of the document is part of what is hashed: a later form must not give the hash of an earlier one.
@@ -27,6 +26,14 @@ def definition_hash(workflow: WorkflowDef) -> Digest:
     return _digest(to_document(workflow))
 
 
+# What cannot change the result of a node.
+_INESSENTIAL = frozenset(
+    {
+        "description", "retry", "timeout_s", "on_unknown", "budget", "priority", "resources", "compensate", "on_pause",
+    }
+)  # fmt: skip
+
+
 def node_hash(node: NodeDef) -> Digest:
     """The digest of what a node computes from its inputs, the nodes inside it included.
 
@@ -35,24 +42,9 @@ def node_hash(node: NodeDef) -> Digest:
     """
     from omium.orchestration.definition.schema import node_document
 
-    return _digest(node_document(_essence(node, top=True)))
-
-
-def _essence(node: NodeDef, top: bool = False) -> NodeDef:
-    return replace(
-        node,
-        description="",
-        needs=() if top else node.needs,
-        retry=Retry(),
-        timeout_s=None,
-        on_unknown=None,
-        budget=None,
-        priority=0,
-        resources=(),
-        compensate=None,
-        on_pause="finish",
-        body=tuple(_essence(inner) for inner in node.body),
-    )
+    document = node_document(node, _INESSENTIAL)
+    document.pop("needs", None)
+    return _digest(document)
 
 
 def _digest(document: dict[str, Any]) -> Digest:

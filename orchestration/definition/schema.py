@@ -336,24 +336,24 @@ def to_document(workflow: WorkflowDef) -> dict[str, Any]:
     return document
 
 
-def node_document(node: NodeDef) -> dict[str, Any]:
-    """The canonical document of one node."""
+def node_document(node: NodeDef, without: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The canonical document of one node; `without` these attributes of it, and of the nodes inside it."""
     document: dict[str, Any] = {"id": node.id, "kind": node.kind}
     if node.input != {}:
         document["with"] = node.input
     if node.needs:
         document["needs"] = [_need_document(need) for need in node.needs]
     if node.body:
-        document["nodes"] = [node_document(inner) for inner in node.body]
+        document["nodes"] = [node_document(inner, without) for inner in node.body]
     if node.workspace != default_workspace(node.kind):
         document["workspace"] = node.workspace
-    if node.retry != Retry():
+    if "retry" not in without and node.retry != Retry():
         document["retry"] = _changed(node.retry, _RETRY_KEYS)
     if node.approval is not None:
         document["approval"] = _changed(node.approval, {"expires_s": "expires"})
     if node.wait is not None:
         document["wait"] = _changed(node.wait, {"seconds": "for"})
-    for key, value in _changed(node, _NODE_KEYS, _SPECIAL).items():
+    for key, value in _changed(node, _NODE_KEYS, _SPECIAL | without).items():
         document[key] = value
     return document
 
@@ -374,7 +374,9 @@ def _changed(value: Any, keys: Mapping[str, str], leave: frozenset[str] = frozen
     document: dict[str, Any] = {}
     for name, default in _FIELDS[type(value)]:
         one = getattr(value, name)
-        if name in leave or (default is not MISSING and one == default and type(one) is type(default)):
+        if one is default or name in leave:
+            continue
+        if default is not MISSING and one == default and type(one) is type(default):
             continue
         if type(one) in _FIELDS:
             one = _changed(one, {})

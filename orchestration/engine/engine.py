@@ -21,7 +21,8 @@ from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.children import Children, CreateChild
 from omium.orchestration.engine.execution import Execution, Place
 from omium.orchestration.engine.files import RunFiles
-from omium.orchestration.engine.limits import ReadyQueue, Ticket
+from omium.orchestration.engine.left import StatesLeft
+from omium.orchestration.engine.limits import Limit, ReadyQueue, Ticket
 from omium.orchestration.engine.programs import Program, Programs
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.engine.watch import Watch
@@ -90,6 +91,8 @@ class Engine:
         self._executors = executors
         self.children = Children(self, create_child)
         self._executions: dict[RunId, Execution] = {}
+        self._left = StatesLeft()
+        self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, bool]]] = {}
         self.reserved = 0  # places for runs that are claimed or being created, and not yet among the executions
         self._timers: list[tuple[int, int, RunId]] = []
         self._timer_count = 0
@@ -152,6 +155,13 @@ class Engine:
     def owned(self, run_id: RunId | None) -> Execution | None:
         """The execution of a run, if this process owns it."""
         return self._executions.get(run_id) if run_id is not None else None
+
+    def state_at(self, run_id: RunId, seq: int) -> RunState | None:
+        """The run as it is at this position, if it is, or lately was, in this process's hands. An execution goes on
+        with it: read it before the next await, and change nothing."""
+        execution = self._executions.get(run_id)
+        state = execution.folded if execution is not None else self._left.get(run_id)
+        return state if state is not None and state.seq == seq else None
 
     # --- hearing --------------------------------------------------------------------------------------------------
 
@@ -298,13 +308,14 @@ class Engine:
     async def _program(self, digest: Digest) -> Program:
         known = self.programs.get(digest)
         if known is None:
-            known = self.programs.put(digest, await self.store.value(digest))
+            known = self.programs.put(digest, await self.values.load(digest))
         return known
 
     def forget(self, execution: Execution) -> None:
         """The run is no longer owned here."""
         if self._executions.get(execution.run_id) is execution:
             del self._executions[execution.run_id]
+            self._left.put(execution.folded)
             if execution.children:
                 self.children.forget(execution)
             self.look()
@@ -324,6 +335,17 @@ class Engine:
         for owner, tickets in others.values():
             self.spawn(owner.start_taken, tickets)
         return mine
+
+    def limits_of(self, node: NodeDef) -> Sequence[tuple[Limit, bool]]:
+        """The limits of this process that a node counts against."""
+        key = (node.kind, node.use, node.resources)
+        known = self._limits.get(key)
+        if known is None:
+            used = f"{node.kind}:{node.use}"
+            names = (*node.resources, f"kind:{node.kind}", used, self.config.pools.get(used, used))
+            found = dict.fromkeys(limit for name in names if (limit := self.queue.named(name)) is not None)
+            known = self._limits[key] = [(limit, False) for limit in found]
+        return known
 
     def at(self, due_us: int, execution: Execution) -> None:
         """Have the run's `on_time` called at this time, microseconds UTC; what is past, at once (see `arm`)."""

@@ -12,7 +12,6 @@ from omium.orchestration.engine import gates, scopes
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.inputs import node_key, resolve
-from omium.orchestration.engine.limits import Limit
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, new_id
 from omium.orchestration.log import commands as c
@@ -245,18 +244,7 @@ def _ask(run: Execution, turn: Turn, request: c.RequestApproval) -> None:
 
 def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
     """Have a node wait for its slots."""
-    limits: list[tuple[Limit, bool]] = [(run.width, False)]
-    for name in node.resources:
-        limit = run.engine.queue.named(name)
-        if limit is not None:
-            limits.append((limit, False))
-    if (limit := run.engine.queue.named(f"kind:{node.kind}")) is not None:
-        limits.append((limit, False))
-    used = f"{node.kind}:{node.use}"
-    for name in (used, run.engine.config.pools.get(used, used)):
-        limit = run.engine.queue.named(name)
-        if limit is not None and (limit, False) not in limits:
-            limits.append((limit, False))
+    limits = [(run.width, False), *run.engine.limits_of(node)]
     if node.workspace != "none":
         limits.append((run.workspace, node.workspace == "write"))
     run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.folded.priority * 1000 + node.priority)

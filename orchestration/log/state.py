@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, ProjectId, RunId, Seq
@@ -171,7 +172,13 @@ class RunState:
     def node(self, node_id: NodeId) -> NodeState:
         """The node as it stands; one that nothing happened to is pending at the run's generation."""
         known = self.nodes.get(node_id)
-        return known if known is not None else NodeState(generation=self.generation)
+        return known if known is not None else _untouched(self.generation)
+
+
+@lru_cache(maxsize=256)
+def _untouched(generation: int) -> NodeState:
+    """One for all, since it is asked for several times a node; the fold makes its own before it changes anything."""
+    return NodeState(generation=generation)
 
 
 _NODE_FIELDS = tuple(f.name for f in fields(NodeState))

@@ -52,6 +52,10 @@ class RunService(Reading):
     def bind(self, engine: Engine) -> None:
         """Give the core the engine of this process, which was built with this core's callbacks."""
         self.engine = engine
+        self.programs = engine.programs
+
+    def at_hand(self, row: RunRow) -> RunState | None:
+        return self.engine.state_at(row.id, row.seq) if self.engine is not None else None
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -254,12 +258,22 @@ class RunService(Reading):
     async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:
         """The run once it has ended, waits for a decision or is paused; or as it stands after `seconds`."""
         async with watching(self.store, run_id, STATUS_CHANGES) as watch:
-            row = await self.row(caller, run_id)
             with anyio.move_on_after(seconds):
+                if self._is_under_way_here(caller, run_id):
+                    await watch.wait()
+                row = await self.row(caller, run_id)
                 while RunStatus(row.status) not in _SETTLED:
                     await watch.wait()
                     row = await self.row(caller, run_id)
-        return await self.view_of(row, detail=detail)
+                return await self.view_of(row, detail=detail)
+        return await self.get_run(caller, run_id, detail=detail)
+
+    def _is_under_way_here(self, caller: Caller, run_id: RunId) -> bool:
+        """Whether this process executes the run now, so that nothing need be read to know that it has not ended."""
+        execution = self.engine.owned(run_id) if self.engine is not None else None
+        if execution is None or execution.folded.project != caller.project:
+            return False
+        return execution.folded.status not in _SETTLED
 
     # --- shared -----------------------------------------------------------------------------------------------------
 

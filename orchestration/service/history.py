@@ -418,7 +418,7 @@ class HistoryService(Reading):
             structure = await self.structure(state)
             shown = {one.id: one for one in node_views(state, structure)}
             sides.append((state, structure, instances(structure, state), shown))
-            views.append(run_view(row_of(state), state=state, counted=list(shown.values())))
+            views.append(run_view(row_of(state), state=state, counted=[(one.id, one.status) for one in shown.values()]))
         return await compare(self._ground, views[0], views[1], sides[0], sides[1])
 
     async def _checked(self, row: RunRow, seq: Seq) -> Seq:

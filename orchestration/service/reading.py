@@ -70,19 +70,27 @@ class Reading:
 
     async def view_of(self, row: RunRow, *, detail: bool = False) -> RunView:
         """The run of a row that was just read."""
-        state = await self.store.state(row.id)
-        structure = await self.structure(state)
-        nodes = node_views(state, structure)
+        state = self.at_hand(row)
+        structure = await self.structure(state) if state is not None else None
+        if state is None or structure is None or state.seq != row.seq:  # it went on meanwhile
+            state = await self.store.state(row.id)
+            structure = await self.structure(state)
+        counted = [(node_id, shown_status(state, node).value) for node_id, node in nodes_of(state, structure)]
+        nodes = node_views(state, structure) if detail else ()
         pending = await self.store.approvals(run_id=row.id) if detail or row.status == "waiting_approval" else []
         output = await self.store.value(state.output) if detail and state.output is not None else None
         return run_view(
             row,
             state=state,
-            nodes=nodes if detail else (),
-            counted=nodes,
+            nodes=nodes,
+            counted=counted,
             output=output,
             approvals=[self.approval_view(one, row) for one in pending],
         )
+
+    def at_hand(self, row: RunRow) -> RunState | None:
+        """The run at the row's position, if this process knows it without reading. It changes with the next await."""
+        return None
 
     async def list_runs(
         self,
@@ -235,16 +243,16 @@ def _workflow(definition: WorkflowDef, source: str | None) -> WorkflowView:
     )
 
 
-def _shown_status(state: RunState, node: NodeState) -> NodeStatus:
+def shown_status(state: RunState, node: NodeState) -> NodeStatus:
     """A node that nothing happened to ends with its run."""
     if node.status in NODE_TERMINAL or state.status not in RUN_TERMINAL:
         return node.status
     return NodeStatus.CANCELLED
 
 
-def node_views(state: RunState, structure: Structure) -> list[NodeView]:
+def nodes_of(state: RunState, structure: Structure) -> list[tuple[NodeId, NodeState]]:
     """Every node that there is: those of the definition and of what has expanded, containers before their insides."""
-    views: list[NodeView] = []
+    found: list[tuple[NodeId, NodeState]] = []
     inside: dict[NodeId | None, list[NodeId]] = {}
     for node_id in state.nodes:
         inside.setdefault(container_of(node_id), []).append(node_id)
@@ -252,16 +260,23 @@ def node_views(state: RunState, structure: Structure) -> list[NodeView]:
     def walk(ids: Iterable[NodeId]) -> None:
         for node_id in ids:
             node = state.node(node_id)
-            views.append(_node_view(state, structure, node_id, node))
+            found.append((node_id, node))
+            if node.expansion is None:
+                continue
             definition = structure.node_def(node_id)
             whole = not node_id.endswith("]") and bool(definition.for_each or definition.repeat)
-            if node.expansion is not None and not whole and ("plan" in node.expansion or definition.kind == "group"):
+            if not whole and ("plan" in node.expansion or definition.kind == "group"):
                 walk(structure.children_of(node_id))
-            elif node.expansion is not None:
+            else:
                 walk(expansions(node_id, node.expansion, inside.get(node_id, ())))
 
     walk(structure.children_of(None))
-    return views
+    return found
+
+
+def node_views(state: RunState, structure: Structure) -> list[NodeView]:
+    """`nodes_of`, as they are shown."""
+    return [_node_view(state, structure, node_id, node) for node_id, node in nodes_of(state, structure)]
 
 
 def _node_view(state: RunState, structure: Structure, node_id: NodeId, node: NodeState) -> NodeView:
@@ -269,7 +284,7 @@ def _node_view(state: RunState, structure: Structure, node_id: NodeId, node: Nod
     return NodeView(
         id=node_id,
         kind=definition.kind,
-        status=_shown_status(state, node).value,
+        status=shown_status(state, node).value,
         generation=node.generation,
         attempt=node.attempt,
         failures=node.failures,
@@ -300,12 +315,12 @@ def run_view(
     *,
     state: RunState | None = None,
     nodes: Sequence[NodeView] = (),
-    counted: Sequence[NodeView] = (),
+    counted: Sequence[tuple[NodeId, str]] = (),
     output: Value = None,
     approvals: Sequence[ApprovalView] = (),
 ) -> RunView:
-    """The view of a row, with what a fold adds to it."""
-    counts = Counter(node.status for node in counted)
+    """The view of a row, with what a fold adds to it. `counted`: all nodes with the status that is shown."""
+    counts = Counter(status for _, status in counted)
     ended = sum(counts[status.value] for status in NODE_TERMINAL)
     return RunView(
         id=row.id,
@@ -338,7 +353,7 @@ def run_view(
         workspace=state.workspace if state is not None else None,
         progress=ended / len(counted) if counted else float(row.ended_at is not None),
         counts=dict(counts),
-        current=[node.id for node in counted if node.status == "running"],
+        current=[node_id for node_id, status in counted if status == "running"],
         nodes=nodes,
         approvals=approvals,
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from sqlalchemy import Text, any_, bindparam, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
@@ -17,24 +19,30 @@ from omium.orchestration.ports import (
     Clock,
     NewBlob,
     PlanRow,
+    RunRow,
     Subscription,
     SystemClock,
     WorkerRow,
     Write,
     Written,
 )
+from omium.storage import schema as t
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
+from omium.storage.gathered import Gathered
 from omium.storage.listening import Hear, Listeners
 from omium.storage.migrate import migrate_postgres
 from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
 from omium.storage.postgres.errors import FAILURES, translated
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
-from omium.storage.reads import Reads
+from omium.storage.reads import Reads, as_run
 
 _READER = {"default_transaction_read_only": "on", "jit": "off"}
 
+_THESE = t.runs.c.id == any_(bindparam("ids", type_=ARRAY(Text)))
+_RUNS = select(t.runs).where(_THESE)
+_HEADS = select(t.runs.c.id, t.runs.c.seq).where(_THESE)
 _REGISTER = (
     "INSERT INTO workers (id, host, boot, pid, start_time, beat, serving) VALUES ($1, $2, $3, $4, $5, $6, $7)"
     " ON CONFLICT (id) DO UPDATE SET host = excluded.host, boot = excluded.boot, pid = excluded.pid,"
@@ -59,14 +67,16 @@ _TAKE = (
     "UPDATE claims SET worker = $1, fence = fence + 1, wake_at = NULL WHERE run_id = $2 AND worker IS NULL"
     " RETURNING fence"
 )
-# The run is locked first, as by every write: what is appended meanwhile is either seen here, or sees the run without an
-# owner and wakes it.
+# The runs are locked first, as by every write: what is appended meanwhile is either seen here, or sees the run without
+# an owner and wakes it.
 _RELEASE = (
-    "WITH head AS MATERIALIZED (SELECT r.id, r.seq = $3 AND c.worker IS NOT NULL AND c.fence = $2 AS holds"
-    " FROM runs r JOIN claims c ON c.run_id = r.id WHERE r.id = $1 FOR UPDATE OF r, c),"
-    " freed AS (UPDATE claims c SET worker = NULL, wake_at = $4 FROM head h WHERE c.run_id = h.id AND h.holds"
-    " RETURNING 1)"
-    " SELECT count(*) FROM freed"
+    "WITH head AS MATERIALIZED (SELECT r.id, b.wake_at,"
+    " r.seq = b.seq AND c.worker IS NOT NULL AND c.fence = b.fence AS holds"
+    " FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS b (id, fence, seq, wake_at)"
+    " JOIN runs r ON r.id = b.id JOIN claims c ON c.run_id = r.id ORDER BY r.id FOR UPDATE OF r, c),"
+    " freed AS (UPDATE claims c SET worker = NULL, wake_at = h.wake_at FROM head h WHERE c.run_id = h.id AND h.holds"
+    " RETURNING c.run_id)"
+    " SELECT run_id FROM freed"
 )
 _WAKE = (
     "WITH free AS (SELECT run_id FROM claims WHERE run_id = ANY($1::text[]) AND worker IS NULL"
@@ -106,6 +116,7 @@ class PostgresStore(Reads):
         self.chain = chain
         self.clock = clock
         self._listeners = Listeners()
+        self._rows = Gathered(self._runs_of)
         self._tail = Tail(dsn)
         self._writer = Writer(Link(dsn, durability), clock=clock, chain=chain, packer=Packer(files), hear=self._hear)
 
@@ -144,7 +155,22 @@ class PostgresStore(Reads):
     async def close(self) -> None:
         await self._writer.close()
         await self._tail.close()
+        await self._rows.close()
         await self._dispose()
+
+    async def run(self, run_id: RunId) -> RunRow | None:
+        return await self._rows.get(run_id)
+
+    async def heads(self, run_ids: Sequence[RunId]) -> dict[RunId, Seq]:
+        rows = await self._all(_HEADS, {"ids": list(run_ids)})
+        return {RunId(row[0]): Seq(row[1]) for row in rows}
+
+    async def _runs_of(self, run_ids: Sequence[RunId]) -> dict[RunId, RunRow]:
+        if len(run_ids) == 1:
+            row = await super().run(run_ids[0])
+            return {} if row is None else {row.id: row}
+        rows = [as_run(found) for found in await self._all(_RUNS, {"ids": list(run_ids)})]
+        return {row.id: row for row in rows}
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -200,7 +226,7 @@ class PostgresStore(Reads):
         return await self._writer.job(_TAKE, (worker, run_id), lambda rows: Fence(rows[0][0]) if rows else None)
 
     async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
-        return await self._writer.job(_RELEASE, (run_id, fence, seq, wake_at), lambda rows: rows[0][0] == 1)
+        return await self._writer.job(_RELEASE, (run_id, fence, seq, wake_at), bool, together=True)
 
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
         await self._writer.job(_WAKE, (list(run_ids), at_us), _nothing)

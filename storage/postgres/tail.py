@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 CHANNEL = "omium"
 POLL_S = 1.0
+BUSY_POLL_S = 5.0  # while this process commits, too, a poll cannot tell its transactions from those of others
 NOTIFY_EVERY_S = 0.02  # at most: commits in between share a notification
 RECONNECT_S = 0.5
 
@@ -79,17 +80,20 @@ class Tail:
             await db.add_listener(CHANNEL, self._heard)
             self._wake()  # whatever was said meanwhile was missed
             seen, now = await self._position(db), asyncio.get_running_loop().time
-            poll_at = now() + POLL_S
+            poll_at, busy = now() + POLL_S, False
+            woken_at = now()
             while True:
                 if await self._has_committed(poll_at - now()):
+                    busy = True
                     await db.execute(f"NOTIFY {CHANNEL}")
                     # What comes in meanwhile is told after the pause.
                     await asyncio.sleep(NOTIFY_EVERY_S)
                 if now() >= poll_at:
                     before, seen = seen, await self._position(db)
-                    if seen != before:
+                    if seen != before and (not busy or now() >= woken_at + BUSY_POLL_S):
                         self._wake()
-                    poll_at = now() + POLL_S
+                        woken_at = now()
+                    poll_at, busy = now() + POLL_S, False
         finally:
             db.terminate()
 

@@ -39,7 +39,8 @@ _ATTEMPTS = 6  # at a write of its own that meets deadlocks or rows that somebod
 @dataclass(slots=True)
 class _Job:
     """One statement of its own, or blobs to be stored. `shape` makes the result of its rows. A `quiet` one is of no
-    interest to other processes."""
+    interest to other processes. One that can be done `together` with others of the same text takes each argument as an
+    array; the first column of its rows, as the first of its arguments, says whose they are."""
 
     text: str
     arguments: Sequence[Any]
@@ -47,6 +48,7 @@ class _Job:
     future: asyncio.Future[Any]
     blobs: Sequence[NewBlob] = ()
     quiet: bool = False
+    together: bool = False
 
 
 class Writer:
@@ -86,11 +88,17 @@ class Writer:
         return future
 
     def job(
-        self, text: str, arguments: Sequence[Any], shape: Callable[[Sequence[Any]], T], *, quiet: bool = False
+        self,
+        text: str,
+        arguments: Sequence[Any],
+        shape: Callable[[Sequence[Any]], T],
+        *,
+        quiet: bool = False,
+        together: bool = False,
     ) -> asyncio.Future[T]:
         """Run one statement in a transaction; resolves to `shape` of its rows once that is durable."""
         future: asyncio.Future[T] = self._open_loop().create_future()
-        self._jobs.append(_Job(text, arguments, shape, future, quiet=quiet))
+        self._jobs.append(_Job(text, arguments, shape, future, quiet=quiet, together=together))
         self._arrived.set()
         return future
 
@@ -244,7 +252,7 @@ class Writer:
         await db.execute("BEGIN")
         try:
             mark = await db.fetchval("SELECT pg_current_xact_id()::text")
-            rows = [await self._run_job(db, job) for job in jobs]
+            rows = await self._run_all(db, jobs)
             crash_point("commit.before")
         except BaseException:
             await roll_back(db)
@@ -259,6 +267,20 @@ class Writer:
         crash_point("commit.after")
         return [job.shape(found) for job, found in zip(jobs, rows, strict=True)]
 
+    async def _run_all(self, db: Connection, jobs: list[_Job]) -> list[Sequence[Any]]:
+        """The rows of each. Those that are done together come before the first that is not."""
+        shared: dict[str, dict[Any, _Job]] = {}  # by text, then by whose it is: a row can be changed once a statement
+        for job in jobs:
+            if job.together:
+                shared.setdefault(job.text, {}).setdefault(job.arguments[0], job)
+        found: dict[int, Sequence[Any]] = {}
+        for text, alike in shared.items():
+            rows: dict[Any, list[Any]] = {}
+            for row in await db.fetch(text, *zip(*(job.arguments for job in alike.values()), strict=True)):
+                rows.setdefault(row[0], []).append(row)
+            found |= {id(job): rows.get(whose, []) for whose, job in alike.items()}
+        return [found[id(job)] if id(job) in found else await self._run_job(db, job) for job in jobs]
+
     async def _run_job(self, db: Connection, job: _Job) -> Sequence[Any]:
         if job.blobs:
             now = self._clock.now_us()
@@ -267,7 +289,8 @@ class Writer:
             assert statement is not None
             await db.fetchval(statement.text, *statement.arguments)
             return ()
-        found: Sequence[Any] = await db.fetch(job.text, *job.arguments)
+        arguments = [[argument] for argument in job.arguments] if job.together else job.arguments
+        found: Sequence[Any] = await db.fetch(job.text, *arguments)
         return found
 
 

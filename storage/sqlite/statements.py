@@ -23,7 +23,7 @@ class _Insert:
     statement, and may wait milliseconds to have it back when the event loop is busy: one step should write many
     rows."""
 
-    _SIZES = (64, 16, 4, 1)  # a fixed few, so that each stays compiled
+    _SIZES = (64, 16, 4, 2, 1)  # a fixed few, so that each stays compiled
 
     def __init__(self, head: str, width: int, tail: str = "") -> None:
         row = "(" + ", ".join("?" * width) + ")"

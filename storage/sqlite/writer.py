@@ -1,8 +1,12 @@
-"""The one connection that writes, on its own thread.
+"""The one connection that writes, and its thread.
 
 A commit costs an fsync; everything that gathers while one is under way shares the next. The thread takes whole batches
 in one hop, runs plain tuples through statements that SQLite keeps compiled, and wakes the event loop once per batch.
 Blobs are packed before the transaction begins, so that the lock is held for rows only.
+
+Where the disk is quick, the way to the thread and back costs as much as the commit. So one small write that comes alone
+is committed where it stands, in the event loop: only while commits have lately taken less than a millisecond, never
+waiting for a lock, never reading a log, never checkpointing. Whatever else comes goes to the thread.
 """
 
 from __future__ import annotations
@@ -39,6 +43,13 @@ _log = logging.getLogger(__name__)
 
 MAX_BATCH = 512
 
+_QUICK_S = 0.001  # commits that lately took longer are made in the thread only
+_SMALL = 65_536  # bytes of values that are packed in the event loop
+_BUSY_MS = 5000
+_TIDY_EVERY = 256  # commits in place; then the thread checkpoints beside them
+_JOURNAL_PAGES = 2000  # 8 MB: when the write-ahead log is longer, it is checkpointed to its end and begun again
+_GROW_AFTER = 8  # commits; a process that writes so often will write more
+
 
 @dataclass(slots=True)
 class _Item:
@@ -51,6 +62,11 @@ class _Item:
 
 
 Heard = tuple[RunId, Sequence[Event]]
+Outcome = tuple[_Item, Any]  # what a caller gets; an exception is raised there
+
+
+class _Busy(Exception):
+    """Another process is writing, and this one was not to wait for it."""
 
 
 class Writer:
@@ -72,7 +88,14 @@ class Writer:
         self._chain = chain
         self._packer = packer
         self._hear = hear
-        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._arrived: list[_Item] = []  # in this turn of the event loop
+        self._batches: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._db: sqlite3.Connection | None = None
+        self._using = threading.Lock()  # the connection and all that is remembered of it
+        self._commit_s = _QUICK_S  # how long commits have lately taken
+        self._here = 0  # commits in place
+        self._log_is_long = False  # the thread is to commit next, and to checkpoint with that
+        self._patient = True
         self._cache = StateCache()
         self._owners: dict[RunId, int] = {}  # fencing tokens of the runs written lately
         self._version = -1
@@ -88,53 +111,137 @@ class Writer:
 
     async def close(self) -> None:
         self._closing = True
-        self._items.put(None)
+        self._hand_over()
+        self._batches.put(None)
         while self._thread.is_alive():  # it ends after its last commit
             await asyncio.to_thread(self._thread.join, 1.0)
 
     def submit(self, write: Write) -> asyncio.Future[Written]:
         """Resolves once the write is durable."""
-        self._check_open()
         future: asyncio.Future[Written] = self._loop.create_future()
-        self._items.put(_Item(write, future))
+        self._arrive(_Item(write, future))
         return future
 
     def job(self, work: Callable[[sqlite3.Connection], T], about: Sequence[RunId] | None = None) -> asyncio.Future[T]:
         """Run `work` in the next transaction; resolves once that is durable. `about`: the runs whose owners it may
         change (None: any)."""
-        self._check_open()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._items.put(_Item(work, future, about=about))
+        self._arrive(_Item(work, future, about=about))
         return future
 
-    def _check_open(self) -> None:
+    def _arrive(self, item: _Item) -> None:
         if self._closing:
             raise OmiumError("storage_unavailable", "the store is closed.")
+        self._arrived.append(item)
+        if len(self._arrived) == 1:
+            self._loop.call_soon(self._hand_over)
 
-    # --- the thread -------------------------------------------------------------------------------------------
+    def _hand_over(self) -> None:
+        """Have what this turn of the event loop has brought committed."""
+        items, self._arrived = self._arrived, []
+        if items and not (len(items) == 1 and self._may_commit_here(items[0].work) and self._commit_here(items)):
+            self._batches.put(items)
+
+    # --- in the event loop ------------------------------------------------------------------------------------------
+
+    def _may_commit_here(self, work: Write | Callable[..., Any]) -> bool:
+        return (
+            self._commit_s < _QUICK_S
+            and not self._log_is_long
+            and isinstance(work, Write)
+            and work.fence is not None  # an owner's write reads no log, since its run was written before
+            and work.run_id in self._cache
+            and sum(blob.encoded.size for blob in work.blobs) <= _SMALL
+        )
+
+    def _commit_here(self, items: list[_Item]) -> bool:
+        """Commit now; False, with nothing done, when the thread or another process is writing."""
+        if self._db is None or not self._using.acquire(blocking=False):
+            return False
+        try:
+            self._set_patience(self._db, False)
+            outcomes, heard = self._commit(self._db, items)
+        except _Busy:
+            return False
+        finally:
+            self._using.release()
+        self._here += 1
+        if self._here == _GROW_AFTER or self._here % _TIDY_EVERY == 0:
+            self._batches.put([])
+        self._settle(outcomes, heard)
+        return True
+
+    def _set_patience(self, db: sqlite3.Connection, patient: bool) -> None:
+        """Whether the connection waits for other processes' locks, and checkpoints."""
+        if patient is not self._patient:
+            self._patient = patient
+            db.execute(f"PRAGMA busy_timeout = {_BUSY_MS if patient else 0}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_JOURNAL_PAGES if patient else 0}")
+
+    def _settle(self, outcomes: Sequence[Outcome], heard: list[Heard]) -> None:
+        """Tell everybody. In the event loop."""
+        if heard:
+            self._hear(heard)
+        for item, outcome in outcomes:
+            if item.future.done():  # the caller was cancelled; the write stands
+                continue
+            if isinstance(outcome, BaseException):
+                item.future.set_exception(outcome)
+            else:
+                item.future.set_result(outcome)
+
+    # --- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            db = connect(self._path, self._synchronous)
+            db = self._db = connect(self._path, self._synchronous)
         except (sqlite3.Error, OSError) as error:
             self._call(self._opened.set_exception, translated(error, self._path))
             return
         self._call(self._opened.set_result, None)
-        while (item := self._items.get()) is not None:
-            batch, last = [item], False
+        last, grown = False, False
+        while not last and (batch := self._batches.get()) is not None:
             while len(batch) < MAX_BATCH:
                 try:
-                    more = self._items.get_nowait()
+                    more = self._batches.get_nowait()
                 except queue.Empty:
                     break
                 if more is None:
                     last = True
                     break
-                batch.append(more)
-            self._commit(db, batch)
-            if last:
-                break
-        db.close()
+                batch += more
+            if not batch and not grown:
+                grown = True
+                with self._using:
+                    _grow_journal(db, _JOURNAL_PAGES)
+            elif not batch:
+                self._tidy()
+            else:
+                self._commit_batch(db, batch)
+        with self._using:
+            self._db = None
+            db.close()
+
+    def _commit_batch(self, db: sqlite3.Connection, batch: list[_Item]) -> None:
+        with self._using:
+            self._set_patience(db, True)
+            outcomes, heard = self._commit(db, batch)
+            self._log_is_long = False
+        self._call(self._settle, outcomes, heard)
+
+    def _tidy(self) -> None:
+        """Checkpoint what was committed in place, beside further commits; so that little is left to do when the log has
+        to be begun again, which nobody may write meanwhile."""
+        keeper = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            keeper.execute(f"PRAGMA synchronous = {self._synchronous}")
+            _, length, _ = keeper.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._log_is_long = length > _JOURNAL_PAGES
+        except sqlite3.Error as error:
+            _log.warning("the write-ahead log was not checkpointed: %s", error)
+            self._log_is_long = True  # whoever commits next with a checkpoint hears of it
+        finally:
+            keeper.close()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
         try:
@@ -142,78 +249,66 @@ class Writer:
         except RuntimeError:
             _log.warning("the event loop ended before a commit could be reported")
 
-    def _commit(self, db: sqlite3.Connection, items: list[_Item]) -> None:
+    # --- committing, by whoever holds the connection ------------------------------------------------------------------
+
+    def _commit(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[Outcome], list[Heard]]:
         """One transaction for all; when that fails, one for each, so that nobody suffers for another's mistake."""
-        ready = []
+        ready, outcomes = [], []
         for item in items:
             if isinstance(item.work, Write) and item.work.blobs:
                 try:
                     item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest))
                 except Exception as error:
-                    self._deliver([(item, translated(error, self._path))], [])
+                    outcomes.append((item, translated(error, self._path)))
                     continue
             ready.append(item)
         if not ready:
-            return
+            return outcomes, []
         try:
-            outcomes, heard = self._transaction(db, ready)
-        except (Spoiled, sqlite3.Error, OSError) as error:
-            self.forget()
-            if len(ready) > 1:
-                for item in ready:
-                    self._commit_one(db, item)
-                return
-            reason = error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error
-            outcomes, heard = [(ready[0], translated(reason, self._path))], []
-        except BaseException as error:  # a bug: whoever waits must hear of it, and the thread must live on
-            _log.exception("a batch failed")
-            self.forget()
-            if len(ready) > 1:
-                for item in ready:
-                    self._commit_one(db, item)
-                return
-            outcomes, heard = [(ready[0], translated(error, self._path))], []
-        self._deliver(outcomes, heard)
-
-    def _commit_one(self, db: sqlite3.Connection, item: _Item) -> None:
-        try:
-            outcomes, heard = self._transaction(db, [item])
-        except (Spoiled, sqlite3.Error, OSError) as error:
-            self.forget()
-            reason = error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error
-            outcomes, heard = [(item, translated(reason, self._path))], []
+            told, heard = self._transaction(db, ready)
+        except _Busy:
+            raise
         except BaseException as error:
-            _log.exception("a write failed")
             self.forget()
-            outcomes, heard = [(item, translated(error, self._path))], []
-        self._deliver(outcomes, heard)
+            if len(ready) == 1:
+                return [*outcomes, (ready[0], self._reason(error))], []
+            self._note(error)
+            told, heard = [], []
+            for item in ready:
+                one, its = self._commit_one(db, item)
+                told.append(one)
+                heard += its
+        return [*outcomes, *told], heard
+
+    def _commit_one(self, db: sqlite3.Connection, item: _Item) -> tuple[Outcome, list[Heard]]:
+        try:
+            told, heard = self._transaction(db, [item])
+            return told[0], heard
+        except BaseException as error:
+            self.forget()
+            return (item, self._reason(error)), []
+
+    def _reason(self, error: BaseException) -> BaseException:
+        """What whoever waits is told of a failure."""
+        self._note(error)
+        return translated(error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error, self._path)
+
+    def _note(self, error: BaseException) -> None:
+        if not isinstance(error, Spoiled | sqlite3.Error | OSError):  # a bug; the writer must live on all the same
+            _log.error("a commit failed", exc_info=error)
 
     def forget(self) -> None:
-        """Read again what was written so far. To be called in this thread."""
+        """Read again what was written so far. To be called by whoever holds the connection: in a job."""
         self._cache.clear()
         self._owners.clear()
         self._version = -1
 
-    def _deliver(self, outcomes: list[tuple[_Item, Any]], heard: list[Heard]) -> None:
-        def settle() -> None:
-            if heard:
-                self._hear(heard)
-            for item, outcome in outcomes:
-                if item.future.done():  # the caller was cancelled; the write stands
-                    continue
-                if isinstance(outcome, BaseException):
-                    item.future.set_exception(outcome)
-                else:
-                    item.future.set_result(outcome)
-
-        self._call(settle)
-
-    def _transaction(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[tuple[_Item, Any]], list[Heard]]:
-        _begin(db)
+    def _transaction(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[Outcome], list[Heard]]:
+        _begin(db, self._patient)
         try:
             self._refresh(db)
             now = self._clock.now_us()
-            outcomes: list[tuple[_Item, Any]] = []
+            outcomes: list[Outcome] = []
             heard: list[Heard] = []
             batch = Batch(self._cache, self._chain, now)
             blobs: list[BlobRow] = []
@@ -236,7 +331,9 @@ class Writer:
                 if not isinstance(item.work, Write):
                     outcomes.append((item, self._do(db, item)))
             crash_point("commit.before")
+            began = time.perf_counter()
             db.execute("COMMIT")
+            self._commit_s += (min(time.perf_counter() - began, 10 * _QUICK_S) - self._commit_s) / 16
             crash_point("commit.after")
         except BaseException:
             if db.in_transaction:
@@ -345,7 +442,7 @@ class Writer:
         return decode(self._packer.unpack(need.digest, lambda digest: sql.blob_row(db, digest)))
 
 
-def _begin(db: sqlite3.Connection) -> None:
+def _begin(db: sqlite3.Connection, patient: bool) -> None:
     """Take the write lock. SQLite itself waits 5 s for it; three more tries follow before the caller hears of it."""
     for pause in (0.1, 0.2, 0.4):
         try:
@@ -354,19 +451,39 @@ def _begin(db: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) and "busy" not in str(error):
                 raise
+            if not patient:
+                raise _Busy from error
             time.sleep(pause)  # this is the writer's own thread: nothing else waits for it
     db.execute("BEGIN IMMEDIATE")
+
+
+def _grow_journal(db: sqlite3.Connection, pages: int) -> None:
+    """Have the write-ahead log at its full size at once. It is written over again and again, but while it still grows
+    each commit also syncs the file's new size, which doubles its time. Pages of a transaction that is rolled back stay
+    in the file as so much room; a small cache has SQLite write them there. A disk without room leaves it as it is."""
+    (cache,) = db.execute("PRAGMA cache_size").fetchone()
+    try:
+        db.execute("PRAGMA cache_size = 16")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("CREATE TABLE room (data BLOB)")
+        for _ in range(pages // 256):
+            db.execute("INSERT INTO room VALUES (zeroblob(1048576))")
+    except sqlite3.Error as error:
+        _log.debug("the write-ahead log was not grown: %s", error)
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        db.execute(f"PRAGMA cache_size = {cache}")
 
 
 def connect(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
     """A connection as the writer needs it. `synchronous` FULL: each commit reaches the disk before it returns."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-    db.execute("PRAGMA busy_timeout = 5000")
+    db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'FULL' else 'NORMAL'}")
     db.execute("PRAGMA temp_store = MEMORY")
-    # A checkpoint writes each changed page once and syncs: four times rarer than by default, for 16 MB of journal.
-    db.execute("PRAGMA wal_autocheckpoint = 4000")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_JOURNAL_PAGES}")
     db.execute("PRAGMA cache_size = -65536")
     return db
 
