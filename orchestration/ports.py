@@ -134,6 +134,7 @@ class RunRow:
     completed_nodes: int
     cost_usd: float
     tokens: int
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class RunQuery:
     parent: RunId | None = None
     caller: RunId | None = None
     session: str | None = None
+    owner: str | None = None
     before: RunId | None = None
     limit: int = 50
 
@@ -215,6 +217,39 @@ class PlanRow:
     binding: Digest
     expires_at: int
     document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task of the protocol: a promise to a client that its call's result can be asked for. What becomes of it is read
+    from the run; `document` is what only the task knows (asked keys, a cancellation), and `version` counts its changes.
+    `id` cannot be guessed, and is worth nothing to another principal."""
+
+    id: str
+    project: ProjectId
+    principal: Principal
+    run_id: RunId
+    created_at: int
+    expires_at: int | None
+    version: int
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A bearer token. `digest` is the SHA-256 of its secret, in hexadecimal; the secret itself is nowhere. `sees`: the
+    runs of its own principal, or those of the whole project."""
+
+    id: str
+    digest: str
+    project: ProjectId
+    principal: Principal
+    role: str
+    sees: Literal["own", "project"]
+    note: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
 
 
 # --- owning -------------------------------------------------------------------------------------------------------
@@ -287,11 +322,12 @@ class Store(Protocol):
         self,
         *,
         projects: Sequence[ProjectId] | None = None,
+        owner: str | None = None,
         run_id: RunId | None = None,
         pending: bool = True,
         limit: int = 200,
     ) -> list[ApprovalRow]:
-        """Oldest request first."""
+        """Oldest request first. `owner`: only those of this principal's runs."""
 
     async def approval(self, approval_id: ApprovalId) -> ApprovalRow | None: ...
 
@@ -310,6 +346,27 @@ class Store(Protocol):
 
     async def put(self, blobs: Sequence[NewBlob]) -> None:
         """Store blobs that no write refers to yet (definitions, drafts); the sweep takes them after a day."""
+
+    # tasks and tokens
+    async def put_task(self, task: TaskRow) -> None:
+        """Durable when it returns. Raises `conflict` for an id that there is. Tasks that expired a day ago go."""
+
+    async def task(self, task_id: str) -> TaskRow | None: ...
+
+    async def change_task(self, task_id: str, version: int, document: Mapping[str, Any]) -> bool:
+        """Replace the document if the task is at `version`, which becomes one more; whether it was."""
+
+    async def put_token(self, token: TokenRow) -> None:
+        """Raises `conflict` for an id or a digest that there is."""
+
+    async def token(self, digest: str) -> TokenRow | None:
+        """The token of a secret, also one that was revoked or has expired."""
+
+    async def tokens(self, project: ProjectId) -> list[TokenRow]:
+        """Oldest first."""
+
+    async def revoke_token(self, token_id: str, at_us: int) -> bool:
+        """Whether there was such a token that was not revoked."""
 
     # claims
     async def register(self, worker: WorkerRow) -> None: ...

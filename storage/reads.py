@@ -16,7 +16,7 @@ from omium.orchestration.ids import ApprovalId, Digest, Principal, ProjectId, Ru
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, NeedValue, load
 from omium.orchestration.log.state import RunState
-from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery, RunRow, WorkerRow
+from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery, RunRow, TaskRow, TokenRow, WorkerRow
 from omium.orchestration.values import Value, decode
 from omium.storage import schema as t
 from omium.storage.blobs import BlobRow, Packer, damaged
@@ -85,6 +85,12 @@ _FREE = (t.claims.c.worker.is_(None), t.claims.c.wake_at.is_not(None), t.claims.
 _NEXT_WAKE = select(func.min(t.claims.c.wake_at)).where(*_FREE)
 _QUEUED = select(func.count()).select_from(t.claims).where(*_FREE)
 
+KEEP_TASKS_US = 86_400_000_000  # tasks that expired so long ago are deleted
+_TASK = select(t.tasks).where(t.tasks.c.id == bindparam("task"))
+_TOKEN = select(t.tokens).where(t.tokens.c.digest == bindparam("of"))
+
+_TASK_NAMES = tuple(column.name for column in t.tasks.c)
+_TOKEN_NAMES = tuple(column.name for column in t.tokens.c)
 _RUN_NAMES = tuple(column.name for column in t.runs.c)
 _APPROVAL_NAMES = tuple(column.name for column in t.approvals.c)
 _EFFECT_NAMES = tuple(column.name for column in t.effects.c)
@@ -143,6 +149,15 @@ def _effect(row: Sequence[Any]) -> EffectRow:
     values = dict(zip(_EFFECT_NAMES, row, strict=True))
     values["error"], values["detail"] = _json(values["error"]), _json(values["detail"])
     return EffectRow(**values)
+
+
+def _task(row: Sequence[Any]) -> TaskRow:
+    values = dict(zip(_TASK_NAMES, row, strict=True))
+    return TaskRow(**{**values, "document": _json(values["document"])})
+
+
+def _token(row: Sequence[Any]) -> TokenRow:
+    return TokenRow(**dict(zip(_TOKEN_NAMES, row, strict=True)))
 
 
 def _like(text: str) -> str:
@@ -257,11 +272,12 @@ class Reads:
         self,
         *,
         projects: Sequence[ProjectId] | None = None,
+        owner: str | None = None,
         run_id: RunId | None = None,
         pending: bool = True,
         limit: int = 200,
     ) -> list[ApprovalRow]:
-        if run_id is not None and pending and projects is None:
+        if run_id is not None and pending and projects is None and owner is None:
             return [_approval(row) for row in await self._fetch(_ASKED, run=run_id, most=limit)]
         a = t.approvals.c
         statement = select(t.approvals).order_by(a.requested_at, a.id).limit(limit)
@@ -269,8 +285,12 @@ class Reads:
             statement = statement.where(a.status == "pending")
         if run_id is not None:
             statement = statement.where(a.run_id == run_id)
+        if projects is not None or owner is not None:
+            statement = statement.join(t.runs, t.runs.c.id == a.run_id)
         if projects is not None:
-            statement = statement.join(t.runs, t.runs.c.id == a.run_id).where(t.runs.c.project.in_(projects))
+            statement = statement.where(t.runs.c.project.in_(projects))
+        if owner is not None:
+            statement = statement.where(t.runs.c.owner == owner)
         return [_approval(row) for row in await self._all(statement)]
 
     async def approval(self, approval_id: ApprovalId) -> ApprovalRow | None:
@@ -294,6 +314,21 @@ class Reads:
     async def labels(self, run_id: RunId) -> list[LabelRow]:
         rows = await self._fetch(_LABELS, run=run_id)
         return [LabelRow(**dict(zip(_LABEL_NAMES, row, strict=True))) for row in rows]
+
+    # --- tasks and tokens ---------------------------------------------------------------------------------------
+
+    async def task(self, task_id: str) -> TaskRow | None:
+        rows = await self._fetch(_TASK, task=task_id)
+        return _task(rows[0]) if rows else None
+
+    async def token(self, digest: str) -> TokenRow | None:
+        rows = await self._fetch(_TOKEN, of=digest)
+        return _token(rows[0]) if rows else None
+
+    async def tokens(self, project: ProjectId) -> list[TokenRow]:
+        c = t.tokens.c
+        found = await self._all(select(t.tokens).where(c.project == project).order_by(c.created_at, c.id))
+        return [_token(row) for row in found]
 
     # --- values -------------------------------------------------------------------------------------------------
 
@@ -401,6 +436,8 @@ def runs_statement(query: RunQuery) -> Select[Any]:
         filters.append(r.parent_run == query.parent)
     if query.caller is not None:
         filters.append(r.caller_run == query.caller)
+    if query.owner is not None:
+        filters.append(r.owner == query.owner)
     if query.session is not None:
         filters.append(r.session == query.session)
     if query.before is not None:

@@ -77,9 +77,11 @@ runs = Table(
     _int("completed_nodes"),
     Column("cost_usd", Float(53), nullable=False),
     _int("tokens"),
+    _text("owner"),
     **_CLUSTERED,
     **_UPDATED,
 )
+Index("runs_by_owner", runs.c.project, runs.c.owner, runs.c.id)
 Index("runs_by_status", runs.c.project, runs.c.status, runs.c.id)
 Index("runs_by_project", runs.c.project, runs.c.id)
 Index("runs_by_workflow", runs.c.project, runs.c.workflow, runs.c.id)
@@ -243,6 +245,35 @@ plans = Table(
     _int("expires_at"),
     _bytes("document"),
 )
+
+tasks = Table(  # of the protocol
+    "tasks",
+    metadata,
+    _text("id", key=True),
+    _text("project"),
+    _text("principal"),
+    _text("run_id"),
+    _int("created_at"),
+    _int("expires_at", null=True),
+    _int("version"),
+    _bytes("document"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _text("id", key=True),
+    _text("digest"),
+    _text("project"),
+    _text("principal"),
+    _text("role"),
+    _text("sees"),
+    _text("note"),
+    _int("created_at"),
+    _int("expires_at", null=True),
+    _int("revoked_at", null=True),
+)
+Index("tokens_by_digest", tokens.c.digest, unique=True)
 
 snapshots = Table(
     "snapshots",

@@ -37,6 +37,7 @@ class CreateRun:
     caller: Mapping[str, Any] | None = None
     session: str | None = None
     workspace: str | None = None  # the name of a declared workspace
+    owner: str | None = None  # whose run it is, where that is not who creates it: a child run is its parent's owner's
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def apply(
         assert base is not None, "a rollback folds onto the state that it goes back to"
         state = _rolled_back(state, base, data, touched)
     elif kind is E.RUN_CREATED:
-        _created(state, data, at, event.seq)
+        _created(state, event)
         if base is not None:
             _inherit(state, base, nodes)
     elif kind is E.RUN_PLAYED_FROM:
@@ -77,7 +77,9 @@ def _node(state: RunState, data: Mapping[str, Any], touched: Touched) -> NodeSta
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
-def _created(state: RunState, data: Mapping[str, Any], at: int, seq: int) -> None:
+def _created(state: RunState, event: Event) -> None:
+    data, at = event.data, event.at
+    state.owner = data.get("owner") or event.actor
     state.definition, state.workflow, state.inputs = data["definition"], data["workflow"], data["inputs"]
     state.project, state.title = data["project"], data.get("title", "")
     state.priority, state.deadline_at = data.get("priority", 0), data.get("deadline_at")

@@ -18,6 +18,7 @@ RUN_COLUMNS = (
     "id", "project", "workflow", "title", "definition", "inputs", "status", "reason", "priority", "generation",
     "created_at", "updated_at", "started_at", "ended_at", "seq", "head", "output", "error", "parent_run", "parent_seq",
     "caller_run", "caller_node", "branch", "hypothesis", "closed", "session", "completed_nodes", "cost_usd", "tokens",
+    "owner",
 )  # fmt: skip
 # What changes after creation and is in no index: an update of these touches one page.
 RUN_HOT = (
@@ -52,6 +53,7 @@ def run_row(s: RunState) -> Row:
         parent["run"] if parent else None, parent["seq"] if parent else None,
         caller["run"] if caller else None, caller["node"] if caller else None,
         s.branch, s.hypothesis, s.closed, s.session, s.completed_nodes, s.cost_usd, s.tokens,
+        s.owner,
     )  # fmt: skip
 
 

@@ -154,6 +154,7 @@ class RunState:
     hypothesis: str | None = None
     closed: str | None = None  # branch: "adopted" or "abandoned"
     session: str | None = None
+    owner: str = ""  # the principal whose run it is
     workspace: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     reuse: str = "none"  # of the last play-from: "none" or "unchanged"

@@ -171,6 +171,7 @@ def _create(state: RunState, m: c.CreateRun, at: int) -> list[Draft]:
         caller=dict(m.caller) if m.caller else None,
         session=m.session,
         workspace=m.workspace,
+        owner=m.owner,
     )
     return [(E.RUN_CREATED, data)]
 

@@ -7,6 +7,7 @@ run ever lives in a call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -192,6 +193,7 @@ class RunService(Reading):
                 "depth": depth,
             },
             session=parent.session,
+            owner=parent.owner,
         )
         try:
             await self._create(Principal("engine"), child, command, creation, True)
@@ -271,7 +273,7 @@ class RunService(Reading):
     def _is_under_way_here(self, caller: Caller, run_id: RunId) -> bool:
         """Whether this process executes the run now, so that nothing need be read to know that it has not ended."""
         execution = self.engine.owned(run_id) if self.engine is not None else None
-        if execution is None or execution.folded.project != caller.project:
+        if execution is None or not caller.may_see(execution.folded.project, execution.folded.owner):
             return False
         return execution.folded.status not in _SETTLED
 
@@ -298,7 +300,7 @@ class RunService(Reading):
             found = await self._last(caller)
         elif len(text) >= 4:
             wanted = text.removeprefix("run_").upper()
-            candidates = await self.store.runs(RunQuery(projects=projects, text=wanted, limit=50))
+            candidates = await self.store.runs(RunQuery(projects=projects, owner=caller.only, text=wanted, limit=50))
             found = [row for row in candidates if row.id[4:].startswith(wanted) or row.id.endswith(wanted)]
         else:
             found = []
@@ -310,7 +312,8 @@ class RunService(Reading):
 
     async def _last(self, caller: Caller) -> list[RunRow]:
         before: RunId | None = None
-        while page := await self.store.runs(RunQuery(projects=(caller.project,), before=before, limit=100)):
+        newest = RunQuery(projects=(caller.project,), owner=caller.only, limit=100)
+        while page := await self.store.runs(replace(newest, before=before)):
             for row in page:
                 if row.caller_run is None:
                     return [row]
@@ -320,7 +323,7 @@ class RunService(Reading):
     async def row(self, caller: Caller, run_id: RunId) -> RunRow:
         """The run's row, if the caller may know of it."""
         found = await self.store.run(run_id)
-        if found is None or found.project != caller.project:
+        if found is None or not caller.may_see(found.project, found.owner):
             raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
         return found
 

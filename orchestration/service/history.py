@@ -265,14 +265,15 @@ class HistoryService(Reading):
         row = await self.row(caller, run_id)
         while row.parent_run is not None:
             above = await self.store.run(row.parent_run)
-            if above is None or above.project != caller.project:
+            if above is None or not caller.may_see(above.project, above.owner):
                 break
             row = above
-        return await self._tree(row, 0)
+        return await self._tree(caller, row, 0)
 
-    async def _tree(self, row: RunRow, depth: int) -> BranchView:
-        branches = await self.store.runs(RunQuery(projects=(row.project,), parent=row.id, limit=_BRANCHES))
-        children = [await self._tree(one, depth + 1) for one in reversed(branches)]
+    async def _tree(self, caller: Caller, row: RunRow, depth: int) -> BranchView:
+        query = RunQuery(projects=(row.project,), owner=caller.only, parent=row.id, limit=_BRANCHES)
+        branches = await self.store.runs(query)
+        children = [await self._tree(caller, one, depth + 1) for one in reversed(branches)]
         return BranchView(run_view(row), depth, children)
 
     async def close_branch(

@@ -113,6 +113,7 @@ class Reading:
             raise OmiumError("invalid_argument", f"a page has 1 to 500 runs, not {limit}.")
         query = RunQuery(
             projects=(caller.project,),
+            owner=caller.only,
             statuses=tuple(statuses),
             workflow=workflow,
             text=text,
@@ -217,7 +218,7 @@ class Reading:
         """Oldest first."""
         if run_id is not None:
             await self.row(caller, run_id)
-        rows = await self.store.approvals(projects=[caller.project], run_id=run_id, pending=pending)
+        rows = await self.store.approvals(projects=[caller.project], owner=caller.only, run_id=run_id, pending=pending)
         runs: dict[RunId, RunRow] = {}
         for row in rows:
             if row.run_id not in runs:
@@ -227,7 +228,7 @@ class Reading:
     async def get_approval(self, caller: Caller, approval_id: ApprovalId) -> ApprovalView:
         row = await self.store.approval(approval_id)
         run = await self.store.run(row.run_id) if row is not None else None
-        if row is None or run is None or run.project != caller.project:
+        if row is None or run is None or not caller.may_see(run.project, run.owner):
             raise OmiumError("not_found", f"there is no approval {approval_id}.", "List the approvals that wait.")
         return self.approval_view(row, run)
 
@@ -325,6 +326,7 @@ def run_view(
     return RunView(
         id=row.id,
         project=row.project,
+        owner=row.owner,
         workflow=row.workflow,
         title=row.title,
         status=row.status,

@@ -50,7 +50,9 @@ class SimulationService(Reading):
 
     async def _history(self, caller: Caller, workflow: str) -> tuple[dict[str, int], dict[str, float]]:
         """Median milliseconds and US dollars by node, over the last completed runs."""
-        query = RunQuery(projects=(caller.project,), statuses=("completed",), workflow=workflow, limit=_SAMPLES)
+        query = RunQuery(
+            projects=(caller.project,), owner=caller.only, statuses=("completed",), workflow=workflow, limit=_SAMPLES
+        )
         times: dict[str, list[int]] = {}
         costs: dict[str, list[float]] = {}
         for row in await self.store.runs(query):

@@ -19,12 +19,23 @@ Reuse = Literal["none", "unchanged"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Every read and write is scoped to the project; `session` is a label, not an identity."""
+    """Who asks. Every read and write is scoped to the project, and with `sees` "own" to the principal's own runs;
+    `session` is a label, not an identity."""
 
     principal: Principal
     project: ProjectId = ProjectId("default")
     role: Role = "admin"
     session: str | None = None
+    sees: Literal["own", "project"] = "project"
+
+    @property
+    def only(self) -> Principal | None:
+        """The owner that what is listed is restricted to; None when the whole project is seen."""
+        return self.principal if self.sees == "own" else None
+
+    def may_see(self, project: str, owner: str) -> bool:
+        """Whether a run of this project and owner exists for the caller."""
+        return project == self.project and (self.sees == "project" or owner == self.principal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +128,8 @@ class RunView:
     caller_run: RunId | None = None
     caller_node: NodeId | None = None
     session: str | None = None
+    owner: str = ""  # the principal whose run it is
     workspace: str | None = None
-    owner: str | None = None  # the worker that executes it now
     progress: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)  # nodes by status
     current: Sequence[NodeId] = ()  # nodes that run now

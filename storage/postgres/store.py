@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import Text, any_, bindparam, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.state import to_document
@@ -22,6 +24,8 @@ from omium.orchestration.ports import (
     RunRow,
     Subscription,
     SystemClock,
+    TaskRow,
+    TokenRow,
     WorkerRow,
     Write,
     Written,
@@ -36,7 +40,7 @@ from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
 from omium.storage.postgres.errors import FAILURES, translated
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
-from omium.storage.reads import Reads, as_run
+from omium.storage.reads import KEEP_TASKS_US, Reads, as_run
 
 _READER = {"default_transaction_read_only": "on", "jit": "off"}
 
@@ -92,6 +96,17 @@ _TAKE_PLAN = (
     "DELETE FROM plans WHERE token = $1 AND caller = $2 AND expires_at > $3"
     " RETURNING token, caller, run_id, operation, binding, expires_at, document"
 )
+_PUT_TASK = (
+    "WITH gone AS (DELETE FROM tasks WHERE expires_at < $9)"
+    " INSERT INTO tasks (id, project, principal, run_id, created_at, expires_at, version, document)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id"
+)
+_CHANGE_TASK = "UPDATE tasks SET document = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING id"
+_ADD_TOKEN = (
+    "INSERT INTO tokens (id, digest, project, principal, role, sees, note, created_at, expires_at, revoked_at)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING RETURNING id"
+)
+_REVOKE = "UPDATE tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL RETURNING id"
 _SNAPSHOT = "INSERT INTO snapshots (run_id, seq, document) VALUES ($1, $2, $3) ON CONFLICT (run_id, seq) DO NOTHING"
 
 
@@ -230,6 +245,23 @@ class PostgresStore(Reads):
 
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
         await self._writer.job(_WAKE, (list(run_ids), at_us), _nothing)
+
+    # --- tasks and tokens ---------------------------------------------------------------------------------------
+
+    async def put_task(self, task: TaskRow) -> None:
+        row = (*astuple(task)[:-1], orjson.dumps(task.document), self.clock.now_us() - KEEP_TASKS_US)
+        if not await self._writer.job(_PUT_TASK, row, bool, quiet=True):
+            raise OmiumError("conflict", f"there is a task {task.id}.")
+
+    async def change_task(self, task_id: str, version: int, document: Mapping[str, Any]) -> bool:
+        return await self._writer.job(_CHANGE_TASK, (task_id, version, orjson.dumps(document)), bool)
+
+    async def put_token(self, token: TokenRow) -> None:
+        if not await self._writer.job(_ADD_TOKEN, astuple(token), bool, quiet=True):
+            raise OmiumError("conflict", f"there is a token {token.id}, or one with its secret.")
+
+    async def revoke_token(self, token_id: str, at_us: int) -> bool:
+        return await self._writer.job(_REVOKE, (token_id, at_us), bool, quiet=True)
 
     # --- plans --------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 import orjson
 from sqlalchemy import Select
 
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Fence, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.load import load
@@ -23,6 +25,8 @@ from omium.orchestration.ports import (
     PlanRow,
     Subscription,
     SystemClock,
+    TaskRow,
+    TokenRow,
     WorkerRow,
     Write,
     Written,
@@ -32,7 +36,7 @@ from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
 from omium.storage.listening import Hear, Listeners
 from omium.storage.migrate import migrate_sqlite
-from omium.storage.reads import Reads
+from omium.storage.reads import KEEP_TASKS_US, Reads
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
 from omium.storage.sqlite.reader import Reader
@@ -214,6 +218,32 @@ class SqliteStore(Reads):
 
         return await self.job(work, [run_id])
 
+    # --- tasks and tokens ---------------------------------------------------------------------------------------
+
+    async def put_task(self, task: TaskRow) -> None:
+        row = (*astuple(task)[:-1], orjson.dumps(task.document))
+        old = self.clock.now_us() - KEEP_TASKS_US
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM tasks WHERE expires_at < ?", (old,))
+            _insert_new(db, "tasks", row, f"there is a task {task.id}.")
+
+        await self.job(work, ())
+
+    async def change_task(self, task_id: str, version: int, document: Mapping[str, Any]) -> bool:
+        statement = "UPDATE tasks SET document = ?, version = version + 1 WHERE id = ? AND version = ?"
+        row = (orjson.dumps(document), task_id, version)
+        return await self.job(lambda db: db.execute(statement, row).rowcount == 1, ())
+
+    async def put_token(self, token: TokenRow) -> None:
+        row = astuple(token)
+        told = f"there is a token {token.id}, or one with its secret."
+        await self.job(lambda db: _insert_new(db, "tokens", row, told), ())
+
+    async def revoke_token(self, token_id: str, at_us: int) -> bool:
+        statement = "UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+        return await self.job(lambda db: db.execute(statement, (at_us, token_id)).rowcount == 1, ())
+
     # --- plans --------------------------------------------------------------------------------------------------
 
     async def put_plan(self, plan: PlanRow) -> None:
@@ -265,6 +295,12 @@ class SqliteStore(Reads):
     async def _foreign(self) -> int:
         """How often another connection has been seen to commit."""
         return await self.job(lambda _: self._writer.foreign, ())
+
+
+def _insert_new(db: sqlite3.Connection, table: Literal["tasks", "tokens"], row: Sequence[Any], told: str) -> None:
+    marks = ", ".join("?" * len(row))
+    if not db.execute(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", row).rowcount:  # noqa: S608
+        raise OmiumError("conflict", told)
 
 
 def _engine(path: Path) -> AsyncEngine:

@@ -41,21 +41,24 @@ CREATE TABLE runs (
 	completed_nodes BIGINT NOT NULL,
 	cost_usd FLOAT NOT NULL,
 	tokens BIGINT NOT NULL,
+	owner TEXT NOT NULL,
 	PRIMARY KEY (id)
 )
  WITHOUT ROWID
 -- end of statement
 CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_status ON runs (project, status, id)
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+CREATE INDEX runs_by_owner ON runs (project, owner, id)
+-- end of statement
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -166,9 +169,9 @@ CREATE TABLE claims (
 	PRIMARY KEY (run_id)
 )
 -- end of statement
-CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
--- end of statement
 CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
+-- end of statement
+CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
 -- end of statement
 CREATE TABLE workers (
 	id TEXT NOT NULL,
@@ -201,6 +204,34 @@ CREATE TABLE plans (
 	document BLOB NOT NULL,
 	PRIMARY KEY (token)
 )
+-- end of statement
+CREATE TABLE tasks (
+	id TEXT NOT NULL,
+	project TEXT NOT NULL,
+	principal TEXT NOT NULL,
+	run_id TEXT NOT NULL,
+	created_at BIGINT NOT NULL,
+	expires_at BIGINT,
+	version BIGINT NOT NULL,
+	document BLOB NOT NULL,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE TABLE tokens (
+	id TEXT NOT NULL,
+	digest TEXT NOT NULL,
+	project TEXT NOT NULL,
+	principal TEXT NOT NULL,
+	role TEXT NOT NULL,
+	sees TEXT NOT NULL,
+	note TEXT NOT NULL,
+	created_at BIGINT NOT NULL,
+	expires_at BIGINT,
+	revoked_at BIGINT,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE UNIQUE INDEX tokens_by_digest ON tokens (digest)
 -- end of statement
 CREATE TABLE snapshots (
 	run_id TEXT NOT NULL,
