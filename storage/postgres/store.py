@@ -102,7 +102,7 @@ _PUT_TASK = (
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id"
 )
 _CHANGE_TASK = "UPDATE tasks SET document = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING id"
-_ADD_TOKEN = (
+_ADD_BEARER = (
     "INSERT INTO tokens (id, digest, project, principal, role, sees, note, created_at, expires_at, revoked_at)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING RETURNING id"
 )
@@ -257,7 +257,7 @@ class PostgresStore(Reads):
         return await self._writer.job(_CHANGE_TASK, (task_id, version, orjson.dumps(document)), bool)
 
     async def put_token(self, token: TokenRow) -> None:
-        if not await self._writer.job(_ADD_TOKEN, astuple(token), bool, quiet=True):
+        if not await self._writer.job(_ADD_BEARER, astuple(token), bool, quiet=True):
             raise OmiumError("conflict", f"there is a token {token.id}, or one with its secret.")
 
     async def revoke_token(self, token_id: str, at_us: int) -> bool:
