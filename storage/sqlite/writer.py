@@ -140,7 +140,8 @@ class Writer:
         """Have what this turn of the event loop has brought committed."""
         items, self._arrived = self._arrived, []
         if items and not (len(items) == 1 and self._may_commit_here(items[0].work) and self._commit_here(items)):
-            self._batches.put(items)
+            for start in range(0, len(items), MAX_BATCH):
+                self._batches.put(items[start : start + MAX_BATCH])
 
     # --- in the event loop ------------------------------------------------------------------------------------------
 
