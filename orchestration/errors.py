@@ -22,6 +22,7 @@ ErrorCode = Literal[
     "fenced",  # this process no longer owns the run
     "plan_required",  # the operation would repeat unsafe effects: preview it, then pass the plan's token
     "plan_expired",  # the plan's token is used, expired, or for other arguments
+    "unauthenticated",  # who asks is not known: no credential, or one that is not good
     "forbidden",  # the caller may not do this
     "not_registered",  # a definition names something that the operator has not registered
     "queue_full",  # back-pressure: try again after `data["retry_after_s"]` seconds

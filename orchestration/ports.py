@@ -24,6 +24,7 @@ from omium.orchestration.ids import (
     Seq,
     WorkerId,
 )
+from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import Command
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.state import RunState
@@ -139,8 +140,8 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Filters are joined by "and"; `text` is searched literally in id, workflow and title. Newest first; `before` is
-    the cursor of the next page (a run id)."""
+    """Filters are joined by "and"; `text` is searched literally in id, workflow and title; `top` leaves out what other
+    runs have started. Newest first; `before` is the cursor of the next page (a run id)."""
 
     projects: tuple[ProjectId, ...] | None = None
     statuses: tuple[str, ...] = ()
@@ -150,6 +151,7 @@ class RunQuery:
     caller: RunId | None = None
     session: str | None = None
     owner: str | None = None
+    top: bool = False
     before: RunId | None = None
     limit: int = 50
 
@@ -296,7 +298,11 @@ class Damage:
 
 
 class Store(Protocol):
-    """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed."""
+    """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed.
+
+    `chain`: how the logs of this store are linked, with the operator's key if there is one."""
+
+    chain: Chain
 
     async def write(self, write: Write) -> Written:
         """Commit one write; returns only after it is durable. Concurrent writes share commits (group commit).
@@ -317,6 +323,9 @@ class Store(Protocol):
     async def run(self, run_id: RunId) -> RunRow | None: ...
 
     async def runs(self, query: RunQuery) -> list[RunRow]: ...
+
+    async def started_by(self, run_ids: Sequence[RunId]) -> dict[RunId, int]:
+        """How many runs each of these has started; those that have started none are left out."""
 
     async def approvals(
         self,
@@ -356,8 +365,8 @@ class Store(Protocol):
     async def change_task(self, task_id: str, version: int, document: Mapping[str, Any]) -> bool:
         """Replace the document if the task is at `version`, which becomes one more; whether it was."""
 
-    async def put_token(self, token: TokenRow) -> None:
-        """Raises `conflict` for an id or a digest that there is."""
+    async def put_token(self, token: TokenRow, by: Principal) -> None:
+        """With `token.created` in the project's log. Raises `conflict` for an id or a digest that there is."""
 
     async def token(self, digest: str) -> TokenRow | None:
         """The token of a secret, also one that was revoked or has expired."""
@@ -365,8 +374,12 @@ class Store(Protocol):
     async def tokens(self, project: ProjectId) -> list[TokenRow]:
         """Oldest first."""
 
-    async def revoke_token(self, token_id: str, at_us: int) -> bool:
-        """Whether there was such a token that was not revoked."""
+    async def revoke_token(self, project: ProjectId, token_id: str, at_us: int, by: Principal) -> bool:
+        """Whether the project had such a token that was not revoked; then `token.revoked` is in its log."""
+
+    async def record(self, project: ProjectId, kind: str, actor: Principal, data: Mapping[str, Any]) -> Seq:
+        """Log something that belongs to no run. `kind`: words joined by dots; `data`: small JSON, which is never erased
+        and holds no secret. Gives its position in the project's log."""
 
     # claims
     async def register(self, worker: WorkerRow) -> None: ...
@@ -416,7 +429,8 @@ class Store(Protocol):
         instead of waking an iteration, until the subscription is closed."""
 
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
-        """Have these runs claimed at `at_us`, or by then, if nobody owns them."""
+        """Have these runs claimed at `at_us`, or by then. For a run that somebody owns this counts from the moment at
+        which it is given up with a time to be woken at; to one that is given up without one, it means nothing."""
 
     async def close(self) -> None: ...
 

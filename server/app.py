@@ -17,6 +17,7 @@ from omium.orchestration.ports import Clock, Executor, SystemClock
 from omium.orchestration.service.core import Core
 from omium.server.config import Config
 from omium.server.hosting import hosted
+from omium.server.upkeep import kept_up
 from omium.storage.open import open_store
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ async def open_omium(
     `config.detach` is off. Their state is not changed by either, and no process of theirs is left.
     Raises `storage_unavailable`, and what `Project.catalog` raises.
     """
-    catalog = config.project.catalog()
+    catalog = config.project.catalog(config.limits.resources)
     time = clock or SystemClock()
     async with AsyncExitStack() as stack:
         store = await open_store(
             config.database, clock=clock, chain_key=config.chain_key(), durability=config.durability
         )
         stack.push_async_callback(_to_the_end, store.close)
-        workspaces = _workspaces(config)
+        workspaces = workspaces_of(config)
         core = Core(store, catalog, clock=time)
         if engine:
             departure = None
@@ -62,6 +63,7 @@ async def open_omium(
             running = await stack.enter_async_context(hosted(lambda: _engine(config, core, workspaces, time)))
             if departure is not None:
                 stack.push_async_callback(_to_the_end, partial(departure.begins, running))
+            await stack.enter_async_context(hosted(lambda: kept_up(config, store, workspaces)))
         yield core
 
 
@@ -136,7 +138,8 @@ def _read_code(executor: FunctionExecutor | CommandExecutor, names: tuple[str, .
             _log.warning("the code of %s cannot be read: %s", name, error)
 
 
-def _workspaces(config: Config) -> GitWorkspaces | None:
+def workspaces_of(config: Config) -> GitWorkspaces | None:
+    """Where the files of runs are; None, and a warning, without git."""
     if shutil.which("git") is None:
         _log.warning("git is not installed: nodes that use a workspace cannot run")
         return None

@@ -47,7 +47,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "adopt": ("history", "adopt", "Close a branch as the one that was right."),
         "abandon": ("history", "abandon", "Close a branch as one that led nowhere."),
         "branch-tree": ("comparing", "branch_tree", "Show the tree of branches that a run belongs to."),
-        "compare": ("comparing", "compare", "Compare two runs: nodes, outputs, files, costs and decisions."),
+        "compare": ("comparing", "compare", "Compare two runs: inputs, nodes, outputs, files, costs and decisions."),
         "diff": ("comparing", "diff", "The same as compare."),
         "replay": ("comparing", "replay", "Feed a run's recorded results to its definition, without effects."),
     },
@@ -59,10 +59,14 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     "Serve and look after": {
         "serve": ("services", "serve", "Serve MCP."),
         "worker": ("services", "worker", "Execute runs until it is stopped."),
+        "mcp": ("mcp", "mcp", "Tell MCP clients of this server."),
+        "token": ("tokens", "token", "Make, list and revoke the tokens of callers."),
         "verify": ("upkeep", "verify", "Check the logs, tables and contents of the database."),
         "backup": ("upkeep", "backup", "Copy the database while others work with it."),
         "restore": ("upkeep", "restore", "Put a backup in the place of a database that is gone."),
         "sweep": ("upkeep", "sweep", "Remove content that nothing refers to."),
+        "retain": ("upkeep", "retain", "Forget runs that ended long ago, or their contents."),
+        "upkeep": ("upkeep", "upkeep", "Show when the database was last looked after, and what came of it."),
     },
 }
 _HOMES: Final = {name: home for section in COMMANDS.values() for name, home in section.items()}

@@ -11,6 +11,10 @@ neither there is an empty project called `default`.
 | OMIUM_DURABILITY | `full` or `normal` |
 | OMIUM_CHAIN_KEY_FILE | a file with the secret that makes the hash chain an HMAC |
 | OMIUM_SLOTS, OMIUM_RUNS, OMIUM_PROCESSES | nodes at once, runs owned at once, worker processes of functions |
+| OMIUM_READS, OMIUM_CHANGES, OMIUM_STARTS | requests of one caller a minute: reads, changes, starts of runs |
+| OMIUM_CONCURRENT | calls of one caller under way at once |
+| OMIUM_OPEN_LOOPBACK | whether a bind to loopback asks for no credential (`true`) |
+| OMIUM_JWT_ISSUER, _AUDIENCE, _JWKS, _NAME, _ROLE_CLAIM | an issuer whose JWTs are trusted, besides those of the file |
 | OMIUM_DETACH | whether runs go on in the background when a server leaves (`true`) or are parked (`false`) |
 """
 
@@ -19,29 +23,49 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from omium.orchestration.errors import OmiumError
+from omium.server.identity.issuers import AuthSettings
+from omium.server.identity.limits import RequestLimits
 from omium.server.project import Project
 
 T = TypeVar("T")
 Durability = Literal["full", "normal"]
 
 FILE_NAME: Final = "omium.yaml"
+_FILE_PROBLEMS: Final = ("invalid_definition", "not_registered")
 _KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """slots: nodes that run at once in this process; runs: runs that it owns at once; processes: calls of functions in
-    worker processes at once; resources: named limits, also `function:NAME` and `cli:NAME`."""
+    worker processes at once; resources: named limits, also `function:NAME` and `cli:NAME`; requests: of a caller."""
 
     slots: int = 4_096
     runs: int = 2_000
     processes: int = 8
     resources: Mapping[str, int] = field(default_factory=dict)
+    requests: RequestLimits = field(default_factory=RequestLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """Whether processes that execute runs also look after the database, and how often each chore comes round."""
+
+    enabled: bool = True
+    every_s: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Runs that ended `after_s` seconds ago lose their `contents`, or go altogether (`runs`)."""
+
+    after_s: float
+    forget: Literal["contents", "runs"] = "contents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +81,10 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     detach: bool = True
     start: Path | None = None
+    upkeep: Upkeep = field(default_factory=Upkeep)
+    retention: Retention | None = None  # None: nothing is forgotten
+    broken: bool = False  # the project file cannot be loaded: nothing of it is registered, and nothing can be executed
+    auth: AuthSettings = field(default_factory=AuthSettings)
 
     def chain_key(self) -> bytes | None:
         """The secret of the hash chain; None without one. Raises `invalid_argument` for a file that cannot be it."""
@@ -88,9 +116,16 @@ class Config:
         }
 
 
-def load_config(start: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    start: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    broken: Callable[[OmiumError], None] | None = None,
+) -> Config:
     """The configuration of a process. start: an `omium.yaml` or its directory; unless given, OMIUM_PROJECT, or else the
-    current directory and those above it are looked at. environ: os.environ unless given.
+    current directory and those above it are looked at. environ: os.environ unless given. broken: called with what is
+    wrong with a project file of which only the name and the database can be told; the configuration then has nothing
+    registered, which is enough to look at runs and to steer them.
 
     Raises what `load_project` raises; `invalid_argument` naming the variable for one that has no valid value;
     `forbidden` for a file in a directory above that belongs to somebody else.
@@ -103,12 +138,26 @@ def load_config(start: Path | None = None, environ: Mapping[str, str] | None = N
     if file is None:
         project = Project("default", directory=begin)
         project.use_entry_points()
-        return _config(env, project, home, begin, {}, {})
+        return _config(env, project, home, begin, {}, {}, AuthSettings())
     from omium.server.project_file import load_project
 
-    loaded = load_project(file)
+    try:
+        loaded = load_project(file)
+    except OmiumError as error:
+        from omium.server.salvage import settings_of
+
+        settings = settings_of(file) if broken is not None and error.code in _FILE_PROBLEMS else None
+        if broken is None or settings is None:
+            raise
+        broken(error)
+        project = Project(settings["project"], directory=file.parent)
+        return replace(_config(env, project, home, file, settings, {}, AuthSettings()), broken=True)
     said = loaded.file.model_dump(include={"database", "durability", "chain_key_file"}, exclude_none=True)
-    return _config(env, loaded.project, home, file, said, loaded.file.limits.model_dump(exclude_none=True))
+    limits = loaded.file.limits.model_dump(exclude_none=True)
+    config = _config(env, loaded.project, home, file, said, limits, loaded.file.server.auth.settings())
+    upkeep, retention = loaded.file.upkeep, loaded.file.retention
+    kept = None if retention is None else Retention(retention.after, retention.forget)
+    return replace(config, upkeep=Upkeep(upkeep.enabled, upkeep.every), retention=kept)
 
 
 def _config(
@@ -118,6 +167,7 @@ def _config(
     start: Path,
     said: Mapping[str, Any],
     limits: Mapping[str, Any],
+    auth: AuthSettings,
 ) -> Config:
     database = _get(env, "OMIUM_DATABASE", str, "a path or URL")
     key = _get(env, "OMIUM_CHAIN_KEY_FILE", Path, "a path")
@@ -139,10 +189,29 @@ def _config(
             runs=_get(env, "OMIUM_RUNS", _count, _COUNT) or limits.get("runs", plain.runs),
             processes=_get(env, "OMIUM_PROCESSES", _count, _COUNT) or limits.get("processes", plain.processes),
             resources=limits.get("resources", {}),
+            requests=_requests(env, limits.get("requests", {})),
         ),
         detach=_get(env, "OMIUM_DETACH", _yes_or_no, "true or false") is not False,
         start=start,
+        auth=_auth(env, auth),
     )
+
+
+def _requests(env: Mapping[str, str], said: Mapping[str, int]) -> RequestLimits:
+    names = ("reads", "changes", "starts", "concurrent")
+    told = {name: count for name in names if (count := _get(env, f"OMIUM_{name.upper()}", _count, _COUNT)) is not None}
+    return RequestLimits(**{**said, **told})
+
+
+def _auth(env: Mapping[str, str], said: AuthSettings) -> AuthSettings:
+    opened = _get(env, "OMIUM_OPEN_LOOPBACK", _yes_or_no, "true or false")
+    issuers = list(said.issuers)
+    if any(name.startswith("OMIUM_JWT_") for name in env):
+        from omium.server.identity.settings import jwt_of_environment
+
+        told = jwt_of_environment(env)
+        issuers += [told] if told is not None else []
+    return AuthSettings(said.open_loopback if opened is None else opened, tuple(issuers))
 
 
 def resolve_database(text: str, base: Path) -> str:

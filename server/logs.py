@@ -32,6 +32,8 @@ _IN_TEXT: Final = (
         ),
         rf"\1{HIDDEN}",
     ),
+    (re.compile(r"\bomium_[0-9A-Z]{26}_[A-Za-z0-9_-]{16,}"), HIDDEN),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), HIDDEN),  # a JWT
     (re.compile(r"\b(?:sk|pk|ghp|gho|ghs|xox[abp]|AKIA)[-_]?[A-Za-z0-9_-]{16,}\b"), HIDDEN),
 )
 _LEVELS: Final = ("debug", "info", "warning", "error")

@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,12 +19,28 @@ from mcp.server.request_state import RequestStateSecurity
 from mcp.server.stdio import stdio_server
 
 from omium.orchestration.service.views import Caller
+from omium.tools.app.deciding import VIEW_TOOLS
+from omium.tools.app.view import AppTools, run_app
+from omium.tools.completion import offer_completion
 from omium.tools.desk import Desk
+from omium.tools.listening import offer_subscriptions
+from omium.tools.permitted import OnlyPermitted
+from omium.tools.prompts import offer_prompts
+from omium.tools.resources import CACHE_HINTS, offer_resources
+from omium.tools.subscriptions import Hub
+from omium.tools.tasks import TasksExtension
+from omium.tools.tasks_listen import TaskMember, TaskNames
+from omium.tools.tasks_runs import RunTasks
 from omium.tools.tool import UnknownTools, build_tool
 from omium.tools.toolsets import DEFAULT, instructions, select
 
 if TYPE_CHECKING:
+    from mcp.server.mcpserver.tools import Tool
+
+    from omium.orchestration.ids import RunId
+    from omium.orchestration.ports import Damage
     from omium.orchestration.service.core import Core
+    from omium.tools.tasks_source import TaskSource
 
 ANSWER_WITHIN_S = 86_400.0  # a form may lie open as long as an approval; the approval itself is in the store
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one line
@@ -32,32 +49,65 @@ Identify = Callable[[Context[Any, Any]], Caller]
 
 
 def build_server(
-    core: Core, caller: Caller | Identify, *, toolsets: Sequence[str] = (DEFAULT,), read_only: bool = False
+    core: Core,
+    caller: Caller | Identify,
+    *,
+    toolsets: Sequence[str] = (DEFAULT,),
+    read_only: bool = False,
+    more_tools: Sequence[Tool] = (),
+    task_sources: Sequence[TaskSource] = (),
 ) -> MCPServer[Desk]:
     """The server for one core, on any transport and for both protocol eras.
 
-    caller: who all requests come from, or a function that says it for each request from its authentication. Raises
+    caller: who all requests come from, or a function that says it for each request from its authentication. more_tools:
+    offered besides those of the toolsets, as they are. task_sources: what makes tasks of their calls. Raises
     `invalid_argument` for an unknown toolset.
     """
     specs = select(toolsets, read_only=read_only)
+    behind_the_view = [spec for spec in VIEW_TOOLS if spec.reads_only or not read_only]
+    tools = [*(build_tool(spec) for spec in (*specs, *behind_the_view)), *more_tools]
     identify: Identify = (lambda _: caller) if isinstance(caller, Caller) else caller
+    tasks = TasksExtension([RunTasks(read_only=read_only), *task_sources])
 
     @asynccontextmanager
     async def desk(_: MCPServer[Desk]) -> AsyncIterator[Desk]:
-        yield Desk(core, identify)
+        yield Desk(core, identify, partial(_verified, core))
 
-    return MCPServer(
+    hub = Hub(core.store)
+    server = MCPServer(
         "omium",
         title="Omium",
         description="Durable, reversible and accountable agent workflows.",
         instructions=instructions(specs),
         version=_version(),
-        tools=[build_tool(spec) for spec in specs],
+        tools=tools,
         lifespan=desk,
-        middleware=[UnknownTools([spec.name for spec in specs], read_only=read_only)],
+        extensions=[tasks, run_app()],
+        middleware=[
+            UnknownTools([tool.name for tool in tools], read_only=read_only),
+            AppTools([spec.name for spec in VIEW_TOOLS]),
+            OnlyPermitted(identify),
+            TaskNames(),
+        ],
         request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_WITHIN_S),
+        subscriptions=hub,
+        cache_hints=CACHE_HINTS,
         log_level="WARNING",
     )
+    offer_subscriptions(server, hub, members=[TaskMember(tasks)])
+    offer_resources(server)
+    offer_prompts(server)
+    offer_completion(server)
+    return server
+
+
+async def _verified(core: Core, run_id: RunId) -> list[Damage]:
+    """What is wrong with a run, as `omium verify` would find it; nothing is quarantined."""
+    from omium.storage.maintenance import keeper
+    from omium.storage.maintenance.verify import check
+
+    keeping = keeper(core.store)
+    return await keeping.read(lambda tables: list(check(tables, keeping.files, keeping.chain, [run_id])))
 
 
 def _version() -> str:

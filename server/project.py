@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -186,19 +186,27 @@ class Project:
                 raise _bad_entry_point(WORKFLOWS_GROUP, point.name, "it gives no workflow of that name")
             self.workflow(definition)
 
-    def catalog(self) -> Catalog:
-        """What the core gets. Raises `invalid_definition` or `not_registered` with every problem of every workflow."""
-        catalog = self.unchecked_catalog()
+    def catalog(self, resources: Collection[str] = ()) -> Catalog:
+        """What the core gets; `resources` are the names of the limits that nodes may count against. Raises
+        `invalid_definition` or `not_registered` with every problem of every workflow."""
+        catalog = self.unchecked_catalog(resources)
         catalog.check()
         return catalog
 
-    def unchecked_catalog(self) -> Catalog:
+    def unchecked_catalog(self, resources: Collection[str] = ()) -> Catalog:
         """The same before its workflows are checked; for whoever reports their problems in its own way."""
         commands = {
             name: CommandEntry(name, spec.argv, self.command_texts.get(name, ""))
             for name, spec in self.commands.items()
         }
-        return Catalog(dict(self.functions), commands, dict(self.workflows), dict(self.workspaces), dict(self.sources))
+        return Catalog(
+            dict(self.functions),
+            commands,
+            dict(self.workflows),
+            dict(self.workspaces),
+            dict(self.sources),
+            frozenset(resources),
+        )
 
     def _free(self, kind: str, name: str, taken: Mapping[str, Any]) -> None:
         if name in taken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -22,6 +22,7 @@ from omium.orchestration.definition.schema import Duration, FileModel, JsonObjec
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_workspace import WorkspaceSpec
 from omium.orchestration.service.catalog import FunctionSpec, Host, is_function_ref, refusal
+from omium.server.identity.settings import RequestsFile, ServerFile
 from omium.server.project import Project
 
 FILE_NAME: Final = "omium.yaml"
@@ -111,6 +112,17 @@ class LimitsFile(FileModel):
     runs: Count | None = None
     processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     resources: dict[NameText, Count] = Field(default_factory=dict)
+    requests: RequestsFile = Field(default_factory=RequestsFile)
+
+
+class UpkeepFile(FileModel):
+    enabled: bool = True
+    every: Annotated[Duration, Field(ge=3600)] = 86_400.0
+
+
+class RetentionFile(FileModel):
+    after: Annotated[Duration, Field(ge=3600)]
+    forget: Literal["contents", "runs"] = "contents"
 
 
 class ProjectFile(FileModel):
@@ -126,6 +138,9 @@ class ProjectFile(FileModel):
     workflows: list[Any] = Field(default_factory=list)  # paths, or workflows as in files of their own
     workspaces: dict[NameText, WorkspaceFile] = Field(default_factory=dict)
     limits: LimitsFile = Field(default_factory=LimitsFile)
+    server: ServerFile = Field(default_factory=ServerFile)
+    upkeep: UpkeepFile = Field(default_factory=UpkeepFile)
+    retention: RetentionFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +176,7 @@ def load_project(path: Path) -> Loaded:
     if found:
         raise refusal(found, False)
     project.use_entry_points()
-    _check(project, documents)
+    _check(project, documents, file.limits.resources)
     return Loaded(project, file)
 
 
@@ -326,9 +341,9 @@ def _told(error: OmiumError) -> list[Problem]:
     return [Problem(one["path"], one["message"], one["expected"], one["file"], one["line"]) for one in reported]
 
 
-def _check(project: Project, origins: dict[str, _Origin]) -> None:
+def _check(project: Project, origins: dict[str, _Origin], resources: Collection[str]) -> None:
     """Hold the workflows against each other and against what is registered."""
-    catalog = project.unchecked_catalog()
+    catalog = project.unchecked_catalog(resources)
     found: list[Problem] = []
     only_missing = True
     for name in catalog.workflows:

@@ -197,6 +197,7 @@ class Batch:
 
         if isinstance(write.commands[0], CreateRun):
             first, due = write.commands[0], self._wake.pop(run_id, None)
+            due = None if write.claim else due  # of an owned run that is what it was called for
             rows.new_claims.append((run_id, first.project, first.priority, write.claim, int(bool(write.claim)), due))
 
     def rows(self) -> Rows:

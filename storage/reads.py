@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +47,7 @@ _EVENT = (
 _BLOB = (t.blobs.c.digest, t.blobs.c.size, t.blobs.c.encoding, t.blobs.c.base, t.blobs.c.depth, t.blobs.c.data)
 _LATEST = 2**62
 _AT_ONCE = 200  # blobs
+_LAST_READS_S = 5.0  # how long closing waits for what nobody wants to know any more
 
 # The reads that are asked most, built once; `_fetch` gives their parameters.
 _RUN = select(t.runs).where(t.runs.c.id == bindparam("run"))
@@ -175,6 +177,7 @@ class Reads:
         self._engine: AsyncEngine | None = None
         self._packer = packer
         self._unpacking = anyio.Lock()
+        self._reading: set[asyncio.Task[Sequence[Any]]] = set()
 
     async def _fetch(self, statement: Select[Any], **values: Any) -> Sequence[Any]:
         """The rows of one of the statements above, as tuples."""
@@ -192,6 +195,14 @@ class Reads:
             raise unavailable(error) from error
 
     async def _once(self, statement: Select[Any], values: Mapping[str, Any] | None) -> Sequence[Any]:
+        """In a task of its own, which whoever asked may leave. A read that is cancelled in the middle would give its
+        connection back in a task that nobody waits for, and that may outlive the event loop."""
+        task = asyncio.create_task(self._read(statement, values), name="omium-read")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        return await asyncio.shield(task)
+
+    async def _read(self, statement: Select[Any], values: Mapping[str, Any] | None) -> Sequence[Any]:
         if self._engine is None:
             self._engine = self._make_engine()
         async with self._engine.connect() as connection:
@@ -199,6 +210,10 @@ class Reads:
             return rows
 
     async def _dispose(self) -> None:
+        if self._reading:
+            await asyncio.wait(self._reading, timeout=_LAST_READS_S)
+        for task in self._reading:
+            task.cancel()  # a database that does not answer
         if self._engine is not None:
             await self._engine.dispose()
 
@@ -267,6 +282,11 @@ class Reads:
         if query.caller is not None and query == RunQuery(caller=query.caller, limit=query.limit):
             return [as_run(row) for row in await self._fetch(_CALLED, run=query.caller, most=query.limit)]
         return [as_run(row) for row in await self._all(runs_statement(query))]
+
+    async def started_by(self, run_ids: Sequence[RunId]) -> dict[RunId, int]:
+        caller = t.runs.c.caller_run
+        statement = select(caller, func.count()).where(caller.in_(run_ids)).group_by(caller)
+        return {RunId(run): int(count) for run, count in (await self._all(statement) if run_ids else ())}
 
     async def approvals(
         self,
@@ -440,6 +460,8 @@ def runs_statement(query: RunQuery) -> Select[Any]:
         filters.append(r.owner == query.owner)
     if query.session is not None:
         filters.append(r.session == query.session)
+    if query.top:
+        filters.append(r.caller_run.is_(None))
     if query.before is not None:
         filters.append(r.id < query.before)
     if query.text:

@@ -297,6 +297,15 @@ project_events = Table(  # the chained log of what belongs to no run
     **_CLUSTERED,
 )
 
+upkeep = Table(  # when each chore was last begun, and what came of it
+    "upkeep",
+    metadata,
+    _text("name", key=True),
+    _int("started_at"),
+    _int("ended_at", null=True),
+    _bytes("outcome", null=True),
+)
+
 dropped_runs = Table(  # what stays of a run that retention dropped: where its log ended
     "dropped_runs",
     metadata,

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 
 from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation, ElicitationResult
 from mcp.server.mcpserver import Elicit, Resolve
+from mcp_types import ClientCapabilities
 from mcp_types.version import is_version_at_least
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId
+from omium.orchestration.service import roles
 from omium.orchestration.service.views import ApprovalView, Assurance
 from omium.tools.desk import Ctx, committed, desk_of, the_run
 from omium.tools.models import ApprovalsOut, DecisionOut
@@ -75,6 +77,7 @@ async def ask_human(ctx: Ctx, approval_id: str, decision: str, feedback: str | N
     view = await core.get_approval(caller, ApprovalId(approval_id))
     if view.status != "pending":
         return NotAsked()
+    roles.check_decision(caller, view.min_assurance)  # before a human is bothered with it
     if decision not in view.options:
         raise OmiumError(
             "invalid_argument",
@@ -82,22 +85,26 @@ async def ask_human(ctx: Ctx, approval_id: str, decision: str, feedback: str | N
             f"It offers: {', '.join(view.options)}.",
             allowed=list(view.options),
         )
-    if view.min_assurance != "elicited" or not _has_forms(ctx):
+    if view.min_assurance != "elicited" or not _can_ask(ctx):
         return NotAsked()
-    return Elicit(_question(view, decision, feedback), _form(view, decision, feedback))
+    return Elicit(question(view, decision, feedback), decision_form(view, decision, feedback))
 
 
-def _has_forms(ctx: Ctx) -> bool:
+def _can_ask(ctx: Ctx) -> bool:
     """Whether the client can show a form in this call: declared, and there is a way to reach it."""
-    declared = ctx.client_capabilities
-    elicitation = declared.elicitation if declared is not None else None
-    if elicitation is None or (elicitation.form is None and elicitation.url is not None):
-        return False
     version = ctx.protocol_version
-    return ctx.session.can_send_request or (version is not None and is_version_at_least(version, "2026-07-28"))
+    reachable = ctx.session.can_send_request or (version is not None and is_version_at_least(version, "2026-07-28"))
+    return reachable and has_forms(ctx.client_capabilities)
 
 
-def _question(view: ApprovalView, decision: str, feedback: str | None) -> str:
+def has_forms(declared: ClientCapabilities | None) -> bool:
+    """Whether a client has declared that it shows forms; naming no kind of elicitation means forms."""
+    elicitation = declared.elicitation if declared is not None else None
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+
+
+def question(view: ApprovalView, decision: str | None = None, feedback: str | None = None) -> str:
+    """What a human is asked; with what an agent proposes, if one does."""
     parts = [
         f"{line(view.workflow)} asks for a decision{f' before {line(view.node)}' if view.node else ''}:",
         "",
@@ -110,13 +117,15 @@ def _question(view: ApprovalView, decision: str, feedback: str | None) -> str:
         parts += [f"What it is about: {shown[:_SHOWN]}{cut}", ""]
     if view.consequence:
         parts.append(f"Consequence: {line(view.consequence)}")
-    parts.append(f"The agent proposes: {line(decision)}{f' ({paragraph(feedback)})' if feedback else ''}")
-    parts.append(f"Declining this form means {_refusal(view) or 'that it goes on waiting'}; closing it leaves it open.")
+    if decision is not None:
+        parts.append(f"The agent proposes: {line(decision)}{f' ({paragraph(feedback)})' if feedback else ''}")
+    parts.append(f"Declining this form means {refusal(view) or 'that it goes on waiting'}; closing it leaves it open.")
     parts.append(f"Run {view.run_id}, open until {when(view.expires_at)}.")
     return "\n".join(parts)
 
 
-def _form(view: ApprovalView, decision: str, feedback: str | None) -> type[Answer]:
+def decision_form(view: ApprovalView, decision: str | None = None, feedback: str | None = None) -> type[Answer]:
+    """The form of a decision. Without a proposal the human has to choose one of the options."""
     options = tuple(view.options)
 
     def offered(chosen: str) -> str:
@@ -125,11 +134,13 @@ def _form(view: ApprovalView, decision: str, feedback: str | None) -> type[Answe
         return chosen
 
     choice = Annotated[str, AfterValidator(offered), Field(json_schema_extra={"enum": list(options)})]
-    fields: dict[str, Any] = {"decision": (choice, decision), "feedback": (str | None, feedback)}
+    proposed = ... if decision is None else decision
+    fields: dict[str, Any] = {"decision": (choice, proposed), "feedback": (str | None, feedback)}
     return create_model("Decision", __base__=Answer, **fields)
 
 
-def _refusal(view: ApprovalView) -> str | None:
+def refusal(view: ApprovalView) -> str | None:
+    """The option that declining a form chooses; None where the gate offers no refusal."""
     return next((option for option in _REFUSALS if option in view.options), None)
 
 
@@ -151,13 +162,14 @@ async def approve(
     if isinstance(answer, AcceptedElicitation) and not isinstance(answer.data, NotAsked):
         decision, feedback, assurance = answer.data.decision, answer.data.feedback or None, "elicited"
     elif isinstance(answer, AcceptedElicitation):
-        if view.min_assurance != "none":
+        own = await core.own_assurance(caller, view.id)  # an approver's credential may be enough without a form
+        if roles.ASSURANCES.index(own) < roles.ASSURANCES.index(view.min_assurance):
             return _still_pending(view, "This client cannot put the question to a human at the gate's assurance.")
     elif isinstance(answer, DeclinedElicitation):
-        refusal = _refusal(view)
-        if refusal is None:
+        refused = refusal(view)
+        if refused is None:
             return _still_pending(view, "The human declined the form, and the gate offers no refusal.")
-        decision, feedback, assurance = refusal, None, "elicited"
+        decision, feedback, assurance = refused, None, "elicited"
     else:
         return _still_pending(view, "The human closed the form without a decision.")
     work = core.decide(
@@ -189,5 +201,11 @@ def _still_pending(view: ApprovalView, why: str) -> DecisionOut:
     return DecisionOut(
         decided=False,
         approval=settled_out(view),
-        next=line(f"{why} A human decides in a terminal: omium approve {view.id} (or omium reject {view.id})"),
+        next=line(f"{why} {how_to_decide(view)}"),
     )
+
+
+def how_to_decide(view: ApprovalView) -> str:
+    """How a human decides who is not asked here."""
+    command = roles.way_to_decide(view.id, view.min_assurance)
+    return f"A human decides in a terminal: {command} (or {command.replace('approve', 'reject', 1)})"

@@ -6,7 +6,8 @@ that know neither transport nor identity provider.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -17,19 +18,25 @@ from omium.orchestration.ids import RunId, is_id
 from omium.orchestration.service.views import Caller
 
 if TYPE_CHECKING:
+    from omium.orchestration.ports import Damage
     from omium.orchestration.service.core import Core
 
 MAX_WAIT_S = 45  # hosts stop a call after 60 s, and some do not count progress
+
+# How long a call that may wait holds its request, whatever it was asked for: less where the waiting goes on elsewhere.
+PATIENCE_S: ContextVar[float] = ContextVar("PATIENCE_S", default=MAX_WAIT_S)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """`identify` says who makes a request; it never reads the tool's arguments, which the model writes."""
+    """`identify` says who makes a request; it never reads the tool's arguments, which the model writes. `verify` checks
+    the log, the tables and the contents of a run and changes none of them; None: there is nothing here that can."""
 
     core: Core
     identify: Callable[[Context[Any, Any]], Caller]
+    verify: Callable[[RunId], Awaitable[Sequence[Damage]]] | None = None
 
 
 Ctx: TypeAlias = Context[Desk, Any]

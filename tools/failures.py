@@ -47,6 +47,7 @@ _NEXT: Mapping[ErrorCode, str] = {
     "already_decided": "get_run(run_id) to see how the run went on",
     "plan_required": "show data.plan to the user, then repeat {tool}(...) with plan_token=data.plan.token",
     "plan_expired": "{tool}(..., preview=true) for a new plan_token",
+    "unauthenticated": "ask the user for a credential that is good; this connection has none",
     "forbidden": "ask a human who may do this",
     "queue_full": _REPEAT,
     "rate_limited": _REPEAT,

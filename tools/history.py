@@ -117,7 +117,7 @@ async def branch(
     idempotency_key: Key = None,
 ) -> HistoryOut:
     """Create a new run from a position of a run, with other inputs or prompts, in its own copy of the files. The
-    original stays as it is. Give a name unless it is a preview; then compare_runs."""
+    original stays as it is. Give a name unless it is a preview."""
     core, caller = desk_of(ctx)
     _either(preview, plan_token)
     found = await the_run(core, caller, run_id)

@@ -121,8 +121,15 @@ class RunOut(RunState):
     nodes_after: str | None = None
 
 
+class ListedRun(RunLine):
+    """With how many runs it has started, and which node has started it."""
+
+    children: int | None = None
+    caller: Line | None = None
+
+
 class RunsOut(Answer):
-    runs: list[RunLine]
+    runs: list[ListedRun]
     before: str | None = None
     next: Line | None = None
 
@@ -193,6 +200,7 @@ class ComparisonOut(Answer):
     same_nodes: int
     nodes: list[DifferenceOut]
     nodes_after: str | None = None
+    given: list[Line] | None = None
     files: list[Text] | None = None
     decisions: list[Line] | None = None
     cost_usd: list[float]

@@ -78,6 +78,11 @@ def value_text(value: Value) -> str:
     return _HOSTILE.sub(_json_escape, canonical)
 
 
+def json_text(tree: Any) -> str:
+    """A tree of JSON values, and `orjson.Fragment`s of such text, as JSON whose every character is visible text."""
+    return _HOSTILE.sub(_json_escape, orjson.dumps(tree).decode())
+
+
 def _json_escape(match: re.Match[str]) -> str:
     units = match.group().encode("utf-16-be")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

@@ -9,10 +9,10 @@ from pydantic import Field
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import RunId
 from omium.orchestration.service.views import Caller, RunView
-from omium.tools.desk import MAX_WAIT_S, Ctx, committed, desk_of, the_run
+from omium.tools.desk import MAX_WAIT_S, PATIENCE_S, Ctx, committed, desk_of, the_run
 from omium.tools.models import RunOut, RunsOut, RunState
 from omium.tools.present import LIST_ROOM, VALUE_PAGE, fit, some
-from omium.tools.show import run_line, run_out, run_state, value_out
+from omium.tools.show import listed_run, run_out, run_state, value_out
 
 if TYPE_CHECKING:
     from omium.orchestration.service.core import Core
@@ -37,8 +37,8 @@ async def run_workflow(
     wait_seconds: Wait = 0,
     idempotency_key: Key = None,
 ) -> RunState:
-    """Start a run of a registered workflow and return its run_id at once. The run executes in the background, survives
-    disconnects and restarts, and may act on the outside world as the workflow defines. Follow it with get_run."""
+    """Start a run of a registered workflow and return its run_id at once. It runs in the background, survives
+    disconnects and restarts, and may act on the outside world. Follow it with get_run."""
     core, caller = desk_of(ctx)
     run = await committed(
         core.run_workflow(
@@ -87,6 +87,7 @@ async def list_runs(
     workflow: Annotated[str | None, Field(max_length=200)] = None,
     text: Annotated[str | None, Field(description="In id, workflow or title", max_length=200)] = None,
     parent: Annotated[str | None, Field(description="Branches of this run", min_length=4, max_length=64)] = None,
+    children: Annotated[bool, Field(description="Also what runs started")] = False,
     before: Annotated[str | None, Field(description="Next page", max_length=64)] = None,
     limit: Annotated[int, Field(ge=1, le=50)] = 20,
 ) -> RunsOut:
@@ -98,13 +99,15 @@ async def list_runs(
         workflow=workflow,
         text=text,
         parent=await core.find_run(caller, parent) if parent is not None else None,
+        children=children,
         before=RunId(before) if before is not None else None,
         limit=limit,
     )
-    shown = fit((run_line(run) for run in page.runs), LIST_ROOM + 2_000)
+    shown = fit((listed_run(run) for run in page.runs), LIST_ROOM + 2_000)
     cut = len(shown) < len(page.runs)
     filtered = any(given is not None for given in (statuses, workflow, text, parent, before))
     empty = "no run matches" if filtered else "no runs yet: list_workflows(), then run_workflow(workflow, inputs)"
+    empty = "only runs that other runs started: list_runs(children=true)" if page.hidden else empty
     return RunsOut(runs=shown, before=shown[-1].run_id if cut else page.next, next=None if shown else empty)
 
 
@@ -138,14 +141,14 @@ async def control_run(
 
 async def waited(core: Core, caller: Caller, ctx: Ctx, run: RunView, seconds: float, *, detail: bool) -> RunView:
     """The run after a bounded wait, its progress told on the way. Ending the request ends the wait and nothing else."""
-    end = core.clock.monotonic() + seconds
+    end = core.clock.monotonic() + min(seconds, PATIENCE_S.get())
     told = 0
     while run.status in _MOVING:
         if run.seq > told:
             # The position in the log is the progress: only it always grows, since plans add nodes and resets take
             # results back.
             told = run.seq
-            await ctx.report_progress(run.seq, message=_moment(run))
+            await ctx.report_progress(run.seq, message=moment(run))
         left = end - core.clock.monotonic()
         if left <= 0:
             break
@@ -153,7 +156,8 @@ async def waited(core: Core, caller: Caller, ctx: Ctx, run: RunView, seconds: fl
     return run
 
 
-def _moment(run: RunView) -> str:
+def moment(run: RunView) -> str:
+    """Where a run is, in a few words."""
     nodes = sum(run.counts.values())
     ended = sum(run.counts.get(status, 0) for status in ("completed", "failed", "skipped", "cancelled"))
     running = f", running: {', '.join(some(run.current, 100))}" if run.current else ""

@@ -26,6 +26,7 @@ from omium.tools.models import (
     Detail,
     DifferenceOut,
     HistoryOut,
+    ListedRun,
     NodeOut,
     PlanOut,
     QuestionOut,
@@ -72,6 +73,14 @@ def run_line(run: RunView) -> RunLine:
     )
 
 
+def listed_run(run: RunView) -> ListedRun:
+    return ListedRun(
+        **dict(run_line(run)),
+        children=run.children or None,
+        caller=f"{run.caller_run}/{run.caller_node}" if run.caller_run is not None else None,
+    )
+
+
 def _parent(run: RunView) -> str | None:
     return f"{run.parent_run}@{run.parent_seq}" if run.parent_run is not None else None
 
@@ -82,7 +91,7 @@ def run_state(run: RunView) -> RunState:
 
 def run_out(run: RunView, *, detail: bool = False, after: str | None = None, output: ValueOut | None = None) -> RunOut:
     """A run with `output`; with `detail` the run's own output and a page of its nodes, from the one after `after`."""
-    nodes, nodes_after = _node_page(run.nodes, after) if detail else (None, None)
+    nodes, nodes_after = node_page(run.nodes, after) if detail else (None, None)
     if detail and output is None and run.output_digest is not None:
         output = value_out(run.output)
     return RunOut(
@@ -138,7 +147,7 @@ def _error(error: Mapping[str, Any] | None) -> Detail | None:
     return {line(key): item if isinstance(item, int) else line(str(item), 600) for key, item in error.items() if item}
 
 
-def _node_page(nodes: Sequence[NodeView], after: str | None) -> tuple[list[NodeOut], str | None]:
+def node_page(nodes: Sequence[NodeView], after: str | None) -> tuple[list[NodeOut], str | None]:
     rest = _after([node.id for node in nodes], after)
     page = fit(node_out(node) for node in nodes[rest:])
     left = rest + len(page)
@@ -308,12 +317,23 @@ def comparison_out(view: ComparisonView, *, detail: bool, after: str | None) -> 
         same_nodes=len(view.nodes) - len(differing),
         nodes=page,
         nodes_after=differing[left - 1].node if page and left < len(differing) else None,
+        given=_given(view),
         files=_files(view.files, 2_500 if detail else 1_500, patches=detail),
         decisions=_decisions(view.decisions),
         cost_usd=[round(one, 6) for one in view.cost_usd],
         tokens=list(view.tokens),
         seconds=[one / 1000 for one in took] if len(took) == 2 else None,
     )
+
+
+def _given(view: ComparisonView) -> list[str] | None:
+    """A line for each value that the runs were given differently: `inputs.tone: "dry" -> "warm"`."""
+    lines = []
+    for kind, differences in (("inputs", view.inputs), ("nodes", view.overrides)):
+        for one in differences:
+            before, after = ("not given" if side is None else line(side, 150) for side in (one.a, one.b))
+            lines.append(f"{kind}.{line(one.name)}: {before} -> {after}")
+    return some(lines, 1_000) or None
 
 
 def _difference(one: NodeDifference, detail: bool) -> DifferenceOut:

@@ -11,7 +11,7 @@ import inspect
 import json
 import logging
 import types
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
@@ -35,6 +35,9 @@ ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_
 # A workflow may reach the world outside, so whatever sets one going may.
 STARTS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
 STEERS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=True)
+# A signal sets a node going; closing a branch only says something of it, the same again changes nothing more.
+SIGNALS = STARTS
+CLOSES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 RESETS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True)
 
 
@@ -45,6 +48,7 @@ class ToolSpec:
     function: Callable[..., Awaitable[Answer]]
     title: str
     annotations: ToolAnnotations
+    meta: Mapping[str, Any] | None = None  # its `_meta` in lists
 
     @property
     def name(self) -> str:
@@ -109,6 +113,7 @@ def build_tool(spec: ToolSpec) -> Tool:
         title=spec.title,
         description=inspect.getdoc(spec.function),
         annotations=spec.annotations,
+        meta=dict(spec.meta) if spec.meta is not None else None,
         structured_output=False,  # the answer's schema is made below, once: every start of a server waits for it
     )
     loose = tool.fn_metadata.arg_model
@@ -194,9 +199,14 @@ class UnknownTools:
         if ctx.method == "tools/call" and ctx.params is not None:
             name = ctx.params.get("name")
             if isinstance(name, str) and name not in self._names:
-                raise MCPError(
-                    code=INVALID_PARAMS,
-                    message=f"Unknown tool: {line(name)}.{self._why}",
-                    data={"code": "not_found", "hint": "tools/list names the tools of this server."},
-                )
+                raise unknown_tool(name, self._why)
         return await call_next(ctx)
+
+
+def unknown_tool(name: str, why: str = "") -> MCPError:
+    """The protocol error for a tool that is not offered."""
+    return MCPError(
+        code=INVALID_PARAMS,
+        message=f"Unknown tool: {line(name)}.{why}",
+        data={"code": "not_found", "hint": "tools/list names the tools of this server."},
+    )

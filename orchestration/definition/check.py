@@ -261,9 +261,9 @@ def _checked(workflow: WorkflowDef) -> _Checker:
 def check_registered(workflow: WorkflowDef, registered: Mapping[str, AbstractSet[str]]) -> None:
     """Refuse a workflow that names what the operator has not registered.
 
-    registered: the names by registry: function, agent, tool, command, workflow. There is no other way for a definition
-    to say what runs: no import path, no argument vector, no environment, no server. OmiumError("not_registered");
-    `data["missing"]` lists {path, node, registry, name}.
+    registered: the names by registry: function, agent, tool, command, workflow, resource. There is no other way for a
+    definition to say what runs: no import path, no argument vector, no environment, no server.
+    OmiumError("not_registered"); `data["missing"]` lists {path, node, registry, name}.
     """
     check_names(workflow.nodes, registered)
 
@@ -271,7 +271,12 @@ def check_registered(workflow: WorkflowDef, registered: Mapping[str, AbstractSet
 def check_names(nodes: tuple[NodeDef, ...], registered: Mapping[str, AbstractSet[str]], path: str = "nodes") -> None:
     """The same for nodes alone: for the steps of a plan."""
     missing = [
-        {"path": here, "node": node.id, "registry": registry, "name": name}
+        {
+            "path": f"{here}.resources" if registry == "resource" else here,
+            "node": node.id,
+            "registry": registry,
+            "name": name,
+        }
         for here, node in walk(nodes, path)
         for registry, name in registered_names(node)
         if name not in registered.get(registry, frozenset())
@@ -285,9 +290,15 @@ def check_names(nodes: tuple[NodeDef, ...], registered: Mapping[str, AbstractSet
         "not_registered",
         f"{first['path']}: the node {first['node']!r} names the {first['registry']} {first['name']!r}, which is not "
         f"registered{f' (and {len(missing) - 1} more like it)' if len(missing) > 1 else ''}.",
-        f"Did you mean {near[0]!r}?" if near else f"Register it in omium.yaml, or use one of: {', '.join(known[:10])}.",
+        f"Did you mean {near[0]!r}?" if near else _register(first["registry"], known),
         missing=missing[:100],
     )
+
+
+def _register(registry: str, known: Sequence[str]) -> str:
+    where = "under limits.resources of omium.yaml" if registry == "resource" else "in omium.yaml"
+    others = ", or use one of: " + ", ".join(known[:10]) if known else ""
+    return f"Register it {where}{others}."
 
 
 def registered_names(node: NodeDef) -> Iterable[tuple[str, str]]:
@@ -300,6 +311,8 @@ def registered_names(node: NodeDef) -> Iterable[tuple[str, str]]:
     if node.consensus is not None:
         for voter in node.consensus.voters:
             yield "agent", voter
+    for resource in node.resources:
+        yield "resource", resource
 
 
 def check_recursion(name: str, lookup: Callable[[str], WorkflowDef | None]) -> None:

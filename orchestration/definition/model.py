@@ -19,6 +19,13 @@ OnItemFailure = Literal["fail", "continue"]
 Assurance = Literal["none", "elicited", "separate_identity", "out_of_band", "signed"]
 ApprovalMode = Literal["none", "after_planning", "before_each_step", "on_error", "manual", "custom"]
 
+FAILURE_CATEGORIES = (
+    "file_not_found", "api_error", "timeout", "import_error", "type_error", "value_error", "key_error",
+    "attribute_error", "index_error", "permission_error", "connection_error", "memory_error", "rate_limited",
+    "validation", "unknown",
+)  # fmt: skip
+"""What kinds of failure there are: what `retry.on` may name."""
+
 USES_REGISTERED: Mapping[NodeKind, str] = {
     "function": "function",
     "agent": "agent",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from omium.orchestration.definition.json_schema import schema_problems
-from omium.orchestration.definition.model import USES_REGISTERED, NodeDef, WorkflowDef, walk
+from omium.orchestration.definition.model import FAILURE_CATEGORIES, USES_REGISTERED, NodeDef, WorkflowDef, walk
 from omium.orchestration.definition.names import tool_problem
 from omium.orchestration.definition.problems import Problem
 
@@ -33,6 +34,7 @@ def node_problems(nodes: tuple[NodeDef, ...], path: str = "nodes") -> list[Probl
     for here, node in walk(nodes, path):
         problems += _kind(node, here)
         problems += _expansion(node, here)
+        problems += _categories(node, here)
         for key, schema in (("input_schema", node.input_schema), ("output_schema", node.output_schema)):
             if schema is not None:
                 problems += schema_problems(schema, f"{here}.{key}")
@@ -70,6 +72,14 @@ def _kind(node: NodeDef, here: str) -> Iterator[Problem]:
             yield Problem(f"{here}.consensus.quorum", f"is {node.consensus.quorum} of {count}", f"at most {count}")
         if len(set(node.consensus.voters)) != len(node.consensus.voters):
             yield Problem(f"{here}.consensus.voters", "names an agent twice", "agents that differ")
+
+
+def _categories(node: NodeDef, here: str) -> Iterator[Problem]:
+    for index, category in enumerate(node.retry.on or ()):
+        if category not in FAILURE_CATEGORIES:
+            near = difflib.get_close_matches(category, FAILURE_CATEGORIES, n=3)
+            expected = " or ".join(near) if near else f"one of {', '.join(FAILURE_CATEGORIES)}"
+            yield Problem(f"{here}.retry.on[{index}]", f"{category!r} is no category of failures", expected)
 
 
 def _expansion(node: NodeDef, here: str) -> Iterator[Problem]:

@@ -13,14 +13,10 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from omium.orchestration.definition.model import Retry
+from omium.orchestration.definition.model import FAILURE_CATEGORIES, Retry
 from omium.orchestration.errors import OmiumError
 
-CATEGORIES = (
-    "file_not_found", "api_error", "timeout", "import_error", "type_error", "value_error", "key_error",
-    "attribute_error", "index_error", "permission_error", "connection_error", "memory_error", "rate_limited",
-    "validation", "unknown",
-)  # fmt: skip
+CATEGORIES = FAILURE_CATEGORIES
 
 # Trying the same thing again can help; for the others something has to change first.
 TRANSIENT = frozenset({"api_error", "timeout", "connection_error", "rate_limited", "memory_error", "unknown"})

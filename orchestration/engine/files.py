@@ -12,7 +12,7 @@ from omium.orchestration.ids import Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Store, Write
-from omium.orchestration.ports_workspace import FileChange, Tree, Workspaces, WorkspaceSpec
+from omium.orchestration.ports_workspace import FileChange, FileEntry, Tree, Workspaces, WorkspaceSpec
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.attempt import NodeAttempt
@@ -91,6 +91,19 @@ class RunFiles:
     async def diff(self, a: str, b: str, *, patch_limit: int = 0) -> list[FileChange]:
         """What changed from one captured tree to another, by path, with patches of at most `patch_limit` bytes."""
         return await self._need().diff(Tree(a), Tree(b), patch_limit=patch_limit)
+
+    @property
+    def available(self) -> bool:
+        """Whether there are workspaces at all."""
+        return self._workspaces is not None
+
+    async def files(self, tree: str) -> list[FileEntry]:
+        """Every file and link of a captured tree, by path."""
+        return await self._need().files(Tree(tree))
+
+    async def read(self, tree: str, path: str) -> bytes:
+        """The content of one file of a captured tree; of a link its target."""
+        return await self._need().read(Tree(tree), path)
 
     async def _write(self, run_id: RunId, *commands: c.Command) -> None:
         await self._store.write(Write(run_id, commands, ENGINE))

@@ -51,7 +51,7 @@ class Program:
     def node(self, node: NodeDef) -> NodeProgram:
         known = self._nodes.get(id(node))
         if known is None:
-            names, every = _names(_sources(node))
+            names, every = _names(sources(node))
             plain = self.workflow.approvals != "custom" and _is_plain(node)
             known = self._nodes[id(node)] = (node, NodeProgram(node_hash(node), names, every, plain))
         return known[1]
@@ -72,7 +72,7 @@ def _is_plain(node: NodeDef) -> bool:
     )
 
 
-def _sources(node: NodeDef) -> list[Any]:
+def sources(node: NodeDef) -> list[Any]:
     """Every template of a node, conditions made into templates."""
     sources: list[Any] = [node.input, node.output]
     conditions: list[str | None] = [node.when, *node.requires, *node.expects, *(need.when for need in node.needs)]

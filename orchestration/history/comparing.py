@@ -13,7 +13,7 @@ from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.recorded import cost_of
 from omium.orchestration.ids import Digest, NodeId
 from omium.orchestration.log.state import NODE_TERMINAL, NodeState, NodeStatus, RunState
-from omium.orchestration.service.views import ComparisonView, NodeDifference, NodeView, RunView
+from omium.orchestration.service.views import ComparisonView, GivenDifference, NodeDifference, NodeView, RunView
 
 DIFF_LINES = 200
 DIFF_NODES = 200
@@ -91,7 +91,48 @@ async def compare(ground: Ground, run_a: RunView, run_b: RunView, a: Side, b: Si
         duration_ms=(_duration(a[0]), _duration(b[0])),
         decisions=await _decisions(ground, a[0], b[0]),
         outputs_equal=a[0].output == b[0].output,
+        inputs=_given_differences(await _inputs(ground, a[0]), await _inputs(ground, b[0])),
+        overrides=_given_differences(_changed_nodes(a[0]), _changed_nodes(b[0])),
     )
+
+
+async def _inputs(ground: Ground, state: RunState) -> dict[str, Any]:
+    """What the run was given, with what was changed later."""
+    try:
+        given = await ground.store.value(state.inputs)
+    except OmiumError as error:
+        return {"(all)": f"cannot be read: {error.code}"}
+    first = dict(given) if isinstance(given, Mapping) else {}
+    return {**first, **state.overrides.get("inputs", {})}
+
+
+def _changed_nodes(state: RunState) -> dict[str, Any]:
+    """The overrides of nodes that are in force, one entry for each value."""
+    found: dict[str, Any] = {}
+    for node_id, change in state.overrides.get("nodes", {}).items():
+        if "output" in change:
+            found[f"{node_id}.output"] = change["output"]
+        for name, value in (change.get("with") or {}).items():
+            found[f"{node_id}.with.{name}"] = value
+    return found
+
+
+def _given_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[GivenDifference]:
+    """By name; at most as many as there are diffs of nodes."""
+    texts = [{name: _json(value) for name, value in side.items()} for side in (a, b)]
+    names = [name for name in sorted({*a, *b}) if texts[0].get(name) != texts[1].get(name)]
+    return [
+        GivenDifference(name, *(_short(side[name]) if name in side else None for side in texts))
+        for name in names[:DIFF_NODES]
+    ]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LINE else f"{text[:_LINE]}..."
 
 
 def _output(state: RunState, node_id: NodeId) -> Digest | None:

@@ -3,14 +3,17 @@ done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from omium.orchestration.definition.expressions import references
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.definition.json_schema import validate_inputs, value_problems
-from omium.orchestration.definition.model import NodeDef
+from omium.orchestration.definition.model import NodeDef, WorkflowDef, walk
+from omium.orchestration.engine.programs import sources
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.reset import check_exists
 from omium.orchestration.ids import NodeId
@@ -130,5 +133,38 @@ def _expands(node: NodeDef, node_id: str) -> bool:
 
 
 def merged_inputs(structure: Structure, present: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's inputs with the changed ones. Raises `invalid_argument` where they do not fit the workflow."""
-    return validate_inputs(structure.workflow, {**present, **overrides.get("inputs", {})})
+    """The run's inputs with the changed ones. Raises `invalid_argument` where they do not fit the workflow, or change
+    an input that it does not have: nothing would come of that."""
+    changed = overrides.get("inputs", {})
+    unknown = [name for name in changed if name not in present]
+    if unknown:
+        _check_known(structure.workflow, unknown)
+    return validate_inputs(structure.workflow, {**present, **changed})
+
+
+def _check_known(workflow: WorkflowDef, names: Sequence[str]) -> None:
+    schema = workflow.inputs or {}
+    if schema.get("additionalProperties") or "patternProperties" in schema:
+        return  # the schema says which others there may be
+    known = set(schema.get("properties") or ()) or _read_inputs(workflow)
+    unknown = sorted(set(names) - known) if known is not None else []
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known or (), n=3)
+        others = f"It has {', '.join(sorted(known or ()))}." if known else "It has none."
+        raise OmiumError(
+            "invalid_argument",
+            f"the workflow {workflow.name!r} has no input {unknown[0]!r}.",
+            f"Did you mean {' or '.join(near)}?" if near else others,
+            unknown=unknown,
+        )
+
+
+def _read_inputs(workflow: WorkflowDef) -> set[str] | None:
+    """The inputs that a workflow without a schema for them reads; None when it may read any."""
+    nodes = [node for _, node in walk(workflow.nodes)]
+    if any(node.expands for node in nodes):
+        return None
+    templates = [workflow.outputs, *(template for node in nodes for template in sources(node))]
+    templates += ["${{ " + condition + " }}" for condition in workflow.approval_conditions]
+    mentioned = {name for template in templates if template is not None for name in references(template)}
+    return None if "inputs" in mentioned else {one[7:] for one in mentioned if one.startswith("inputs.")}

@@ -68,7 +68,8 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (
             EventType.RUN_CREATED,
             "definition workflow inputs project",
-            "title priority deadline_at parent reset tree reuse overrides branch hypothesis caller session workspace",
+            "title priority deadline_at parent reset tree reuse overrides branch hypothesis caller session workspace"
+            " owner",
         ),
         (EventType.RUN_PLANNING, "", ""),
         (EventType.RUN_STARTED, "", ""),

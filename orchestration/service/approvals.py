@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import ApprovalId
+from omium.orchestration.ids import ApprovalId, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Write
+from omium.orchestration.service import roles
 from omium.orchestration.service.views import ApprovalView, Assurance, Caller
 
-_ORDER: tuple[Assurance, ...] = ("none", "elicited", "separate_identity", "out_of_band", "signed")
 _MAX_FEEDBACK = 16_000
 
 
@@ -27,16 +27,18 @@ class ApprovalService:
     ) -> ApprovalView:
         """Decide a pending approval; the run goes on by itself.
 
-        assurance: what is known of who decided. Raises `forbidden` when the gate asks for more, `invalid_argument` for
-        an option that is not offered, `already_decided` (with who and what), `not_found`."""
-        view = await self.get_approval(caller, approval_id)  # type: ignore[attr-defined]
-        if caller.role not in ("operator", "approver", "admin"):
-            raise OmiumError("forbidden", f"{caller.principal} has the role {caller.role}, which decides nothing.")
-        if _ORDER.index(assurance) < _ORDER.index(view.min_assurance):
+        assurance: what the surface knows of who decided; it counts for more when the caller's own identity is worth
+        more. Raises `forbidden` for the role, or when the gate asks for more, `invalid_argument` for an option that is
+        not offered, `already_decided` (with who and what), `not_found`."""
+        roles.check(caller, "decide")
+        view: ApprovalView = await self.get_approval(caller, approval_id)  # type: ignore[attr-defined]
+        roles.check_decision(caller, view.min_assurance)
+        assurance = roles.stronger(assurance, await self._worth(caller, view.run_id))
+        if roles.ASSURANCES.index(assurance) < roles.ASSURANCES.index(view.min_assurance):
             raise OmiumError(
                 "forbidden",
                 f"approval {approval_id} needs a decision of assurance {view.min_assurance}; this one has {assurance}.",
-                f"A human decides it in a terminal: omium approve {approval_id}",
+                f"A human decides it in a terminal: {roles.way_to_decide(approval_id, view.min_assurance)}",
                 required=view.min_assurance,
                 achieved=assurance,
             )
@@ -51,3 +53,28 @@ class ApprovalService:
         )
         decided: ApprovalView = await self.get_approval(caller, approval_id)  # type: ignore[attr-defined]
         return decided
+
+    async def own_assurance(self, caller: Caller, approval_id: ApprovalId) -> Assurance:
+        """What a decision of this approval is worth for being the caller's, before anything else is known of it."""
+        roles.check(caller, "own_assurance")
+        view: ApprovalView = await self.get_approval(caller, approval_id)  # type: ignore[attr-defined]
+        return await self._worth(caller, view.run_id)
+
+    async def _worth(self, caller: Caller, run_id: RunId) -> Assurance:
+        if roles.own_assurance(caller, ()) == "none":
+            return "none"
+        return roles.own_assurance(caller, await self._requesters(run_id))
+
+    async def _requesters(self, run_id: RunId) -> set[Principal]:
+        """The owners of a run, of those that started it, and of those that it branched from."""
+        found: set[Principal] = set()
+        above, seen = [run_id], {run_id}
+        while above:
+            row = await self.store.run(above.pop())  # type: ignore[attr-defined]
+            if row is None:
+                continue
+            found.add(Principal(row.owner))
+            more = [one for one in (row.caller_run, row.parent_run) if one is not None and one not in seen]
+            seen.update(more)
+            above += more
+        return found

@@ -5,8 +5,9 @@ Plain data: how a function is called and a command started is the executors' bus
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -61,27 +62,48 @@ def _not_here_yet(definition: WorkflowDef) -> Iterator[Problem]:
     if definition.approvals == "after_planning":
         what = "the approval mode after_planning does not exist yet"
         yield Problem("approvals.mode", what, "before_each_step, or `approval: true` at the steps of the plan")
-    for path, node in walk(definition.nodes):
+    yield from _steps_not_here_yet(definition.nodes, "nodes")
+
+
+def _steps_not_here_yet(nodes: tuple[NodeDef, ...], under: str) -> Iterator[Problem]:
+    for path, node in walk(nodes, under):
         if node.budget is not None:
             yield Problem(f"{path}.budget", "budgets are not enforced yet", "no budget")
-        if node.approval is not None and node.approval.min_assurance not in ("none", "elicited"):
+        if node.approval is not None and node.approval.min_assurance == "signed":
             what = f"nobody can decide with the assurance {node.approval.min_assurance} yet"
-            yield Problem(f"{path}.approval.min_assurance", what, "elicited")
+            yield Problem(f"{path}.approval.min_assurance", what, "out_of_band, or less")
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything registered, by name. `sources`: where a workflow was read from, for messages."""
+    """Everything registered, by name. `sources`: where a workflow was read from, for messages; `resources`: the named
+    limits of the project, which nodes may count against."""
 
     functions: Mapping[str, FunctionSpec] = field(default_factory=dict)
     commands: Mapping[str, CommandEntry] = field(default_factory=dict)
     workflows: Mapping[str, WorkflowDef] = field(default_factory=dict)
     workspaces: Mapping[str, WorkspaceSpec] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    resources: Collection[str] = ()
 
     def registered(self) -> dict[str, set[str]]:
         """The names by registry, as `check_registered` takes them."""
-        return {"function": set(self.functions), "command": set(self.commands), "workflow": set(self.workflows)}
+        return {
+            "function": set(self.functions),
+            "command": set(self.commands),
+            "workflow": set(self.workflows),
+            "resource": set(self.resources),
+        }
+
+    def check_steps(self, nodes: tuple[NodeDef, ...]) -> None:
+        """Refuse the steps of a plan for what a registered workflow would be refused for: `not_registered` for names,
+        `invalid_definition` for what this version does not do."""
+        from omium.orchestration.definition.check import check_names
+
+        check_names(nodes, self.registered(), "steps")
+        problems = list(_steps_not_here_yet(nodes, "steps"))
+        if problems:
+            raise invalid_definition(problems)
 
     def source_of(self, workflow: str) -> str | None:
         """The file that defines a workflow; None when it was built in Python."""
@@ -123,7 +145,16 @@ class Catalog:
         except OmiumError as error:
             for one in error.data["missing"]:
                 what = f"the node {one['node']!r} names the {one['registry']} {one['name']!r}, which is not registered"
-                yield Problem(one["path"], what, _known(self.registered().get(one["registry"], set()), one["registry"]))
+                yield Problem(one["path"], what, self._expected(one["registry"], one["name"]))
+
+    def _expected(self, registry: str, name: str) -> str:
+        known = self.registered().get(registry, set())
+        near = difflib.get_close_matches(name, known, n=3)
+        if near:
+            return " or ".join(near)
+        if registry == "resource" and not known:
+            return "a name under limits.resources; there is none"
+        return _known(known, registry)
 
     def _with_contracts(self, definition: WorkflowDef) -> WorkflowDef:
         """The definition as its expressions are checked: nodes without schemas have those of what they call."""

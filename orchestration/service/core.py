@@ -7,7 +7,6 @@ run ever lives in a call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -25,9 +24,11 @@ from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, RunQuery, RunRow, Store, SystemClock, Write
+from omium.orchestration.service import roles
 from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.history import HistoryService
+from omium.orchestration.service.inspecting import InspectionService
 from omium.orchestration.service.reading import Reading, row_of, run_view
 from omium.orchestration.service.simulating import SimulationService
 from omium.orchestration.service.views import Caller, RunView
@@ -77,6 +78,7 @@ class RunService(Reading):
 
         Raises `not_found` (workflow, with the nearest names), `invalid_argument` (inputs, each problem with its path),
         `not_registered` (workspace), `queue_full`, `conflict` (the idempotency key was used with other arguments)."""
+        roles.check(caller, "run_workflow")
         definition = self._definition(workflow)
         given = validate_inputs(definition, dict(inputs or {}))
         if workspace is not None and workspace not in self.catalog.workspaces:
@@ -213,6 +215,7 @@ class RunService(Reading):
         idempotency_key: str | None = None,
     ) -> RunView:
         """No new node starts; one in flight finishes, or is stopped with `interrupt` where its definition allows."""
+        roles.check(caller, "pause")
         command = c.PauseRun(reason, interrupt)
         return await self._steer(caller, run_id, "pause", command, [reason, interrupt], idempotency_key)
 
@@ -220,6 +223,7 @@ class RunService(Reading):
         self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
     ) -> RunView:
         """Go on after a pause or a rollback; a draft is started."""
+        roles.check(caller, "resume")
         row = await self.row(caller, run_id)
         if row.status == RunStatus.DRAFT:
             return await self._steer(caller, run_id, "resume", c.PlanRun(), [reason], idempotency_key, c.StartRun())
@@ -229,17 +233,23 @@ class RunService(Reading):
         self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
     ) -> RunView:
         """End the run and all below it: nodes in flight are killed, pending approvals and child runs cancelled."""
+        roles.check(caller, "cancel")
         view = await self._steer(caller, run_id, "cancel", c.CancelRun(reason), [reason], idempotency_key)
         await cancel_below(self.store, run_id, caller.principal)
         return view
 
-    async def signal(self, caller: Caller, run_id: RunId, name: str, payload: Any = None) -> RunView:
+    async def signal(
+        self, caller: Caller, run_id: RunId, name: str, payload: Any = None, *, idempotency_key: str | None = None
+    ) -> RunView:
         """Send a signal to the nodes that wait, or will wait, for one of this name; one signal wakes one node."""
+        roles.check(caller, "signal")
         await self.row(caller, run_id)
         encoded = encode(payload)
-        await self.store.write(
-            Write(run_id, [c.Signal(name, encoded.digest, encoded.size)], caller.principal, blobs=(NewBlob(encoded),))
-        )
+        arguments = [run_id, name, encoded.digest]
+        key = self.idempotency(caller, "signal", idempotency_key, arguments, {"run": run_id})
+        command = c.Signal(name, encoded.digest, encoded.size)
+        write = Write(run_id, [command], caller.principal, blobs=(NewBlob(encoded),), idempotency=key)
+        await self.store.write(write)
         return await self.get_run(caller, run_id)
 
     async def _steer(
@@ -259,6 +269,7 @@ class RunService(Reading):
 
     async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:
         """The run once it has ended, waits for a decision or is paused; or as it stands after `seconds`."""
+        roles.check(caller, "wait")
         async with watching(self.store, run_id, STATUS_CHANGES) as watch:
             with anyio.move_on_after(seconds):
                 if self._is_under_way_here(caller, run_id):
@@ -293,11 +304,12 @@ class RunService(Reading):
     async def find_run(self, caller: Caller, text: str) -> RunId:
         """The run that a person means: a whole id, the end or the beginning of one that is unique, or "last", which is
         the newest that no other run has started."""
+        roles.check(caller, "find_run")
         if is_id(text, "run"):
             return (await self.row(caller, RunId(text))).id
         projects = (caller.project,)
         if text == "last":
-            found = await self._last(caller)
+            found = await self.store.runs(RunQuery(projects=projects, owner=caller.only, top=True, limit=1))
         elif len(text) >= 4:
             wanted = text.removeprefix("run_").upper()
             candidates = await self.store.runs(RunQuery(projects=projects, owner=caller.only, text=wanted, limit=50))
@@ -310,18 +322,9 @@ class RunService(Reading):
         ids = ", ".join(row.id for row in found[:5])
         raise OmiumError("not_found", f"{text!r} {what}.", f"Did you mean one of {ids}?" if ids else "List the runs.")
 
-    async def _last(self, caller: Caller) -> list[RunRow]:
-        before: RunId | None = None
-        newest = RunQuery(projects=(caller.project,), owner=caller.only, limit=100)
-        while page := await self.store.runs(replace(newest, before=before)):
-            for row in page:
-                if row.caller_run is None:
-                    return [row]
-            before = page[-1].id
-        return []
-
     async def row(self, caller: Caller, run_id: RunId) -> RunRow:
         """The run's row, if the caller may know of it."""
+        roles.check(caller, "row")
         found = await self.store.run(run_id)
         if found is None or not caller.may_see(found.project, found.owner):
             raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
@@ -345,14 +348,12 @@ class _Creation:
         self.inputs: Encoded = encode(given)
 
 
-class Core(HistoryService, ApprovalService, SimulationService, RunService):
+class Core(HistoryService, InspectionService, ApprovalService, SimulationService, RunService):
     """Every verb."""
 
     def check_names(self, nodes: Sequence[NodeDef]) -> None:
-        """Refuse the steps of a plan that name anything unregistered."""
-        from omium.orchestration.definition.check import check_names
-
-        check_names(tuple(nodes), self.catalog.registered())
+        """Refuse the steps of a plan that name anything unregistered, or say what this version does not do."""
+        self.catalog.check_steps(tuple(nodes))
 
 
 __all__ = ["Core", "RunService", "definition_hash"]

@@ -23,6 +23,7 @@ from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RunState, RunStatus
 from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
+from omium.orchestration.service import roles
 from omium.orchestration.service.reading import Reading, node_views, row_of, run_view
 from omium.orchestration.service.views import (
     BranchView,
@@ -91,6 +92,7 @@ class HistoryService(Reading):
         conditions on what was recorded: when one does not hold, the checkpoint is kept, marked as not valid, and
         cannot be gone back to. Raises `precondition_failed` for both, `integrity` when a value that the run would go
         on with cannot be read, `conflict` when the label is taken, `invalid_argument` and `not_found`."""
+        roles.check(caller, "checkpoint")
         row = await self.row(caller, run_id)
         arguments = [run_id, label, at, note, list(requires), list(expects)]
         key = self.idempotency(caller, "checkpoint", idempotency_key, arguments, {"run": run_id, "label": label})
@@ -104,6 +106,7 @@ class HistoryService(Reading):
         self, caller: Caller, run_id: RunId, *, before: int | None = None, limit: int = 50
     ) -> CheckpointPage:
         """The positions that the run can go back to, newest first. `before`: what the page before gave as `next`."""
+        roles.check(caller, "list_checkpoints")
         await self.row(caller, run_id)
         if not 1 <= limit <= 500:
             raise OmiumError("invalid_argument", f"a page has 1 to 500 checkpoints, not {limit}.")
@@ -113,6 +116,7 @@ class HistoryService(Reading):
 
     async def preview_rollback(self, caller: Caller, run_id: RunId, to: str | int) -> PlanView:
         """What `rollback` would do, with a token for doing just that."""
+        roles.check(caller, "preview_rollback")
         row = await self.row(caller, run_id)
         seq = await find(self.store, row, parse(to, run_id), self.store.state)
         planned = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
@@ -133,6 +137,7 @@ class HistoryService(Reading):
 
         Raises `invalid_argument`, `not_found` and `not_allowed` for the position, `integrity` (with the nearest one
         that is whole), `precondition_failed` for a checkpoint that is not valid, `plan_required`, `plan_expired`."""
+        roles.check(caller, "rollback")
         row = await self.row(caller, run_id)
         result = {"run": run_id, "to": str(to), "generation": row.generation}
         key = self.idempotency(caller, "rollback", idempotency_key, [run_id, str(to), reason], result)
@@ -190,6 +195,7 @@ class HistoryService(Reading):
         self, caller: Caller, run_id: RunId, at: str | int | None = None, overrides: Mapping[str, Any] | None = None
     ) -> PlanView:
         """What a branch would run again of what its parent has run, with a token for just that."""
+        roles.check(caller, "preview_branch")
         changed = check_form(overrides)
         fork = await self._fork(await self.row(caller, run_id), at, changed)
         return await self._preview(caller, await branching.draft_fork(self._ground, fork, changed))
@@ -212,6 +218,7 @@ class HistoryService(Reading):
 
         With `start` False it is a draft, which `resume` starts. Raises `conflict` when the parent has a branch of this
         name, and what `preview_branch` raises."""
+        roles.check(caller, "branch")
         branching.check_name(name)
         branching.check_hypothesis(hypothesis)
         changed = check_form(overrides)
@@ -262,6 +269,7 @@ class HistoryService(Reading):
 
     async def branch_tree(self, caller: Caller, run_id: RunId) -> BranchView:
         """The whole tree of branches that a run belongs to, from the run that is no branch."""
+        roles.check(caller, "branch_tree")
         row = await self.row(caller, run_id)
         while row.parent_run is not None:
             above = await self.store.run(row.parent_run)
@@ -289,6 +297,7 @@ class HistoryService(Reading):
 
         Raises `not_allowed` when the run is no branch, is closed, or has not completed, `conflict` when another
         branch of the same parent was adopted."""
+        roles.check(caller, "close_branch")
         if status not in ("adopted", "abandoned"):
             raise OmiumError("invalid_argument", f"{status!r} is not what becomes of a branch.", "adopted or abandoned")
         row = await self.row(caller, run_id)
@@ -328,6 +337,7 @@ class HistoryService(Reading):
         reuse: Reuse = "none",
     ) -> PlanView:
         """What `play_from_node` would do, with a token for doing just that."""
+        roles.check(caller, "preview_play_from")
         await self.row(caller, run_id)
         planned = await playing.plan_play(
             self._ground, run_id, NodeId(node), check_form(overrides), _reuse(reuse), preview=True
@@ -351,6 +361,7 @@ class HistoryService(Reading):
 
         Raises `not_found` (the node), `invalid_argument` and `forbidden` (the overrides), `integrity`, `plan_required`,
         `plan_expired`, `not_allowed`."""
+        roles.check(caller, "play_from_node")
         changed, how = check_form(overrides), _reuse(reuse)
         row = await self.row(caller, run_id)
         child = RunId(new_id("run", self.clock.now_us() // 1000))
@@ -411,6 +422,7 @@ class HistoryService(Reading):
 
     async def compare(self, caller: Caller, a: str, b: str) -> ComparisonView:
         """Two runs, or positions of runs (`<run>@<seq>`), side by side."""
+        roles.check(caller, "compare")
         sides, views = [], []
         for text in (a, b):
             run_id, seq = parse_run(text)
@@ -422,12 +434,22 @@ class HistoryService(Reading):
             views.append(run_view(row_of(state), state=state, counted=[(one.id, one.status) for one in shown.values()]))
         return await compare(self._ground, views[0], views[1], sides[0], sides[1])
 
+    async def run_at(self, caller: Caller, run_id: RunId, at: str | int) -> tuple[RunView, RunState]:
+        """A run as it stood at a position, with its nodes, and the fold of its log up to there. What is `allowed` is
+        what was allowed then. Raises `not_found` and `invalid_argument` for the position."""
+        roles.check(caller, "run_at")
+        row = await self.row(caller, run_id)
+        state = await self.store.state(run_id, await find(self.store, row, parse(at, row.id), self.store.state))
+        nodes = node_views(state, await self.structure(state))
+        return run_view(row_of(state), state=state, nodes=nodes, counted=[(one.id, one.status) for one in nodes]), state
+
     async def _checked(self, row: RunRow, seq: Seq) -> Seq:
         return await find(self.store, row, parse(seq, row.id), self.store.state)
 
     async def replay(self, caller: Caller, run_id: RunId) -> ReplayView:
         """Feed the run's recorded results to its definition as it is registered now (to its own, when none of that name
         is), without effects: the first thing that comes out differently, if anything does."""
+        roles.check(caller, "replay")
         await self.row(caller, run_id)
         state = await self.store.state(run_id)
         await self.structure(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 
 from omium.orchestration.definition.address import container_of
 from omium.orchestration.definition.graph import Structure
@@ -20,6 +21,7 @@ from omium.orchestration.log.rows import RUN_COLUMNS, run_row
 from omium.orchestration.log.state import NODE_TERMINAL, RUN_TERMINAL, NodeState, NodeStatus, RunState, RunStatus
 from omium.orchestration.log.transitions import allowed
 from omium.orchestration.ports import ApprovalRow, RunQuery, RunRow, Store
+from omium.orchestration.service import roles
 from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.views import ApprovalView, Caller, EventView, NodeView, RunPage, RunView, WorkflowView
 from omium.orchestration.service.watching import watching
@@ -49,9 +51,11 @@ class Reading:
 
     async def list_workflows(self, caller: Caller) -> list[WorkflowView]:
         """The registered workflows, by name."""
+        roles.check(caller, "list_workflows")
         return [_workflow(w, self.catalog.source_of(name)) for name, w in sorted(self.catalog.workflows.items())]
 
     async def get_workflow(self, caller: Caller, name: str) -> tuple[WorkflowView, WorkflowDef]:
+        roles.check(caller, "get_workflow")
         found = self.catalog.workflows.get(name)
         if found is None:
             raise self.unknown_workflow(name)
@@ -66,6 +70,7 @@ class Reading:
 
     async def get_run(self, caller: Caller, run_id: RunId, *, detail: bool = False) -> RunView:
         """A run as it stands; with `detail` its nodes, output and pending approvals."""
+        roles.check(caller, "get_run")
         return await self.view_of(await self.row(caller, run_id), detail=detail)
 
     async def view_of(self, row: RunRow, *, detail: bool = False) -> RunView:
@@ -79,7 +84,8 @@ class Reading:
         nodes = node_views(state, structure) if detail else ()
         pending = await self.store.approvals(run_id=row.id) if detail or row.status == "waiting_approval" else []
         output = await self.store.value(state.output) if detail and state.output is not None else None
-        return run_view(
+        started = await self.store.started_by([row.id]) if detail else {}
+        view = run_view(
             row,
             state=state,
             nodes=nodes,
@@ -87,6 +93,7 @@ class Reading:
             output=output,
             approvals=[self.approval_view(one, row) for one in pending],
         )
+        return replace(view, children=started[row.id]) if started else view
 
     def at_hand(self, row: RunRow) -> RunState | None:
         """The run at the row's position, if this process knows it without reading. It changes with the next await."""
@@ -101,10 +108,14 @@ class Reading:
         text: str | None = None,
         parent: RunId | None = None,
         session: str | None = None,
+        children: bool = False,
         before: RunId | None = None,
         limit: int = 50,
     ) -> RunPage:
-        """Newest first. Raises `invalid_argument` for an unknown status or a limit outside 1 to 500."""
+        """Newest first, without the runs that other runs have started unless `children` asks for them.
+
+        Raises `invalid_argument` for an unknown status or a limit outside 1 to 500."""
+        roles.check(caller, "list_runs")
         unknown = [status for status in statuses if status not in set(RunStatus)]
         if unknown:
             known = ", ".join(RunStatus)
@@ -119,12 +130,16 @@ class Reading:
             text=text,
             parent=parent,
             session=session,
+            top=not children,
             before=before,
             limit=limit + 1,
         )
         rows = await self.store.runs(query)
-        more = len(rows) > limit
-        return RunPage([run_view(row) for row in rows[:limit]], rows[limit - 1].id if more else None)
+        hidden = not rows and query.top and bool(await self.store.runs(replace(query, top=False, limit=1)))
+        more, rows = len(rows) > limit, rows[:limit]
+        started = await self.store.started_by([row.id for row in rows])
+        views = [replace(run_view(row), children=started.get(row.id, 0)) for row in rows]
+        return RunPage(views, rows[-1].id if more else None, hidden)
 
     async def structure(self, state: RunState) -> Structure:
         """Where the nodes of a run stand, with the plans that have expanded."""
@@ -147,12 +162,14 @@ class Reading:
 
     async def events(self, caller: Caller, run_id: RunId, *, after: int = 0, limit: int = 200) -> list[EventView]:
         """Events after a position, in order."""
+        roles.check(caller, "events")
         await self.row(caller, run_id)
         found = await self.store.events(run_id, Seq(after), limit)
         return [EventView(e.seq, e.type.value, e.at, e.actor, e.data, e.hash.hex()) for e in found]
 
     async def follow(self, caller: Caller, run_id: RunId, *, after: int = 0) -> AsyncIterator[EventView]:
         """Events as they come, from `after` on; ends when the run has ended and everything was given."""
+        roles.check(caller, "follow")
         while True:
             row = await self.row(caller, run_id)
             page = await self.events(caller, run_id, after=after)
@@ -170,6 +187,7 @@ class Reading:
 
     async def node_output(self, caller: Caller, run_id: RunId, node: str) -> Value:
         """What a node gave. Raises `not_found` when it has given nothing (yet)."""
+        roles.check(caller, "node_output")
         await self.row(caller, run_id)
         state = await self.store.state(run_id)
         found = state.nodes.get(NodeId(node))
@@ -179,6 +197,7 @@ class Reading:
 
     async def artifact(self, caller: Caller, run_id: RunId, name: str) -> Value:
         """The newest artifact of this name."""
+        roles.check(caller, "artifact")
         await self.row(caller, run_id)
         digest: Digest | None = None
         for event in await self.store.events(run_id, limit=1_000_000):
@@ -216,6 +235,7 @@ class Reading:
         self, caller: Caller, *, run_id: RunId | None = None, pending: bool = True
     ) -> list[ApprovalView]:
         """Oldest first."""
+        roles.check(caller, "list_approvals")
         if run_id is not None:
             await self.row(caller, run_id)
         rows = await self.store.approvals(projects=[caller.project], owner=caller.only, run_id=run_id, pending=pending)
@@ -226,6 +246,7 @@ class Reading:
         return [self.approval_view(row, runs[row.run_id]) for row in rows]
 
     async def get_approval(self, caller: Caller, approval_id: ApprovalId) -> ApprovalView:
+        roles.check(caller, "get_approval")
         row = await self.store.approval(approval_id)
         run = await self.store.run(row.run_id) if row is not None else None
         if row is None or run is None or not caller.may_see(run.project, run.owner):

@@ -15,6 +15,7 @@ from omium.orchestration.definition.model import NodeDef, WorkflowDef
 from omium.orchestration.engine.gates import step_gate
 from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import RunQuery
+from omium.orchestration.service import roles
 from omium.orchestration.service.reading import Reading
 from omium.orchestration.service.views import Caller, SimulatedNode, SimulationView
 
@@ -29,6 +30,7 @@ class SimulationService(Reading):
 
         Estimates are medians over the last completed runs of the same workflow, waiting for decisions left out; None
         where there is none. Raises `not_found`, `invalid_argument`."""
+        roles.check(caller, "simulate")
         _, definition = await self.get_workflow(caller, workflow)
         if inputs is not None:
             validate_inputs(definition, dict(inputs))

@@ -20,13 +20,15 @@ Reuse = Literal["none", "unchanged"]
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. Every read and write is scoped to the project, and with `sees` "own" to the principal's own runs;
-    `session` is a label, not an identity."""
+    `session` is a label, not an identity; `authenticated`: by a credential of their own, which a user of this machine
+    who was asked for none has not shown."""
 
     principal: Principal
     project: ProjectId = ProjectId("default")
     role: Role = "admin"
     session: str | None = None
     sees: Literal["own", "project"] = "project"
+    authenticated: bool = False
 
     @property
     def only(self) -> Principal | None:
@@ -135,12 +137,14 @@ class RunView:
     current: Sequence[NodeId] = ()  # nodes that run now
     nodes: Sequence[NodeView] = ()
     approvals: Sequence[ApprovalView] = ()  # pending ones
+    children: int = 0  # runs that it has started; counted in lists and with detail
 
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
     runs: Sequence[RunView]
     next: RunId | None  # pass as `before` for the next page
+    hidden: bool = False  # nothing is listed, and runs that other runs have started would be
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,16 @@ class NodeDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenDifference:
+    """Something that two runs were given differently: an input by its name, or a changed part of a node, such as
+    `draft.with.tone` and `draft.output`. The values are JSON text, cut where it is long; None: not given."""
+
+    name: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ComparisonView:
     a: RunView
     b: RunView
@@ -241,6 +255,8 @@ class ComparisonView:
     duration_ms: tuple[int | None, int | None]
     decisions: Sequence[Mapping[str, Any]]
     outputs_equal: bool
+    inputs: Sequence[GivenDifference] = ()
+    overrides: Sequence[GivenDifference] = ()  # of nodes; those of inputs show in `inputs`
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,10 @@ def _comparison(name: str) -> OmiumCommand:
     @command(f"omium {name} 7Q2XKD3M last", f"omium {name} 7Q2XKD3M last --exit-status --json", name=name)
     @click.argument("a")
     @click.argument("b")
-    @click.option("--exit-status", is_flag=True, help="Exit with 1 when they differ.")
+    @click.option("--exit-status", is_flag=True, help="Exit with 1 when nodes, outputs or files differ.")
     async def compare(invocation: Invocation, a: str, b: str, exit_status: bool) -> int:
-        """Compare two runs: nodes, outputs, files, costs and decisions. Nodes are matched by their ids. Instead of a
-        run, a position of one can be given: RUN@NUMBER."""
+        """Compare two runs: inputs, nodes, outputs, files, costs and decisions. Nodes are matched by their ids. Instead
+        of a run, a position of one can be given: RUN@NUMBER."""
         async with opened(invocation, hands=True) as (core, caller):
             found = await core.compare(caller, await _side(core, caller, a), await _side(core, caller, b))
         if invocation.console.json:
@@ -89,6 +89,11 @@ def _show(console: Console, found: ComparisonView) -> None:
             ("took", *(duration(ms) for ms in found.duration_ms)),
         ],
     )
+    parts = (("inputs", found.inputs), ("nodes", found.overrides))
+    given = [(f"{kind}.{one.name}", one.a or "-", one.b or "-") for kind, several in parts for one in several]
+    if given:
+        console.text()
+        console.table(("given", "a", "b"), given)
     changed = [node for node in found.nodes if node.change != "same"]
     if changed:
         console.text()
@@ -119,7 +124,10 @@ def _show(console: Console, found: ComparisonView) -> None:
         console.text(" ".join(f"{safe(name)}={safe(value)}" for name, value in decision.items() if value is not None))
     count = len(changed) + len(found.files)
     console.text()
-    console.text("no differences" if not differs(found) else f"{count} {'difference' if count == 1 else 'differences'}")
+    if differs(found):
+        console.text(f"{count} {'difference' if count == 1 else 'differences'}")
+    else:
+        console.text("no differences" if not (found.inputs or found.overrides) else "no differences in what came of it")
 
 
 def _patch(console: Console, patch: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -14,11 +15,16 @@ from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
     from omium.orchestration.service.core import Core
-    from omium.orchestration.service.views import ApprovalView, Caller
+    from omium.orchestration.service.views import ApprovalView, Assurance, Caller
 
 _PREFIX = "apr_"
 _LAST = "last"
 _LEAST = 4  # characters of an id that a person has to type
+_CREDENTIAL = click.option(
+    "--credential",
+    is_flag=True,
+    help="Ask for an approver's token at the terminal: for gates that want more than anybody's word.",
+)
 
 
 @command("omium approvals", "omium approvals --run last --all --json")
@@ -63,31 +69,48 @@ async def approvals(invocation: Invocation, run: str | None, decided: bool) -> N
 )
 @click.argument("approval")
 @click.option("--choice", metavar="OPTION", help="The option to choose; approve unless given.")
+@_CREDENTIAL
 @click.option("--feedback", metavar="TEXT", help="A word to the agents that go on from here.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
 async def approve(
-    invocation: Invocation, approval: str, choice: str | None, feedback: str | None, idempotency_key: str | None
+    invocation: Invocation,
+    approval: str,
+    choice: str | None,
+    credential: bool,
+    feedback: str | None,
+    idempotency_key: str | None,
 ) -> None:
     """Approve what waits for a decision, or choose another option. APPROVAL is an id, its unique end or beginning, or
     `last` when only one waits."""
-    await _decide(invocation, approval, choice or "approve", feedback, idempotency_key)
+    await _decide(invocation, approval, choice or "approve", feedback, idempotency_key, credential)
 
 
 @command("omium reject 4T9GWM2A --reason 'the figures of May are missing'")
 @click.argument("approval")
 @click.option("--reason", metavar="TEXT", help="Why; it stands in the log, and the agents are told.")
+@_CREDENTIAL
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
-async def reject(invocation: Invocation, approval: str, reason: str | None, idempotency_key: str | None) -> None:
+async def reject(
+    invocation: Invocation, approval: str, reason: str | None, credential: bool, idempotency_key: str | None
+) -> None:
     """Reject what waits for a decision. APPROVAL is an id, its unique end or beginning, or `last` when only one
     waits."""
-    await _decide(invocation, approval, "reject", reason, idempotency_key)
+    await _decide(invocation, approval, "reject", reason, idempotency_key, credential)
 
 
 async def _decide(
-    invocation: Invocation, approval: str, decision: str, feedback: str | None, idempotency_key: str | None
+    invocation: Invocation,
+    approval: str,
+    decision: str,
+    feedback: str | None,
+    idempotency_key: str | None,
+    credential: bool,
 ) -> None:
     console = invocation.console
+    assurance: Assurance = "elicited"  # somebody with access to this account typed it; no more is known
     async with opened(invocation, executes=True) as (core, caller):
+        if credential:
+            caller, assurance = await _approver(core, caller), "out_of_band"
         found = await _find(core, caller, approval)
         if found.status == "pending" and decision not in found.options:
             raise OmiumError(
@@ -96,9 +119,8 @@ async def _decide(
                 f"Choose one: omium approve {short(found.id)} --choice {'|'.join(found.options)}",
                 options=list(found.options),
             )
-        # Somebody with access to this account typed it; no more is known, since no credential of theirs was asked for.
         decided = await core.decide(
-            caller, found.id, decision, feedback=feedback, assurance="elicited", idempotency_key=idempotency_key
+            caller, found.id, decision, feedback=feedback, assurance=assurance, idempotency_key=idempotency_key
         )
     if console.json:
         console.view(decided)
@@ -106,6 +128,31 @@ async def _decide(
         console.text(f"{short(decided.id)} is decided: {console.status(decided.decision or '')}")
     else:
         console.text(f"{safe(decided.id)}\t{safe(decided.decision)}")
+
+
+async def _approver(core: Core, local: Caller) -> Caller:
+    """Whose token is typed at the controlling terminal, and nowhere else: what an agent pipes into this process, or has
+    in its environment, proves nothing. Raises `forbidden`, `unauthenticated`."""
+    import getpass
+
+    from omium.server.identity.authority import Audited
+    from omium.server.identity.tokens import Tokens
+
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise OmiumError(
+            "forbidden", "there is no terminal to type a credential at.", "Run this command in a terminal of your own."
+        ) from None
+    try:
+        secret = getpass.getpass("Approver's token: ")
+    except EOFError:
+        raise OmiumError("unauthenticated", "no token was typed.") from None
+    tokens = Tokens(core.store, local.project, core.clock)
+    found = await Audited(tokens, core.store, local.project, core.clock).caller_of(f"Bearer {secret.strip()}")
+    if found.role not in ("approver", "admin"):
+        raise OmiumError("forbidden", f"{found.principal} has the role {found.role}.", "It takes an approver's token.")
+    return found
 
 
 async def _find(core: Core, caller: Caller, text: str) -> ApprovalView:

@@ -16,6 +16,7 @@ from omium.server.commands.base import Invocation
 from omium.server.commands.console import safe
 
 if TYPE_CHECKING:
+    from omium.orchestration.errors import OmiumError
     from omium.orchestration.service.core import Core
     from omium.orchestration.service.views import Caller
     from omium.server.config import Config
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
 _TAKEN_WITHIN_S: Final = 1.0  # a server that has room takes a run within a tenth of it
 
 
-def configuration(invocation: Invocation) -> Config:
-    """The configuration that the options and the environment say. Raises what `load_config` raises."""
+def configuration(invocation: Invocation, *, definitions: bool = True) -> Config:
+    """The configuration that the options and the environment say. Without `definitions` a project file that cannot be
+    loaded is warned about, if only its name and database can be told. Raises what `load_config` raises."""
     from omium.server.config import load_config
 
     environ = dict(os.environ)
     if invocation.database:
         environ["OMIUM_DATABASE"] = invocation.database
-    return load_config(invocation.project, environ)
+    broken = None if definitions else lambda error: invocation.console.note(_warning(error))
+    return load_config(invocation.project, environ, broken=broken)
+
+
+def _warning(error: OmiumError) -> str:
+    first, *more = error.message.split("\n")
+    others = f" (and {len(more)} more)" if more else ""
+    return f"warning: {first}{others}\nUntil that is repaired, runs can only be looked at and steered."
 
 
 def local_caller(config: Config, session: str | None = None) -> Caller:
@@ -49,17 +58,18 @@ def local_caller(config: Config, session: str | None = None) -> Caller:
 
 @asynccontextmanager
 async def opened(
-    invocation: Invocation, *, executes: bool = False, hands: bool = False
+    invocation: Invocation, *, executes: bool = False, hands: bool = False, definitions: bool = False
 ) -> AsyncIterator[tuple[Core, Caller]]:
     """The core of a process that executes no runs, and who calls.
 
     executes: the command may set a run going, so that afterwards somebody has to be there who executes it. hands: it
     needs what works on files and calls functions: to put files back, undo effects, or tell which code has changed.
+    definitions: it needs what is registered. A command that needs neither works with a broken project file as well.
     """
     from omium.server.app import open_omium
 
     _set_up_logging()
-    config = configuration(invocation)
+    config = configuration(invocation, definitions=definitions or hands)
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:
         yield core, local_caller(config)
@@ -93,6 +103,9 @@ async def _have_it_executed(invocation: Invocation, config: Config, core: Core) 
         while await has_work(config, core.store, 0.0) and await _somebody_serves(config, core):
             await anyio.sleep(0.02)
     if not await has_work(config, core.store, 0.0):
+        return
+    if config.broken:
+        invocation.console.note("nobody executes it before the project is repaired.")
         return
     if not config.detach:
         invocation.console.note("nobody executes it now. Start somebody: omium worker")

@@ -33,8 +33,9 @@ def lasted(console: Console, start: int | None, end: int | None) -> str:
 
 
 def run_table(console: Console, runs: Sequence[RunView]) -> None:
+    """A line for each; `below` is how many runs it has started."""
     console.table(
-        ("run", "status", "workflow", "created", "took", "cost", "title"),
+        ("run", "status", "workflow", "created", "took", "cost", "below", "title"),
         [
             (
                 identifier(console, run.id),
@@ -43,6 +44,7 @@ def run_table(console: Console, runs: Sequence[RunView]) -> None:
                 when(console, run.created_at),
                 lasted(console, run.started_at, run.ended_at),
                 money(run.cost_usd) if console.terminal else run.cost_usd,
+                run.children or ("" if console.terminal else 0),
                 f"{run.title} ({run.branch})" if run.branch and run.title else run.branch or run.title,
             )
             for run in runs
@@ -66,6 +68,7 @@ def show_run(console: Console, run: RunView) -> None:
             ("branched from", origin),
             ("closed", run.closed),
             ("called by", f"{run.caller_run} / {run.caller_node}" if run.caller_run else None),
+            ("runs below", run.children or None),
             ("workspace", run.workspace),
             ("created", when(console, run.created_at)),
             ("took", lasted(console, run.started_at, run.ended_at)),

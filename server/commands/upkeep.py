@@ -1,10 +1,12 @@
-"""Looking after the database: `verify`, `backup`, `restore`, `sweep`."""
+"""Looking after the database: `verify`, `backup`, `restore`, `sweep`, `retain`, `upkeep`."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import click
 
@@ -101,9 +103,25 @@ async def backup(invocation: Invocation, directory: Path) -> int:
     async with opened(invocation) as (core, _):
         keeping = keeper(core.store)
         if not isinstance(keeping, SqliteKeeper):
-            raise OmiumError("unsupported", "this backs up SQLite databases only.", "For PostgreSQL use pg_dump.")
+            dump = dump_command(configuration(invocation, definitions=False).database, directory)
+            raise OmiumError("unsupported", "PostgreSQL databases are backed up by their own program.", f"Run: {dump}")
         made = await copy(keeping, directory)
     return _told(invocation, made)
+
+
+def dump_command(url: str, target: Path) -> str:
+    """How the PostgreSQL database is copied to the file `target`.dump. Its password is left out: pg_dump asks for that,
+    or takes it from PGPASSWORD or ~/.pgpass."""
+    to = f"--file={shlex.quote(str(target))}.dump"
+    return f"pg_dump --format=custom --no-owner {to} {shlex.quote(without_password(url))}"
+
+
+def without_password(url: str) -> str:
+    """The address of a PostgreSQL database as its own programs take it, without the password."""
+    parts = urlsplit(url)
+    user, mark, host = parts.netloc.rpartition("@")
+    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "password"])
+    return urlunsplit(("postgresql", f"{user.partition(':')[0]}{mark}{host}", parts.path, query, ""))
 
 
 @command("omium restore backups/monday --database restored/omium.db")
@@ -113,9 +131,13 @@ async def restore(invocation: Invocation, directory: Path) -> int:
     from omium.orchestration.log.chain import Chain
     from omium.storage.maintenance import restore as put_back
 
-    config = configuration(invocation)
+    config = configuration(invocation, definitions=False)
     if "://" in config.database:
-        raise OmiumError("unsupported", "this restores SQLite databases only.", "For PostgreSQL use pg_restore.")
+        address = shlex.quote(without_password(config.database))
+        put = f"pg_restore --exit-on-error --no-owner --dbname={address} {shlex.quote(str(directory))}.dump"
+        raise OmiumError(
+            "unsupported", "PostgreSQL databases are restored by their own program.", f"Into an empty one: {put}"
+        )
     restored = await put_back(directory, Path(config.database), Chain(config.chain_key()))
     return _told(invocation, restored)
 
@@ -162,3 +184,83 @@ async def sweep(invocation: Invocation, keep_hours: float) -> None:
         invocation.console.fields(
             [("contents", gone.blobs), ("orphaned files", gone.orphans), ("temporary files", gone.temporaries)]
         )
+
+
+@command("omium retain --older-than 90d --preview", "omium retain --older-than 90d --forget runs --yes")
+@click.option(
+    "--older-than", metavar="DURATION", help="Since nothing has happened to them, such as 90d.", required=True
+)
+@click.option(
+    "--forget",
+    type=click.Choice(["contents", "runs"]),
+    default="contents",
+    show_default=True,
+    help="Their inputs and outputs, while the logs stay; or everything.",
+)
+@click.option("--preview", is_flag=True, help="Show what would go and what would stay, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+async def retain(invocation: Invocation, older_than: str, forget: str, preview: bool, yes: bool) -> None:
+    """Forget runs that ended long ago, or their contents. What has a label, a branch that stays, or a caller that
+    stays, stays. It cannot be undone. `retention` in omium.yaml has it done by itself."""
+    from omium.orchestration.definition.schema import duration_seconds
+    from omium.server.app import open_omium, workspaces_of
+    from omium.server.config import Retention
+    from omium.server.upkeep import forget as apply
+    from omium.server.upkeep import policy_of
+    from omium.storage.maintenance import keeper
+
+    try:
+        seconds = duration_seconds(older_than)
+    except ValueError as error:
+        raise OmiumError("invalid_argument", f"--older-than: {error}.") from None
+    console = invocation.console
+    config = configuration(invocation, definitions=False)
+    policy = policy_of(config, Retention(seconds, "runs" if forget == "runs" else "contents"))
+    async with open_omium(config, engine=False) as core:
+        keeping, workspaces = keeper(core.store), workspaces_of(config)
+        found = await apply(keeping, policy, workspaces, preview=True)
+        gone = [*found.dropped, *found.erased]
+        if not preview and gone:
+            if not yes and not (console.interactive and click.confirm(f"Forget {len(gone)} runs?", err=True)):
+                raise OmiumError(
+                    "not_allowed", f"{len(gone)} runs would be forgotten.", "Look at --preview; then --yes."
+                )
+            found = await apply(keeping, policy, workspaces)
+    if console.json:
+        console.view({"preview": preview, "dropped": found.dropped, "erased": found.erased, "kept": found.kept})
+        return
+    for what, runs in (("dropped", found.dropped), ("erased", found.erased)):
+        console.table(("", "run", ""), [(what, run, "") for run in runs])
+    console.table(("", "run", "why"), [("kept", run, why) for run, why in found.kept.items()])
+    if not gone and not found.kept:
+        console.note("nothing is that old.")
+
+
+@command("omium upkeep", "omium upkeep --now")
+@click.option("--now", is_flag=True, help="Do everything now, whether it is due or not.")
+async def upkeep(invocation: Invocation, now: bool) -> None:
+    """Show when the database was last looked after, and what came of it. Processes that execute runs do it, once a day
+    unless `upkeep` in omium.yaml says otherwise."""
+    from omium.server.app import open_omium, workspaces_of
+    from omium.server.commands.render import when
+    from omium.server.upkeep import chores
+    from omium.storage.maintenance import keeper
+    from omium.storage.maintenance.upkeep import last_times, run_due
+
+    console = invocation.console
+    config = configuration(invocation, definitions=now)
+    async with open_omium(config, engine=False) as core:
+        keeping = keeper(core.store)
+        if now:
+            await run_due(keeping, chores(config, core.store, workspaces_of(config)), now=True)
+        found = await last_times(keeping)
+    if console.json:
+        console.view(found)
+        return
+    rows = []
+    for one in found:
+        told = "not yet" if one.outcome is None else ", ".join(f"{name} {value}" for name, value in one.outcome.items())
+        rows.append((one.name, when(console, one.started_at), "under way" if one.ended_at is None else told))
+    console.table(("chore", "last", "outcome"), rows)
+    if not rows:
+        console.note("never. It is looked after by processes that execute runs; do it now: omium upkeep --now")

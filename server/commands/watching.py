@@ -21,6 +21,7 @@ from omium.server.commands.opening import opened
 @click.option("--text", help="Only runs with this in id, workflow or title.")
 @click.option("--branches-of", "parent", metavar="RUN", help="Only branches of this run.")
 @click.option("--session", help="Only runs of this session.")
+@click.option("--children", is_flag=True, help="Also the runs that other runs have started.")
 @click.option("--before", metavar="RUN", help="Only runs older than this one: the next page.")
 @click.option("--limit", type=int, default=30, show_default=True, help="At most so many, 1 to 500.")
 async def runs(
@@ -30,6 +31,7 @@ async def runs(
     text: str | None,
     parent: str | None,
     session: str | None,
+    children: bool,
     before: str | None,
     limit: int,
 ) -> None:
@@ -44,6 +46,7 @@ async def runs(
             text=text,
             parent=await core.find_run(caller, parent) if parent else None,
             session=session,
+            children=children,
             before=await core.find_run(caller, before) if before else None,
             limit=limit,
         )
@@ -53,10 +56,12 @@ async def runs(
         return
     if page.runs:
         run_table(console, page.runs)
+    elif page.hidden:
+        console.note("only runs that other runs have started. Show them: omium runs --children")
     else:
         console.note("no runs. Start one: omium run WORKFLOW")
     if page.next:
-        console.note(f"more: omium runs --before {page.next}")
+        console.note(f"more: omium runs{' --children' if children else ''} --before {page.next}")
 
 
 @command("omium show last", "omium show 7Q2XKD3M --node draft --output", "omium show last --wait 60 --exit-status")

@@ -18,7 +18,7 @@ from omium.server.commands.opening import opened
 async def workflows(invocation: Invocation) -> None:
     """List the registered workflows."""
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, definitions=True) as (core, caller):
         found = await core.list_workflows(caller)
     if console.json:
         console.view(found)
@@ -85,7 +85,7 @@ workflow.add_command(validate)
 async def simulate(invocation: Invocation, workflow: str, given: tuple[str, ...], path: str | None) -> None:
     """Show what a workflow would do; nothing is executed. Prints the order, the gates and what it is likely to take."""
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, definitions=True) as (core, caller):
         view, _ = await core.get_workflow(caller, workflow)
         inputs = {**(document(path) if path else {}), **pairs(given, view.inputs)}
         for warning in undeclared(inputs, view.inputs):

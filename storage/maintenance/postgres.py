@@ -61,6 +61,11 @@ class PostgresTables:
         self.all("SELECT 1 FROM runs WHERE id = :run FOR UPDATE", run=run_id)
         self.all("SELECT 1 FROM claims WHERE run_id = :run FOR UPDATE", run=run_id)
 
+    def lock_blobs(self, digests: Sequence[str]) -> None:
+        # In the order in which the writer locks them.
+        found = "SELECT 1 FROM blobs WHERE digest = ANY(CAST(:digests AS text[])) ORDER BY digest FOR UPDATE"
+        self.all(found, digests=list(digests))
+
 
 class PostgresKeeper:
     """See `Keeper`."""

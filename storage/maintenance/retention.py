@@ -279,6 +279,7 @@ def _delete(
     tables: Tables, keeper: Keeper, digests: Sequence[Digest], started: int
 ) -> tuple[list[tuple[Digest, str]], int]:
     """Delete those that no log names any more: (digest, encoding) of each, and how many stay for others."""
+    tables.lock_blobs(digests)  # a patch upon one of them that is being written is either seen here, or comes too late
     contents = Contents(tables, keeper.files)
     gone: list[tuple[Digest, str]] = []
     shared = 0

@@ -50,6 +50,9 @@ class Tables(Protocol):
     def lock_run(self, run_id: str) -> None:
         """No other process appends to the log of this run until the transaction ends."""
 
+    def lock_blobs(self, digests: Sequence[str]) -> None:
+        """No other process stores these contents, or patches upon them, until the transaction ends."""
+
 
 class Keeper(Protocol):
     """A store, as those see it who maintain its database."""
@@ -113,6 +116,9 @@ class SqliteTables:
         """Nothing to do."""
 
     def lock_run(self, run_id: str) -> None:
+        """Nothing to do."""
+
+    def lock_blobs(self, digests: Sequence[str]) -> None:
         """Nothing to do."""
 
 

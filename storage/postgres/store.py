@@ -25,7 +25,6 @@ from omium.orchestration.ports import (
     Subscription,
     SystemClock,
     TaskRow,
-    TokenRow,
     WorkerRow,
     Write,
     Written,
@@ -40,6 +39,7 @@ from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
 from omium.storage.postgres.errors import FAILURES, translated
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
+from omium.storage.project_log import ProjectLog
 from omium.storage.reads import KEEP_TASKS_US, Reads, as_run
 
 _READER = {"default_transaction_read_only": "on", "jit": "off"}
@@ -74,7 +74,8 @@ _TAKE = (
 # The runs are locked first, as by every write: what is appended meanwhile is either seen here, or sees the run without
 # an owner and wakes it.
 _RELEASE = (
-    "WITH head AS MATERIALIZED (SELECT r.id, b.wake_at,"
+    "WITH head AS MATERIALIZED (SELECT r.id,"  # of an owned run, `wake_at` is what it was called for meanwhile
+    " CASE WHEN b.wake_at IS NOT NULL THEN least(b.wake_at, c.wake_at) END AS wake_at,"
     " r.seq = b.seq AND c.worker IS NOT NULL AND c.fence = b.fence AS holds"
     " FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS b (id, fence, seq, wake_at)"
     " JOIN runs r ON r.id = b.id JOIN claims c ON c.run_id = r.id ORDER BY r.id FOR UPDATE OF r, c),"
@@ -83,9 +84,9 @@ _RELEASE = (
     " SELECT run_id FROM freed"
 )
 _WAKE = (
-    "WITH free AS (SELECT run_id FROM claims WHERE run_id = ANY($1::text[]) AND worker IS NULL"
+    "WITH called AS (SELECT run_id FROM claims WHERE run_id = ANY($1::text[])"
     " AND coalesce(wake_at, $2) >= $2 ORDER BY run_id FOR UPDATE)"
-    " UPDATE claims c SET wake_at = $2 FROM free WHERE c.run_id = free.run_id"
+    " UPDATE claims c SET wake_at = $2 FROM called WHERE c.run_id = called.run_id"
 )
 _PUT_PLAN = (
     "WITH expired AS (DELETE FROM plans WHERE expires_at < $8)"
@@ -102,11 +103,6 @@ _PUT_TASK = (
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id"
 )
 _CHANGE_TASK = "UPDATE tasks SET document = $3, version = version + 1 WHERE id = $1 AND version = $2 RETURNING id"
-_ADD_BEARER = (
-    "INSERT INTO tokens (id, digest, project, principal, role, sees, note, created_at, expires_at, revoked_at)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING RETURNING id"
-)
-_REVOKE = "UPDATE tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL RETURNING id"
 _SNAPSHOT = "INSERT INTO snapshots (run_id, seq, document) VALUES ($1, $2, $3) ON CONFLICT (run_id, seq) DO NOTHING"
 
 
@@ -119,7 +115,7 @@ def _nothing(rows: Sequence[Any]) -> None:
     """The shape of a statement without a result."""
 
 
-class PostgresStore(Reads):
+class PostgresStore(ProjectLog, Reads):
     """See `orchestration.ports.Store`. Open it with `await PostgresStore.open(url)`."""
 
     def __init__(
@@ -246,7 +242,7 @@ class PostgresStore(Reads):
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
         await self._writer.job(_WAKE, (list(run_ids), at_us), _nothing)
 
-    # --- tasks and tokens ---------------------------------------------------------------------------------------
+    # --- tasks --------------------------------------------------------------------------------------------------
 
     async def put_task(self, task: TaskRow) -> None:
         row = (*astuple(task)[:-1], orjson.dumps(task.document), self.clock.now_us() - KEEP_TASKS_US)
@@ -255,13 +251,6 @@ class PostgresStore(Reads):
 
     async def change_task(self, task_id: str, version: int, document: Mapping[str, Any]) -> bool:
         return await self._writer.job(_CHANGE_TASK, (task_id, version, orjson.dumps(document)), bool)
-
-    async def put_token(self, token: TokenRow) -> None:
-        if not await self._writer.job(_ADD_BEARER, astuple(token), bool, quiet=True):
-            raise OmiumError("conflict", f"there is a token {token.id}, or one with its secret.")
-
-    async def revoke_token(self, token_id: str, at_us: int) -> bool:
-        return await self._writer.job(_REVOKE, (token_id, at_us), bool, quiet=True)
 
     # --- plans --------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ from omium.orchestration.ports import (
     Subscription,
     SystemClock,
     TaskRow,
-    TokenRow,
     WorkerRow,
     Write,
     Written,
@@ -36,6 +35,7 @@ from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
 from omium.storage.listening import Hear, Listeners
 from omium.storage.migrate import migrate_sqlite
+from omium.storage.project_log import ProjectLog
 from omium.storage.reads import KEEP_TASKS_US, Reads
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class SqliteStore(Reads):
+class SqliteStore(ProjectLog, Reads):
     """See `orchestration.ports.Store`. Open it with `await SqliteStore.open(path)`."""
 
     def __init__(self, path: Path, files: BlobFiles, clock: Clock, chain: Chain, durability: str):
@@ -209,16 +209,18 @@ class SqliteStore(Reads):
 
     async def release(self, run_id: RunId, fence: Fence, seq: Seq, wake_at: int | None) -> bool:
         def work(db: sqlite3.Connection) -> bool:
+            # Of an owned run, `wake_at` is what it was called for meanwhile; min() of NULL and anything is NULL.
             freed = db.execute(
-                "UPDATE claims SET worker = NULL, wake_at = ? WHERE run_id = ? AND fence = ? AND worker IS NOT NULL"
-                " AND (SELECT seq FROM runs WHERE id = ?) = ?",
-                (wake_at, run_id, fence, run_id, seq),
+                "UPDATE claims SET worker = NULL, wake_at = min(?1, coalesce(wake_at, ?1))"
+                " WHERE run_id = ?2 AND fence = ?3 AND worker IS NOT NULL"
+                " AND (SELECT seq FROM runs WHERE id = ?2) = ?4",
+                (wake_at, run_id, fence, seq),
             )
             return freed.rowcount == 1
 
         return await self.job(work, [run_id])
 
-    # --- tasks and tokens ---------------------------------------------------------------------------------------
+    # --- tasks --------------------------------------------------------------------------------------------------
 
     async def put_task(self, task: TaskRow) -> None:
         row = (*astuple(task)[:-1], orjson.dumps(task.document))
@@ -234,15 +236,6 @@ class SqliteStore(Reads):
         statement = "UPDATE tasks SET document = ?, version = version + 1 WHERE id = ? AND version = ?"
         row = (orjson.dumps(document), task_id, version)
         return await self.job(lambda db: db.execute(statement, row).rowcount == 1, ())
-
-    async def put_token(self, token: TokenRow) -> None:
-        row = astuple(token)
-        told = f"there is a token {token.id}, or one with its secret."
-        await self.job(lambda db: _insert_new(db, "tokens", row, told), ())
-
-    async def revoke_token(self, token_id: str, at_us: int) -> bool:
-        statement = "UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
-        return await self.job(lambda db: db.execute(statement, (at_us, token_id)).rowcount == 1, ())
 
     # --- plans --------------------------------------------------------------------------------------------------
 
@@ -281,11 +274,11 @@ class SqliteStore(Reads):
     # --- tails --------------------------------------------------------------------------------------------------
 
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
-        rows = [(at_us, run_id, at_us) for run_id in run_ids]
-        statement = "UPDATE claims SET wake_at = ? WHERE run_id = ? AND worker IS NULL AND coalesce(wake_at, ?) >= ?"
+        rows = [(at_us, run_id) for run_id in run_ids]
+        statement = "UPDATE claims SET wake_at = ?1 WHERE run_id = ?2 AND coalesce(wake_at, ?1) >= ?1"
 
         def work(db: sqlite3.Connection) -> None:
-            db.executemany(statement, [(*row, row[0]) for row in rows])
+            db.executemany(statement, rows)
 
         await self.job(work)
 

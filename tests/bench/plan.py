@@ -395,6 +395,15 @@ def _starting() -> tuple[Measure, ...]:
             {"times": 10},
             {"times": 3},
         ),
+        Measure(
+            "calls",
+            (
+                Line("call_overhead_p95", "ms", "call_overhead_ms", "under 10", below=10, any_size=True),
+                Line("call_core", "ms", "call_core_ms"),
+            ),
+            {"times": 500},
+            {"times": 100},
+        ),
     )
 
 

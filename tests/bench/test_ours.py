@@ -15,7 +15,7 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench.figures import Figure
-from tests.bench.ours import across, history, measure, runs, waiting
+from tests.bench.ours import across, calls, history, measure, runs, waiting
 from tests.bench.ours.__main__ import MEASURES
 from tests.bench.ours.work import Work, as_json, from_json
 from tests.bench.peers.workload import MEASURES as THEIRS
@@ -48,6 +48,7 @@ def test_the_sizes_of_a_work_reach_its_process() -> None:
         (across.events, {"steps": 4}, {"event_ms", "event_local_ms"}),
         (across.approval, {"times": 1}, {"approval_ms"}),
         (across.cancelling, {"times": 1}, {"cancel_ms"}),
+        (calls.calls, {"times": 3}, {"call_overhead_ms", "call_core_ms"}),
     ],
 )
 async def test_a_measure_does_its_work_and_gives_its_figures(

@@ -151,8 +151,8 @@ def test_an_output_is_printed_alone(used_project: Place) -> None:
 def test_lists_in_a_pipe_are_tab_separated(used_project: Place) -> None:
     rows = [line.split("\t") for line in call(used_project, "runs").stdout.splitlines()]
     by_workflow = {row[2]: row for row in rows}  # the oldest of each
-    assert {len(row) for row in rows} == {7}
-    assert (by_workflow["hello"][1], by_workflow["hello"][6]) == ("completed", "first")
+    assert {len(row) for row in rows} == {8}
+    assert (by_workflow["hello"][1], by_workflow["hello"][7]) == ("completed", "first")
     assert by_workflow["hello"][0] == runs(used_project)["hello"]["id"]
     events = [line.split("\t") for line in call(used_project, "events", by_workflow["hello"][0]).stdout.splitlines()]
     assert {len(row) for row in events} == {6}
@@ -220,7 +220,7 @@ def test_an_empty_project_says_what_to_do(project: Place) -> None:
     assert "omium run" in call(project, "runs").stderr
     assert call(project, "show", "last").exit_code == 4
     assert "nothing waits" in call(project, "approvals").stderr
-    assert ok(project, "runs") == {"runs": [], "next": None}
+    assert ok(project, "runs") == {"runs": [], "next": None, "hidden": False}
     assert ok(project, "approvals") == []
 
 

@@ -157,6 +157,11 @@ def test_a_branch_and_a_play_from_are_executed_in_the_background(used_project: P
     assert (shown["status"], shown["output"]) == ("completed", {"text": "HELLO CY"})
     differing = used_project.json("compare", hello, child)
     assert (differing["first_divergence"], differing["outputs_equal"]) == ("greet", False)
+    assert differing["inputs"] == [{"name": "name", "a": '"ada"', "b": '"cy"'}]
+    assert 'inputs.name\t"ada"\t"cy"\n' in used_project.omium("compare", hello, child).out
+    misspelt = used_project.omium("branch", hello, "before:greet", "--name", "cd", "--input", "nam=cy")
+    assert misspelt.code == 2
+    assert misspelt.err == "error: the workflow 'hello' has no input 'nam'.\nhint: Did you mean name?\n"
     replayed = [used_project.json("replay", child, "--exit-status") for _ in range(2)]
     assert replayed[0] == replayed[1]
     again = used_project.omium("play-from", child, "shout", "--with", "shout.text=quiet", "--yes", "--json")

@@ -1,6 +1,6 @@
 """Writes the pages that say what the code says already: `python -m tests.docs.generate [--demo]`.
 
-`docs/commands.md` comes from the commands themselves, `docs/tools.md` from the tools of the server; in
+`docs/commands.md` comes from the commands themselves, `docs/tools.md` and `docs/resources.md` from the server; in
 `docs/workflows.md` the types and defaults of keys. A test holds them against what is on disk. With --demo the demo is
 played, and README shows what it said.
 """
@@ -20,10 +20,13 @@ import click
 
 from omium.server.cli import COMMANDS, cli
 from omium.server.commands.base import OmiumCommand
+from omium.tools.prompts import PROMPTS
 from omium.tools.tool import ToolSpec, build_tool
 from omium.tools.toolsets import TOOLSETS
+from omium.tools.uris import STATIC, TEMPLATES
 from tests.cli.harness import PROGRAM
 from tests.docs.reference import filled
+from tests.docs.rest import rest_page
 from tests.house.tree import ROOT
 
 NOTE = "<!-- Written by `python -m tests.docs.generate`; a test holds it against the code. -->"
@@ -58,6 +61,47 @@ allowed now, and the next call.
 """
 
 
+RESOURCES_INTRODUCTION = """\
+What an MCP client reads, beside calling [tools](tools.md): resources by URI, prompts from a menu. Reading changes
+nothing, and shows a caller what the tools would show; a run of somebody else is as unknown as one that there is not
+(error -32602).
+
+- **Names are percent-encoded as a whole.** The node `fan[3].test` is `omium://runs/RUN/nodes/fan%5B3%5D.test`, the file
+  `notes/plan.md` is `.../artifacts/notes%2Fplan.md` or `.../artifacts/notes/plan.md`.
+- **Long things come in pages.** A document that has more says so with `next`, the URI of what follows: read that. A
+  value over 256 K characters comes as pieces of its JSON text (`output_text`), a file over 1 MiB as pieces of bytes
+  whose `_meta` has `omium/next`. Files over 16 MiB are not given: open them in the run's workspace.
+- **Keeping them.** `ttlMs` is 0 where anything may still change. A page of events that has a `next` never changes and
+  may be kept for a day. All that depends on who asks is `private`.
+- **Every text is shown as it is and can be seen**: characters that would hide or move something stand as JSON escapes.
+"""
+
+SUBSCRIPTIONS = """\
+## Being told of changes
+
+Any URI above can be subscribed to, and the list of resources too. On protocol 2026-07-28 that is one
+`subscriptions/listen` with `resourceSubscriptions` and `resourcesListChanged`; the acknowledgement names what is
+listened for, and what there is not for this caller is missing there. On older protocols it is `resources/subscribe` for
+each URI, and `notifications/resources/list_changed` comes by itself.
+
+A notification means: this may have changed, read it again if you care. It comes from the log, whichever process wrote
+it: at once for a commit of the server's own process, within about 50 ms for another's on SQLite. Many changes of one
+resource while a client is busy are one notification. Nothing is replayed: read what you need after subscribing, and
+again after subscribing anew. Tools, prompts and workflows stay the same as long as a server runs.
+
+A subscription to `/branches` tells of the run itself and of branches that are made from it, not of what becomes of
+those.
+"""
+
+PROMPTS_INTRODUCTION = """\
+## Prompts
+
+Each is made from what is really there: the run's record, the catalogue, a comparison. That stands quoted between
+`<data>` and `</data>` as one line of JSON that nothing inside can end, and the prompt says to follow no instruction in
+it. Arguments and the variables of templates are completed (`completion/complete`).
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.docs.generate")
     parser.add_argument("--demo", action="store_true", help="play the demo for README; when the machine is quiet")
@@ -89,6 +133,8 @@ def pages() -> dict[Path, str]:
         workflows: filled(workflows.read_text("utf-8")),
         ROOT / "docs" / "commands.md": "\n".join(_commands()) + "\n",
         ROOT / "docs" / "tools.md": "\n".join(_tools()) + "\n",
+        ROOT / "docs" / "resources.md": "\n".join(_resources()) + "\n",
+        ROOT / "docs" / "rest.md": rest_page(NOTE),
     }
 
 
@@ -178,6 +224,18 @@ def _tool(spec: ToolSpec) -> Iterator[str]:
         f"`{name}`" + ("" if name in answer.get("required", ()) else "?") for name in answer.get("properties", {})
     )
     yield from ("", f"Gives {fields}.")
+
+
+def _resources() -> Iterator[str]:
+    yield from ("# Resources and prompts", "", NOTE, "", RESOURCES_INTRODUCTION.rstrip(), "")
+    yield from ("| resource | what it is | form |", "|---|---|---|")
+    for one in (*STATIC, *TEMPLATES):
+        yield f"| `{one.template}` | {_cell(one.description)} | `{one.mime_type}` |"
+    yield from ("", SUBSCRIPTIONS.rstrip(), "", PROMPTS_INTRODUCTION.rstrip(), "")
+    yield from ("| prompt | arguments | what it does |", "|---|---|---|")
+    for prompt in PROMPTS:
+        arguments = ", ".join(f"`{one.name}`" + ("" if one.required else "?") for one in prompt.shown().arguments or ())
+        yield f"| `{prompt.name}` | {arguments} | {_cell(prompt.description)} |"
 
 
 def _effect(spec: ToolSpec) -> str:

@@ -18,15 +18,19 @@ from pydantic.fields import FieldInfo
 
 from omium.orchestration.definition import schema
 from omium.orchestration.definition.document import read_document
+from omium.orchestration.service.views import Role
 from omium.server import project_file
+from omium.server.identity import settings
 
 MODELS: dict[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
         *(project_file.ProjectFile, project_file.FunctionFile, project_file.CommandFile, project_file.WorkspaceFile),
+        *(project_file.UpkeepFile, project_file.RetentionFile),
         *(project_file.LimitsFile, schema.WorkflowFile, schema.NodeFile, schema.NeedFile, schema.ForEachFile),
         *(schema.RepeatFile, schema.ApprovalFile, schema.ApprovalsFile, schema.WaitFile, schema.RetryFile),
         *(schema.ConsensusFile, schema.BudgetFile),
+        *(settings.ServerFile, settings.AuthFile, settings.JwtFile, settings.RequestsFile),
     )
 }
 _SECTIONS = {
@@ -34,6 +38,12 @@ _SECTIONS = {
     "CommandFile": "commands",
     "WorkspaceFile": "workspaces",
     "LimitsFile": "limits",
+    "RequestsFile": "callers",
+    "ServerFile": "callers",
+    "AuthFile": "callers",
+    "JwtFile": "callers",
+    "UpkeepFile": "upkeep-and-retention",
+    "RetentionFile": "upkeep-and-retention",
     "NodeFile": "nodes",
     "NeedFile": "edges",
     "ForEachFile": "fan-out",
@@ -59,6 +69,8 @@ _WORDS: list[tuple[Any, str]] = [
     (project_file.Count, "whole number from 1"),
     (project_file.Constants, "map of texts"),
     (project_file.VariableNames, "list of names"),
+    (Role, "role"),
+    (settings.Algorithm, "algorithm"),
     (Any, "any value"),
     (str, "text"),
     (bool, "`true` or `false`"),

@@ -15,6 +15,7 @@ import pytest
 from omium.orchestration.definition.document import read_document
 from omium.orchestration.definition.load import load_workflow
 from omium.server.cli import cli
+from omium.server.http.app import ENDPOINTS
 from omium.server.project_file import load_project
 from omium.storage.open import open_store
 from tests.docs.snippets import PAGES, Snippet, command_lines, snippets, words
@@ -46,6 +47,15 @@ def parse_omium(arguments: list[str]) -> None:
     command.make_context("omium", arguments)
 
 
+def check_request(arguments: list[str]) -> None:
+    """Refuse a request of `curl` for a path or method that the server does not have."""
+    (url,) = (one for one in arguments if one.startswith("http://"))
+    path = re.sub(r"\Ahttp://127\.0\.0\.1:8765|\?.*", "", url)
+    method = "POST" if "-d" in arguments else "GET"
+    patterns = {(one.method, re.sub(r"{\w+}", "[^/]+", one.path)) for one in ENDPOINTS}
+    assert any(method == one and re.fullmatch(pattern, path) for one, pattern in patterns), f"{method} {path}"
+
+
 def check_line(line: str) -> None:
     program, *arguments = words(line)
     if program.rpartition("/")[2] in SCRIPTS:
@@ -54,6 +64,8 @@ def check_line(line: str) -> None:
         server = arguments[arguments.index("--") + 1 :]
         assert server[0] in SCRIPTS
         parse_omium(server[1:])
+    elif program == "curl":
+        check_request(arguments)
     elif " -m tests." in line:
         module = arguments[1]
         known = set(re.findall(r'"(--[a-z-]+)"', (ROOT / module.replace(".", "/") / "__main__.py").read_text()))
@@ -80,6 +92,8 @@ def test_a_command_that_does_not_exist_would_be_seen() -> None:
         "omium rollback last",
         "rm -rf /",
         "omium-mcp serve --x",
+        "curl http://127.0.0.1:8765/api/v1/nothing",
+        "curl -d '{}' http://127.0.0.1:8765/api/v1/workflows",
     ):
         with pytest.raises((AssertionError, click.UsageError)):
             check_line(line)

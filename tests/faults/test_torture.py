@@ -67,7 +67,7 @@ class Witness:
         self._seen: dict[RunId, dict[Seq, bytes]] = {}
 
     async def look(self) -> None:
-        for run in (await self._core.list_runs(CALLER, limit=500)).runs:
+        for run in (await self._core.list_runs(CALLER, children=True, limit=500)).runs:
             seen = self._seen.setdefault(run.id, {})
             for event in await self._core.store.events(run.id, Seq(max(seen, default=0)), 10_000):
                 seen[event.seq] = event.hash
@@ -134,7 +134,7 @@ async def some_events(core: Core, runs: list[RunId], count: int, process: subpro
     before = sum((await core.store.heads(runs)).values())
     with anyio.move_on_after(20):
         while sum((await core.store.heads(runs)).values()) < before + count and process.poll() is None:
-            if all(row.status in ENDS for row in (await core.list_runs(CALLER, limit=500)).runs):
+            if all(row.status in ENDS for row in (await core.list_runs(CALLER, children=True, limit=500)).runs):
                 return
             await anyio.sleep(0.01)  # real time: another process works meanwhile, and has no other way to tell
 
@@ -155,7 +155,7 @@ async def test_a_kill_at_every_commit_point(tmp_path: Path, database: str, point
         for hit in (1, 2, 3):
             with worker(directory, database, f"{point}:{hit}") as process, anyio.move_on_after(30):
                 while process.poll() is None:
-                    rows = (await core.list_runs(CALLER)).runs
+                    rows = (await core.list_runs(CALLER, children=True)).runs
                     if all(row.status in ENDS for row in rows):
                         break
                     await anyio.sleep(0.01)  # real time: as above

@@ -127,6 +127,11 @@ nodes:
 - {id: echo, kind: function, use: echo, with: {value: "${{ inputs.value }}"}}
 outputs: "${{ nodes.echo.output }}"
 """,
+    "nested": """
+name: nested
+nodes:
+- {id: below, kind: workflow, use: echo, for_each: [1, 2], with: {value: "${{ item }}"}}
+""",
 }
 
 

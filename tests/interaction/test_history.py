@@ -121,6 +121,7 @@ async def test_a_branch_tries_something_else(studio: Studio, mode: Mode) -> None
     assert {one["node"]: one["change"] for one in compared["nodes"]} == {"b": "changed", "c": "changed"}
     assert "other-b" in compared["nodes"][0]["output_diff"]
     assert compared["same_nodes"] == 1
+    assert compared["given"] == ['nodes.b.with.value: not given -> "other-b"']
     assert studio.calls["echo"] == 5
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mcp_types import TextContent
 
 from omium.orchestration.values import decode
-from omium.tools.models import Answer, RunLine, RunsOut
+from omium.tools.models import Answer, ListedRun, RunsOut
 from omium.tools.present import (
     LINE,
     TEXT,
@@ -133,8 +133,8 @@ def test_a_tree_of_data_is_made_harmless(tree: Any) -> None:
     assert visible(json.dumps(harmless(tree), ensure_ascii=False), also="\n\t")
 
 
-def run(title: str) -> RunLine:
-    return RunLine(run_id="run_x", workflow="w", title=title, status="completed")
+def run(title: str) -> ListedRun:
+    return ListedRun(run_id="run_x", workflow="w", title=title, status="completed")
 
 
 @given(st.lists(ANYTHING, max_size=80))

@@ -176,6 +176,23 @@ async def test_lists_are_paged_without_gap_or_repeat(studio: Studio, mode: Mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_runs_that_runs_have_started_are_listed_when_asked_for(studio: Studio, mode: Mode) -> None:
+    async with studio.client(mode) as visitor:
+        with anyio.fail_after(30):
+            first = await visitor.finished("nested")
+            second = await visitor.finished("nested")
+            plain = await visitor.ok("list_runs", limit=2)
+            whole = await visitor.ok("list_runs", children=True)
+            missed = await visitor.ok("list_runs", workflow="echo")
+    assert [(run["run_id"], run["children"]) for run in plain["runs"]] == [(second, 2), (first, 2)]
+    assert "before" not in plain
+    assert {run.get("caller") for run in whole["runs"]} == {
+        None, *(f"{run}/below[{place}]" for run in (first, second) for place in (0, 1)),
+    }  # fmt: skip
+    assert (missed["runs"], missed["next"]) == ([], "only runs that other runs started: list_runs(children=true)")
+
+
+@pytest.mark.parametrize("mode", MODES)
 async def test_lists_are_filtered(studio: Studio, mode: Mode) -> None:
     async with studio.client(mode) as visitor:
         with anyio.fail_after(20):

@@ -14,6 +14,7 @@ from mcp_types import Tool
 
 from omium.orchestration.errors import OmiumError
 from omium.server.mcp import build_server
+from omium.tools.app.deciding import VIEW_TOOLS
 from omium.tools.toolsets import TOOLSETS, select
 from tests.interaction.studio import ADA, MODES, Mode, Studio
 
@@ -146,4 +147,4 @@ def test_unknown_toolsets_are_refused() -> None:
 
 async def test_naming_a_toolset_twice_offers_its_tools_once(studio: Studio) -> None:
     server = build_server(studio.core, ADA, toolsets=["default", "default"])
-    assert len(await server.list_tools()) == len(NAMES)
+    assert len(await server.list_tools()) == len(NAMES) + len(VIEW_TOOLS)

@@ -12,7 +12,7 @@ import anyio
 
 from omium.server.memory import tune
 from tests.bench.figures import Figure, exit_on_sigterm
-from tests.bench.ours import across, commands, history, kill, runs, waiting
+from tests.bench.ours import across, calls, commands, history, kill, runs, waiting
 from tests.bench.ours.work import Work, from_json
 
 MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
@@ -29,6 +29,7 @@ MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
     "events": across.events,
     "cancel": across.cancelling,
     "commands": commands.commands,
+    "calls": calls.calls,
 }
 
 

@@ -28,7 +28,7 @@ def program(name: str) -> list[str]:
     return [str(script)] if script.exists() else [sys.executable, "-m", "omium.server.cli"]
 
 
-def _environment(work: Work) -> dict[str, str]:
+def environment(work: Work) -> dict[str, str]:
     place = str(work.directory)
     return {**os.environ, "OMIUM_HOME": place, "OMIUM_PROJECT": place, "OMIUM_DATABASE": str(work.database)}
 
@@ -42,7 +42,7 @@ def _commands(work: Work) -> list[Figure]:
     helps, firsts, exits = [], [], []
     for _ in range(work.times):
         began = time.perf_counter()
-        subprocess.run([*program("omium"), "--help"], check=True, stdout=subprocess.DEVNULL, env=_environment(work))
+        subprocess.run([*program("omium"), "--help"], check=True, stdout=subprocess.DEVNULL, env=environment(work))
         helps.append(time.perf_counter() - began)
     for _ in range(max(1, work.times // 2)):
         first, exit_ = _serve_once(work)
@@ -60,12 +60,12 @@ def _serve_once(work: Work) -> tuple[float, float]:
     command = [*program("omium-mcp"), "serve", "--no-detach"]
     began = time.perf_counter()
     with subprocess.Popen(
-        command, cwd=work.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(work)
+        command, cwd=work.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(work)
     ) as server:
         assert server.stdin is not None and server.stdout is not None
-        _ask(server.stdin, server.stdout, 1, "initialize", INITIALIZE)
-        _send(server.stdin, {"jsonrpc": "2.0", "method": "notifications/initialized"})
-        tools = _ask(server.stdin, server.stdout, 2, "tools/list", {})["tools"]
+        ask(server.stdin, server.stdout, 1, "initialize", INITIALIZE)
+        send(server.stdin, {"jsonrpc": "2.0", "method": "notifications/initialized"})
+        tools = ask(server.stdin, server.stdout, 2, "tools/list", {})["tools"]
         first = time.perf_counter() - began
         assert any(tool["name"] == "run_workflow" for tool in tools)
         began = time.perf_counter()
@@ -75,13 +75,13 @@ def _serve_once(work: Work) -> tuple[float, float]:
         return first, time.perf_counter() - began
 
 
-def _send(stream: IO[bytes], message: dict[str, Any]) -> None:
+def send(stream: IO[bytes], message: dict[str, Any]) -> None:
     stream.write(json.dumps(message).encode() + b"\n")
     stream.flush()
 
 
-def _ask(write: IO[bytes], read: IO[bytes], number: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
-    _send(write, {"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+def ask(write: IO[bytes], read: IO[bytes], number: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    send(write, {"jsonrpc": "2.0", "id": number, "method": method, "params": params})
     for line in read:
         message = json.loads(line)
         if message.get("id") == number:

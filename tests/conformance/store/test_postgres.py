@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -14,15 +15,17 @@ import pytest
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, ProjectId, Seq, WorkerId
-from omium.orchestration.log.commands import Label, PauseRun, ResumeRun, StartNode
+from omium.orchestration.log.commands import CancelRun, Label, PauseRun, ResumeRun, Signal, StartNode
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
+from omium.storage.maintenance import erase, keeper
 from omium.storage.open import open_store
 from omium.storage.postgres import connection, tail
 from omium.storage.postgres.store import PostgresStore
 from tests.conformance.store.acting import WORKER, A, B, Run, completion, executing, refused
 from tests.conformance.store.test_processes import wake
 from tests.postgres import PostgresServer
+from tests.storage_histories import Life
 
 pytestmark = pytest.mark.anyio
 
@@ -357,3 +360,33 @@ async def test_without_a_directory_large_values_are_rows(
     again = await opened(postgres_url, files_root=tmp_path)
     assert encode(await again.value(large.digest)).digest == large.digest
     await again.close()
+
+
+async def test_an_erasure_waits_for_a_patch_upon_what_it_deletes(store: PostgresStore, postgres_url: str) -> None:
+    """A writer that has chosen its base, and has not committed yet, keeps what it wrote."""
+    text = random.Random(1).randbytes(20_000).hex()
+    base, patch = encode({"text": text}), encode({"text": f"{text}!"})
+    life = Life(store)
+    run_id = await life.create()
+    await life.do(run_id, Signal("s", base.digest, base.size), blobs=[NewBlob(base)])
+    await life.do(run_id, CancelRun())
+    await store.put([NewBlob(patch, base.digest)])
+    writer = await asyncpg.connect(postgres_url)
+    try:
+        (row,) = await writer.fetch("DELETE FROM blobs WHERE digest = $1 RETURNING *", patch.digest)
+        assert row["base"] == base.digest
+        begun = writer.transaction()
+        await begun.start()
+        await writer.fetch("SELECT 1 FROM blobs WHERE digest = $1 FOR KEY SHARE", base.digest)
+        places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+        await writer.execute(f"INSERT INTO blobs ({', '.join(row.keys())}) VALUES ({places})", *row.values())
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: erase(keeper(store), run_id, "asked for"))
+                while not await writer.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.01)  # real time: the server's
+                await begun.commit()
+    finally:
+        await writer.close()
+    await refused("not_found", store.value(base.digest))
+    assert await store.value(patch.digest) == {"text": f"{text}!"}

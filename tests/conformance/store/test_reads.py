@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from sqlalchemy import func, literal, select
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from omium.orchestration.ids import ApprovalId, EffectId, NodeId, ProjectId, RunId, Seq
@@ -66,6 +69,10 @@ async def test_runs_are_filtered(store: AnyStore) -> None:
         (RunQuery(parent=plain.id), [failed]),
         (RunQuery(caller=plain.id), [paused]),
         (RunQuery(session="s1"), [other]),
+        (RunQuery(top=True), [failed, other, plain]),
+        (RunQuery(top=True, before=other.id), [plain]),
+        (RunQuery(top=True, workflow="release", limit=2), [other]),
+        (RunQuery(top=True, caller=plain.id), []),
         (RunQuery(text="lease"), [paused, other]),
         (RunQuery(text=plain.id[-8:]), [plain]),
         (RunQuery(workflow="none"), []),
@@ -78,6 +85,10 @@ async def test_runs_are_filtered(store: AnyStore) -> None:
     row = await store.run(paused.id)
     assert row is not None and (row.caller_run, row.caller_node) == (plain.id, A)
     assert await store.run(new_run()) is None
+    second = await executing(store, caller={"run": plain.id, "node": B, "generation": 0})
+    await executing(store, caller={"run": second.id, "node": B, "generation": 0})
+    assert await store.started_by([plain.id, other.id, second.id]) == {plain.id: 2, second.id: 1}
+    assert await store.started_by([]) == await store.started_by([other.id]) == {}
 
 
 async def test_text_is_searched_literally(store: AnyStore) -> None:
@@ -108,6 +119,7 @@ async def test_the_lists_of_runs_use_indices(database: Database) -> None:
         RunQuery(before=run),
         RunQuery(projects=(DEFAULT,)),
         RunQuery(projects=(DEFAULT,), before=run),
+        RunQuery(projects=(DEFAULT,), before=run, top=True),
         RunQuery(projects=(DEFAULT,), statuses=("executing",)),
         RunQuery(projects=(DEFAULT,), workflow="w"),
         RunQuery(parent=run),
@@ -215,3 +227,25 @@ async def test_only_a_branch_is_closed(store: AnyStore) -> None:
     row = await store.run(branch.id)
     assert row is not None and row.closed == "abandoned"
     assert Run(store, run.id, None).fence is None and NodeId("x") == "x"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_read_that_is_cancelled_leaves_nothing_behind(store: AnyStore, wait: bool) -> None:
+    """Neither a task that outlives the store, nor a connection that is not given back."""
+    assert await found(store, RunQuery()) == []
+    others = asyncio.all_tasks()
+    count = select(literal(1).label("n")).cte("count", recursive=True)
+    count = count.union_all(select(count.c.n + 1).where(count.c.n < 300_000))
+    slow = asyncio.create_task(store._all(select(func.count()).select_from(count)))
+    while not store._reading:
+        await asyncio.sleep(0)
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    if wait:
+        assert await found(store, RunQuery()) == []  # there is a connection for the next one
+    await store.close()
+    assert store._reading == set()
+    assert {task for task in asyncio.all_tasks() - others if task.get_name() == "omium-read"} == set()
+    assert asyncio.all_tasks() <= others
+    assert store._engine is not None and store._engine.pool.checkedout() == 0  # type: ignore[attr-defined]

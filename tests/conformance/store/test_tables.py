@@ -195,6 +195,27 @@ async def test_runs_are_woken_by_name(store: AnyStore, clock: TestClock) -> None
     await store.wake([], 1)
 
 
+async def test_a_run_that_is_called_while_it_is_owned_is_due_once_it_is_given_up(
+    store: AnyStore, clock: TestClock
+) -> None:
+    called, later, parked, taken = [await executing(store) for _ in range(4)]
+    await store.wake([called.id, parked.id, taken.id], clock.us + 7)
+    await store.wake([later.id], clock.us + 70_000_000)
+    assert await store.next_wake(DEFAULT) is None and await store.queued(DEFAULT) == 0
+    for run, wake_at in ((called, 60), (later, 60), (parked, None), (taken, 60)):
+        due = None if wake_at is None else clock.us + wake_at * 1_000_000
+        assert run.fence is not None and await store.release(run.id, run.fence, Seq(3), due)
+    found = await store.claim(WORKER, DEFAULT, 10, clock.us + 7)
+    assert {claimed.run_id for claimed in found} == {called.id, taken.id}
+    assert await store.next_wake(DEFAULT) == clock.us + 60_000_000
+    again = next(claimed for claimed in found if claimed.run_id == taken.id)
+    assert await store.release(
+        again.run_id, again.fence, Seq(3), clock.us + 90_000_000
+    )  # what it was called for is over
+    due_then = await store.claim(WORKER, DEFAULT, 10, clock.us + 80_000_000)
+    assert [claimed.run_id for claimed in due_then] == [later.id]
+
+
 async def test_a_free_run_is_taken_by_name(store: AnyStore) -> None:
     run = await draft(store)
     assert await store.take(WORKER, run.id) == 1

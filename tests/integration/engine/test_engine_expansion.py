@@ -255,6 +255,13 @@ async def test_a_plan_becomes_nodes_inside_of_what_made_it(tmp_path: Path) -> No
         (steps({"id": "a", "kind": "function", "use": "echo", "depends_on": ["z"]}), "invalid_definition", "'z'"),
         (steps({"id": "a", "kind": "cli", "use": "sh"}), "not_registered", "sh"),
         ({"plan": "no plan"}, "invalid_definition", "no steps"),
+        (steps({"id": "a", "kind": "wait", "wait": 1, "resources": "gpu"}), "not_registered", "gpu"),
+        (steps({"id": "a", "kind": "wait", "wait": 1, "budget": {"usd": 1}}), "invalid_definition", "not enforced yet"),
+        (
+            steps({"id": "a", "kind": "approval", "approval": {"prompt": "?", "min_assurance": "signed"}}),
+            "invalid_definition",
+            "steps[0].approval.min_assurance",
+        ),
     ],
 )
 async def test_a_plan_that_is_not_valid_fails_what_made_it_and_nothing_of_it_runs(

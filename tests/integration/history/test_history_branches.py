@@ -13,6 +13,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob, Write
+from omium.orchestration.service.views import GivenDifference
 from omium.orchestration.values import encode
 from tests.history_core import ME, HistoryCore, by_hand, opened
 from tests.history_help import node
@@ -419,6 +420,70 @@ async def test_containers_of_a_cancelled_run_are_not_expanded_anew(tmp_path: Pat
         assert [one.id for one in shown.nodes] == ["plan", "end"]
 
 
+async def test_a_comparison_begins_with_what_the_runs_were_given(tmp_path: Path) -> None:
+    async with opened(tmp_path, DIAMOND) as (core, _):
+        hand = await by_hand(core, DIAMOND, {"x": 1})
+        other = await by_hand(core, DIAMOND, {"x": 2})
+        await hand.run("top")
+        changed = {"inputs": {"x": 3}, "nodes": {"left": {"with": {"mood": "m" * 600}}, "right": {"output": [1]}}}
+        branch = await core.branch(ME, hand.run_id, name="b", overrides=changed)
+        found = await core.compare(ME, hand.run_id, other.run_id)
+        assert (found.inputs, found.overrides) == ([GivenDifference("x", "1", "2")], [])
+        found = await core.compare(ME, hand.run_id, branch.run.id)
+        assert found.inputs == [GivenDifference("x", "1", "3")]
+        assert [(one.name, one.a) for one in found.overrides] == [("left.with.mood", None), ("right.output", None)]
+        assert found.overrides[0].b == '"' + "m" * 499 + "..." and found.overrides[1].b == "[1]"
+        found = await core.compare(ME, branch.run.id, hand.run_id)
+        assert (found.overrides[1].a, found.overrides[1].b) == ("[1]", None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hint"),
+    [
+        ({"type": "object", "properties": {"tone": {}, "size": {}}}, "Did you mean tone?"),
+        ({"type": "object", "properties": {"size": {}}}, "It has size."),
+        (None, "Did you mean tone?"),  # it reads inputs.tone
+    ],
+)
+async def test_an_input_that_the_workflow_does_not_have_is_refused(
+    tmp_path: Path, inputs: dict[str, Any] | None, hint: str
+) -> None:
+    first = replace(node("a"), input={"tone": "${{ inputs.tone }}"}) if inputs is None else node("a")
+    workflow = WorkflowDef("w", (first, node("b", "a")), inputs=inputs)
+    async with opened(tmp_path, workflow) as (core, _):
+        hand = await by_hand(core, workflow, {"extra": 1})
+        await hand.run("a")
+        for call in (
+            core.branch(ME, hand.run_id, "start", name="b", overrides={"inputs": {"ton": 1}}),
+            core.preview_branch(ME, hand.run_id, "start", {"inputs": {"ton": 1}}),
+            core.play_from_node(ME, hand.run_id, "a", overrides={"inputs": {"ton": 1}}),
+            core.preview_play_from(ME, hand.run_id, "a", {"inputs": {"ton": 1}}),
+        ):
+            error = await refused(call, "invalid_argument")
+            assert (error.message, error.hint) == ("the workflow 'w' has no input 'ton'.", hint)
+        await core.preview_branch(ME, hand.run_id, "start", {"inputs": {"extra": 2}})  # the run has it
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        WorkflowDef(
+            "w", (node("a"),), inputs={"type": "object", "properties": {"x": {}}, "additionalProperties": True}
+        ),
+        WorkflowDef("w", (node("a"),), inputs={"type": "object", "patternProperties": {"^n": {}}}),
+        WorkflowDef("w", (replace(node("a"), input={"all": "${{ inputs }}"}),)),
+        WorkflowDef("w", (replace(node("a"), expands=True),)),
+    ],
+    ids=["open", "patterns", "reads them all", "plans"],
+)
+async def test_an_input_that_may_be_read_may_be_changed(tmp_path: Path, workflow: WorkflowDef) -> None:
+    async with opened(tmp_path, workflow) as (core, _):
+        hand = await by_hand(core, workflow)
+        branch = await core.branch(ME, hand.run_id, name="b", overrides={"inputs": {"new": 2}})
+        state = await core.store.state(branch.run.id)
+        assert await core.store.value(state.inputs) == {"new": 2}
+
+
 async def test_runs_are_compared_node_by_node(tmp_path: Path) -> None:
     top, left, *rest = DIAMOND.nodes
     longer = replace(DIAMOND, nodes=(top, node("between", "top"), replace(left, needs=(Need("between"),)), *rest))
@@ -454,6 +519,7 @@ async def test_runs_are_compared_node_by_node(tmp_path: Path) -> None:
         diff = found.nodes[2].output_diff
         assert diff is not None and '-  "from": "left"' in diff and '+  "from": "elsewhere"' in diff
         assert found.cost_usd[1] - found.cost_usd[0] == pytest.approx(0.0125)
+        assert (found.inputs, found.overrides) == ([], [])
         await refused(core.compare(ME, "last", hand.run_id), "invalid_argument")
         await refused(core.compare(ME, f"{hand.run_id}@999", hand.run_id), "not_found")
 

@@ -77,6 +77,18 @@ def test_a_catalog_is_checked_as_a_whole() -> None:
     assert list(project.catalog().workflows) == ["offered"]
 
 
+def test_a_workflow_built_in_python_names_only_limits_that_there_are() -> None:
+    project = Project("p")
+    wf = workflow("w")
+    wf.wait("a", seconds=1, resources=["gpu"])
+    project.workflow(wf.build())
+    with pytest.raises(OmiumError, match="names the resource 'gpu'") as refused:
+        project.catalog({"gpus": 2})
+    assert refused.value.code == "not_registered"
+    assert refused.value.data["problems"][0]["expected"] == "gpus"
+    assert project.catalog({"gpu": 2}).resources == {"gpu"}
+
+
 def test_a_workflow_can_be_registered_by_its_file(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text("name: w\nnodes: [{id: a, kind: wait, wait: 1s}]\n")
     project = Project("p", directory=tmp_path)

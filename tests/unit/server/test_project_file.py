@@ -107,6 +107,7 @@ def test_everything_that_a_project_may_declare(tmp_path: Path) -> None:
         "function": {"fetch", "count"},
         "command": {"test"},
         "workflow": {"report", "inline", "extra"},
+        "resource": set(),
     }
 
 
@@ -156,7 +157,7 @@ def test_names_that_are_not_registered_are_told_with_the_workflows_file_and_line
     (problem,) = refused.value.data["problems"]
     assert (problem["file"], problem["line"]) == (str(tmp_path / "flows/report.yaml"), 5)
     assert problem["message"] == "the node 'b' names the function 'counts', which is not registered"
-    assert problem["expected"] == "one of count, fetch"
+    assert problem["expected"] == "count"
 
 
 def test_a_field_that_a_function_does_not_promise_is_told(tmp_path: Path) -> None:
@@ -208,3 +209,29 @@ def test_sizes(text: int | str, size: int) -> None:
 def test_what_is_no_size(text: object) -> None:
     with pytest.raises(ValueError, match="size"):
         size_bytes(text)
+
+
+def test_a_resource_that_is_no_limit_of_the_project_is_refused(tmp_path: Path) -> None:
+    """It would be no limit at all, and nobody would notice."""
+    step = "{id: t, kind: cli, use: test, with: {name: x}"
+    file = lay_out(tmp_path, WHOLE.replace(step, f"{step}, resources: [gpu, gpus]"))
+    (problem,) = problems_of(file)
+    assert (problem["path"], problem["expected"]) == ("workflows[1].nodes[0].resources", "gpu")
+    assert problem["message"] == "the node 't' names the resource 'gpus', which is not registered"
+    assert problem["line"] == 2 + WHOLE[: WHOLE.index("kind: cli")].count("\n") - 1
+    file.write_text(WHOLE.replace(step, f"{step}, resources: gpu").replace(", resources: {gpu: 1}", ""))
+    (problem,) = problems_of(file)
+    assert problem["expected"] == "a name under limits.resources; there is none"
+    lay_out(tmp_path, WHOLE.replace(step, f"{step}, resources: gpu"))
+    assert load_project(file).file.limits.resources == {"gpu": 1}
+
+
+def test_a_category_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    step = "{id: t, kind: cli, use: test, with: {name: x}"
+    file = lay_out(tmp_path, WHOLE.replace(step, f"{step}, retry: {{max_attempts: 2, on: [timeout, timeouts, odd]}}"))
+    near, odd = problems_of(file)
+    assert (near["path"], near["message"]) == (
+        "workflows[1].nodes[0].retry.on[1]", "'timeouts' is no category of failures",
+    )  # fmt: skip
+    assert near["expected"] == "timeout"
+    assert odd["expected"].startswith("one of file_not_found, api_error, timeout, ")

@@ -1,0 +1,74 @@
+"""The chores of this project's database: contents that nothing refers to, and runs that have served their time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from omium.server.config import Config, Retention
+
+if TYPE_CHECKING:
+    from omium.orchestration.ports import Store
+    from omium.orchestration.ports_workspace import Workspaces
+    from omium.storage.maintenance import Keeper, Policy, Retained
+    from omium.storage.maintenance.upkeep import Chore
+
+
+def chores(config: Config, store: Store, workspaces: Workspaces | None) -> list[Chore]:
+    """What the configuration wants done, each with how often. The sweep comes last: it takes what retention left."""
+    from omium.storage.maintenance import keeper
+    from omium.storage.maintenance.upkeep import Chore
+
+    keeping, every = keeper(store), config.upkeep.every_s
+    found = [Chore("sweep", every, partial(_sweep, keeping))]
+    if config.retention is not None:
+        work = partial(_retain, keeping, policy_of(config, config.retention), workspaces)
+        found.insert(0, Chore(f"retention of {config.project.id}", every, work))
+    return found
+
+
+def policy_of(config: Config, retention: Retention) -> Policy:
+    from omium.storage.maintenance import Policy
+
+    return Policy(retention.after_s, "runs" if retention.forget == "runs" else "blobs", (config.project.id,))
+
+
+async def forget(keeping: Keeper, policy: Policy, workspaces: Workspaces | None, *, preview: bool = False) -> Retained:
+    """Apply the policy; the files of runs that are dropped go with them."""
+    from omium.storage.maintenance import retain
+
+    found = await retain(keeping, policy, keeping.clock.now_us(), preview=preview)
+    if workspaces is not None and found.dropped and not preview:
+        await workspaces.drop(found.dropped)
+    return found
+
+
+@asynccontextmanager
+async def kept_up(config: Config, store: Store, workspaces: Workspaces | None) -> AsyncIterator[None]:
+    """Have the chores done in the background, for the length of the block, unless they are turned off."""
+    if not config.upkeep.enabled:
+        yield
+        return
+    from omium.storage.maintenance import keeper
+    from omium.storage.maintenance.upkeep import keep_up
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_up, keeper(store), chores(config, store, workspaces))
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _sweep(keeping: Keeper) -> Mapping[str, Any]:
+    from omium.storage.maintenance import sweep
+
+    gone = await sweep(keeping, keeping.clock.now_us())
+    return {"contents": gone.blobs, "files": gone.orphans + gone.temporaries}
+
+
+async def _retain(keeping: Keeper, policy: Policy, workspaces: Workspaces | None) -> Mapping[str, Any]:
+    found = await forget(keeping, policy, workspaces)
+    return {"dropped": len(found.dropped), "erased": len(found.erased), "kept": len(found.kept)}
