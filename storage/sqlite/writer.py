@@ -89,6 +89,7 @@ class Writer:
         self._packer = packer
         self._hear = hear
         self._arrived: list[_Item] = []  # in this turn of the event loop
+        self._ahead = 0  # batches that the thread was given and that are not settled yet
         self._batches: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._db: sqlite3.Connection | None = None
         self._using = threading.Lock()  # the connection and all that is remembered of it
@@ -141,13 +142,15 @@ class Writer:
         items, self._arrived = self._arrived, []
         if items and not (len(items) == 1 and self._may_commit_here(items[0].work) and self._commit_here(items)):
             for start in range(0, len(items), MAX_BATCH):
+                self._ahead += 1
                 self._batches.put(items[start : start + MAX_BATCH])
 
     # --- in the event loop ------------------------------------------------------------------------------------------
 
     def _may_commit_here(self, work: Write | Callable[..., Any]) -> bool:
         return (
-            self._commit_s < _QUICK_S
+            not self._ahead  # nothing overtakes what came before it: within a run the order is the meaning
+            and self._commit_s < _QUICK_S
             and not self._log_is_long
             and isinstance(work, Write)
             and work.fence is not None  # an owner's write reads no log, since its run was written before
@@ -202,6 +205,7 @@ class Writer:
         self._call(self._opened.set_result, None)
         last, grown = False, False
         while not last and (batch := self._batches.get()) is not None:
+            taken = int(bool(batch))
             while len(batch) < MAX_BATCH:
                 try:
                     more = self._batches.get_nowait()
@@ -210,6 +214,7 @@ class Writer:
                 if more is None:
                     last = True
                     break
+                taken += bool(more)
                 batch += more
             if not batch and not grown:
                 grown = True
@@ -218,17 +223,23 @@ class Writer:
             elif not batch:
                 self._tidy()
             else:
-                self._commit_batch(db, batch)
+                self._commit_batch(db, batch, taken)
         with self._using:
             self._db = None
             db.close()
 
-    def _commit_batch(self, db: sqlite3.Connection, batch: list[_Item]) -> None:
+    def _commit_batch(self, db: sqlite3.Connection, batch: list[_Item], taken: int) -> None:
+        """`taken`: of how many batches that were handed over it is made."""
         with self._using:
             self._set_patience(db, True)
             outcomes, heard = self._commit(db, batch)
             self._log_is_long = False
-        self._call(self._settle, outcomes, heard)
+        self._call(self._caught_up, taken, outcomes, heard)
+
+    def _caught_up(self, taken: int, outcomes: Sequence[Outcome], heard: list[Heard]) -> None:
+        """In the event loop."""
+        self._ahead -= taken
+        self._settle(outcomes, heard)
 
     def _tidy(self) -> None:
         """Checkpoint what was committed in place, beside further commits; so that little is left to do when the log has

@@ -51,7 +51,25 @@ async def test_a_client_without_forms(project: Project) -> None:
         await check(project, journey)
 
 
-async def test_the_inspector(project: Project, url: str | None) -> None:
+async def test_the_inspector_over_http(project: Project, tmp_path: Path) -> None:
     with anyio.fail_after(180):
-        journey = await travel(Inspector(project, "legacy", url), project)
+        async with http_server(project.http_server, project.environment, tmp_path / "log", project.directory) as url:
+            journey = await travel(Inspector(project, "legacy", url), project)
         await check(project, journey)
+
+
+async def test_the_inspector_with_a_server_for_each_call(project: Project) -> None:
+    """Three servers, one after the other, and a terminal: nothing but the database is left of one for the next."""
+    host = Inspector(project, "legacy")
+    with anyio.fail_after(120):
+        begun = await host.call("run_workflow", workflow="release", inputs={"topic": "otters"}, wait_seconds=30)
+        assert begun.content["status"] == "waiting_approval", begun
+        approval = begun.content["approvals"][0]["approval_id"]
+        asked = await host.call("approve", approval_id=approval, decision="approve")
+        assert asked.content["decided"] is False
+        await project.omium("approve", approval)
+        async with project.core() as (core, caller):
+            run = await core.wait(caller, begun.content["run_id"], 60)
+        assert run.status == "completed"
+        seen = await host.call("get_run", run_id=run.id, detail=True)
+    assert seen.content["output"]["value"] == "published: all about otters"

@@ -142,3 +142,32 @@ async def test_what_was_submitted_before_the_close_is_durable(store: SqliteStore
     again = await SqliteStore.open(tmp_path / "omium.db", clock=TestClock())
     assert (await again.heads([run.id]))[run.id] == written.seq
     await again.close()
+
+
+async def test_nothing_overtakes_what_the_thread_has_still_to_commit(store: SqliteStore) -> None:
+    run = await running(store)
+    kept: list[list[object]] = []
+    batches, store._writer._batches = store._writer._batches, Kept(kept)
+    together = [asyncio.create_task(run.do(note(number))) for number in (1, 2)]
+    await asyncio.sleep(0)
+    alone = asyncio.create_task(run.do(note(3)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [len(batch) for batch in kept] == [2, 1] and not alone.done()
+    for batch in kept:
+        batches.put(batch)
+    store._writer._batches = batches
+    await asyncio.gather(*together, alone)
+    said = [event.data["text"] for event in await store.events(run.id) if "text" in event.data]
+    assert said == ["step 1", "step 2", "step 3"]
+    monkeypatch.undo()
+
+
+class Kept:
+    """Stands for the way to a thread that is slow to wake."""
+
+    def __init__(self, kept: list[list[object]]) -> None:
+        self._kept = kept
+
+    def put(self, batch: list[object]) -> None:
+        self._kept.append(batch)
