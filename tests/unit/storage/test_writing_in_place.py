@@ -160,7 +160,6 @@ async def test_nothing_overtakes_what_the_thread_has_still_to_commit(store: Sqli
     await asyncio.gather(*together, alone)
     said = [event.data["text"] for event in await store.events(run.id) if "text" in event.data]
     assert said == ["step 1", "step 2", "step 3"]
-    monkeypatch.undo()
 
 
 class Kept:
