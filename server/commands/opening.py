@@ -72,6 +72,8 @@ async def opened(
     config = configuration(invocation, definitions=definitions or hands)
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:
+        if await _freed_from_the_dead(invocation, config, core):
+            await _have_it_executed(invocation, config, core)
         yield core, local_caller(config)
         if executes:
             await _have_it_executed(invocation, config, core)
@@ -90,6 +92,25 @@ def _set_up_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Harmless("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
+
+
+async def _freed_from_the_dead(invocation: Invocation, config: Config, core: Core) -> bool:
+    """Free the runs of workers that were killed: whoever comes back and looks must find them going on. Whether any
+    were."""
+    import anyio
+
+    from omium.clients.processes.liveness import HostProcesses
+    from omium.orchestration.errors import OmiumError
+
+    processes, freed = HostProcesses(), 0
+    try:
+        for worker in await core.store.workers():
+            if config.project.id in worker.serving and processes.alive(worker) is False:
+                await anyio.to_thread.run_sync(processes.kill, worker)  # what it had started must not go on beside
+                freed += await core.store.retire(worker.id)
+    except OmiumError as error:  # such as a database that this user may only read
+        invocation.console.note(f"whether a worker has died cannot be settled: {error.message}")
+    return freed > 0
 
 
 async def _have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:
