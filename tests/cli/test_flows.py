@@ -206,7 +206,7 @@ def test_a_closed_pipe_is_no_error(used_project: Place) -> None:
 def test_a_project_that_does_not_load_names_file_and_line(project: Place) -> None:
     path: Path = project.directory / "workflows" / "broken.yaml"
     path.write_text("name: broken\nnodes:\n- {id: a, kind: function, use: nonsense}\n")
-    done = project.call("runs")
+    done = project.call("workflows")
     assert done.exit_code == 2
     assert f"{path}:3: " in done.stderr
 

@@ -33,7 +33,7 @@ def test_nothing_is_coloured_for_who_wants_no_colour(used_project: Place) -> Non
 def test_lists_at_a_terminal_have_a_heading_and_short_ids(used_project: Place) -> None:
     run = used_project.json("runs", "--workflow", "hello")["runs"][-1]["id"]
     lines = plain(Terminal(used_project, "runs", "--workflow", "hello").end().out.replace("\n", "|")).split("|")
-    assert lines[0].split() == ["RUN", "STATUS", "WORKFLOW", "CREATED", "TOOK", "COST", "TITLE"]
+    assert lines[0].split() == ["RUN", "STATUS", "WORKFLOW", "CREATED", "TOOK", "COST", "BELOW", "TITLE"]
     assert any(line.startswith(run[-8:]) for line in lines)
     assert run not in "".join(lines)
 
