@@ -246,7 +246,7 @@ async def test_there_is_one_background_worker_and_it_ends_when_it_is_idle(tmp_pa
             with anyio.fail_after(60):
                 while not await core.store.workers():
                     await anyio.sleep(0.02)
-                while await start_worker(config) is not None:  # it has registered, and takes the lock next
+                while await start_worker(config, idle_s=2.0) is not None:  # it has registered, and takes the lock next
                     await anyio.sleep(0.02)
                 run = await core.run_workflow(caller(config), "chain")
                 view = await finished(core, config, run.id)
