@@ -35,6 +35,7 @@ from omium.orchestration.service.views import Caller, RunView
 from omium.orchestration.service.watching import STATUS_CHANGES, watching
 from omium.orchestration.values import Encoded, digest_of, encode
 
+MAX_DEADLINE_S = 10 * 366 * 86_400
 _SETTLED = RUN_TERMINAL | {RunStatus.WAITING_APPROVAL, RunStatus.PAUSED, RunStatus.DRAFT}
 MAX_QUEUED = 100_000
 MAX_DEPTH = 16  # runs that start runs that start runs
@@ -86,8 +87,11 @@ class RunService(Reading):
             raise OmiumError("not_registered", f"the workspace {workspace!r} is not declared.", f"Declared: {known}.")
         if not -1000 <= priority <= 1000:
             raise OmiumError("invalid_argument", f"the priority {priority} is not between -1000 and 1000.")
-        if deadline_s is not None and deadline_s <= 0:
-            raise OmiumError("invalid_argument", f"a deadline of {deadline_s} s is over before it begins.")
+        if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:  # which is also what is no number
+            raise OmiumError(
+                "invalid_argument",
+                f"a deadline of {deadline_s} s is not between 0 and {MAX_DEADLINE_S:,} s, which is ten years.",
+            )
         seconds = deadline_s if deadline_s is not None else definition.deadline_s
         now = self.clock.now_us()
         run_id = RunId(new_id("run", now // 1000))

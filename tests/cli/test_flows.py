@@ -233,3 +233,9 @@ def test_a_run_outlives_the_server_that_started_it(project: Place, options: tupl
         assert project.settled()["status"] == "completed"
     else:
         assert project.json("show", "last", "--wait", "1.5")["status"] == "executing"
+
+
+@pytest.mark.parametrize("deadline", ["nan", "inf", "1e300", "0", "-1"])
+def test_a_deadline_is_a_number_of_seconds(project: Place, deadline: str) -> None:
+    done = project.call("run", "hello", "--input", "name=ada", "--deadline", deadline)
+    assert done.exit_code == 2 and "a deadline of" in done.stderr, done.output
