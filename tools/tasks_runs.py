@@ -3,8 +3,9 @@
 A call that starts a run, or awaits one, becomes a task unless it can be answered at once. How the task stands is how
 the run stands, read anew each time: it works while the run does, asks what the run's gates ask (as far as they take
 the answer of a form), completes with the answer that the call would have given at the end, and is cancelled with the
-run. Runs that the run has started belong to it. A call that awaits has not started anything: cancelling it ends the
-waiting, and it is over when the run is paused, since that may be for long.
+run. Runs that the run has started belong to it. A run that waits for decisions which nobody can be asked for through
+the task is over for it, as for a bounded wait: its answer says how a human decides. A call that awaits has not started
+anything: cancelling it ends the waiting, and it is over when the run is paused, since that may be for long.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class RunTasks:
         run = (answer if params.name == _STARTS else answer.get("run")) if answer is not None else None
         if answer is None or run is None or run["status"] not in _MOVING:
             return result
-        memo = {} if params.name == _STARTS else {"answer": answer}
+        memo = self._noted(visit, {} if params.name == _STARTS else {"answer": answer})
         return Promise(params.name, run["run_id"], memo, f"run {run['run_id']} is {run['status']}")
 
     async def _awaited(self, visit: Visit, arguments: dict[str, Any]) -> Promise | None:
@@ -103,8 +104,13 @@ class RunTasks:
         except (ValidationError, OmiumError):
             return None  # the tool says what is wrong
         told = {name: given for name, given in arguments.items() if name not in ("run_id", "wait_seconds")}
-        memo = {"arguments": told} if told else {}
+        memo = self._noted(visit, {"arguments": told} if told else {})
         return Promise(_AWAITS, run.id, memo, f"run {run.id} is {run.status}") if run.status in _MOVING else None
+
+    def _noted(self, visit: Visit, memo: dict[str, Any]) -> dict[str, Any]:
+        """With a mark where whoever is promised something cannot be asked: an end is for ever, so a mere look by a
+        client without forms must not end the task of one that shows them."""
+        return memo if visit.forms and self._may_decide(visit) else {**memo, "unasked": True}
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -122,7 +128,7 @@ class RunTasks:
         if still and promise.tool == _AWAITS:
             return Standing("completed", run.updated_at, f"{told} is {run.status}")
         pending = await _pending(visit, run.id)
-        asked = [one for one in pending if self._may_ask(visit, one)]
+        asked = [one for one in pending if self._may_decide(visit) and _formal(one)]
         # Gates that no form decides are named first: somebody has to know of them.
         waiting = next((one for one in pending if one not in asked), asked[0] if asked else None)
         if still:
@@ -132,13 +138,18 @@ class RunTasks:
         else:
             message = f"{told} is {moment(run)}"
         changed = max([run.updated_at, *(one.requested_at for one in pending)])
+        if run.status == _ASKING and pending and not self._anybody(visit, promise, pending):
+            return Standing("completed", changed, message)
         questions = [Question(one.id, question(one), decision_form(one)) for one in asked]
         return Standing("working", changed, message, questions)
 
-    def _may_ask(self, visit: Visit, view: ApprovalView) -> bool:
-        if self._read_only or not roles.allows(visit.caller.role, "decide"):
-            return False
-        return roles.ASSURANCES.index(view.min_assurance) <= roles.ASSURANCES.index("elicited")
+    def _may_decide(self, visit: Visit) -> bool:
+        return not self._read_only and roles.allows(visit.caller.role, "decide")
+
+    def _anybody(self, visit: Visit, promise: Promise, pending: Sequence[ApprovalView]) -> bool:
+        """Whether a form of this client, or of the one that was promised the run, may decide any of the gates."""
+        here = visit.forms and self._may_decide(visit)
+        return any(_formal(one) for one in pending) and (here or not promise.memo.get("unasked"))
 
     async def outcome(self, visit: Visit, promise: Promise) -> CallToolResult:
         """What the call would have answered, of the run as it is now."""
@@ -207,6 +218,11 @@ class RunTasks:
             unlisten()
             with anyio.CancelScope(shield=True):
                 await foreign.aclose()
+
+
+def _formal(view: ApprovalView) -> bool:
+    """Whether the answer of a form is enough for a gate."""
+    return roles.ASSURANCES.index(view.min_assurance) <= roles.ASSURANCES.index("elicited")
 
 
 class _Watch:

@@ -23,6 +23,12 @@ from tests.interaction.tasks_client import Taker, result_of, taking
 pytestmark = pytest.mark.anyio
 
 MORE = {
+    "gated-late": """
+name: gated-late
+nodes:
+- {id: first, kind: function, use: held}
+- {id: ask, kind: approval, needs: first, approval: {prompt: "Publish it?"}}
+""",
     "two-gates": """
 name: two-gates
 nodes:
@@ -144,15 +150,52 @@ async def test_a_gate_that_wants_more_than_a_form_asks_nobody_here(studio: Studi
     async with taking(studio.core) as taker:
         with anyio.fail_after(20):
             task_id = await taker.task("run_workflow", workflow="gated-strongly")
-            while not await studio.core.list_approvals(ADA):
-                await anyio.lowlevel.checkpoint()
-            task = await taker.get(task_id)
+            task = await taker.ended(task_id)
             (view,) = await studio.core.list_approvals(ADA)
-            assert task["status"] == "working"
+            assert task["status"] == "completed"
+            assert result_of(task)["status"] == "waiting_approval"
             assert "Delete it?" in task["statusMessage"]
             assert f"omium approve {view.id}" in task["statusMessage"]
             await taker.update(task_id, **{"input-1": accept(), view.id: accept()})
             assert await decided(studio, task_id) == [(None, None, None)]
+
+
+@pytest.mark.parametrize("awaits", [False, True], ids=["starts", "awaits"])
+async def test_a_client_without_forms_gets_the_answer_of_a_bounded_wait(studio: Studio, awaits: bool) -> None:
+    async with taking(studio.core, forms=False) as taker:
+        with anyio.fail_after(20):
+            task_id = await taker.task("run_workflow", workflow="gated-late")
+            row = await studio.store.task(task_id)
+            assert row is not None
+            if awaits:
+                task_id = await taker.task("get_run", run_id=row.run_id, wait_seconds=30)
+            studio.release.set()
+            task = await taker.ended(task_id)
+            assert task["status"] == "completed"
+            (view,) = await studio.core.list_approvals(ADA)
+            assert f"omium approve {view.id}" in task["statusMessage"]
+            answer = result_of(task)
+            assert answer["status"] == "waiting_approval"
+            assert view.id in answer["next"]
+            plain = await taker.plain("get_run", run_id=row.run_id, wait_seconds=1)
+            assert {name: plain[name] for name in answer} == answer
+            # An end is for ever; the run goes on.
+            await studio.core.decide(ADA, view.id, "approve", assurance="out_of_band")
+            await studio.core.wait(ADA, row.run_id, 10)
+            assert (await taker.get(task_id))["status"] == "completed"
+            assert (await taker.plain("get_run", run_id=row.run_id, wait_seconds=1))["status"] == "completed"
+
+
+async def test_a_viewer_who_awaits_gets_the_answer_of_a_bounded_wait(studio: Studio) -> None:
+    async with taking(studio.core) as starter, taking(studio.core, caller=replace(ADA, role="viewer")) as taker:
+        with anyio.fail_after(20):
+            started = await starter.task("run_workflow", workflow="gated-late")
+            row = await studio.store.task(started)
+            assert row is not None
+            awaiting = await taker.task("get_run", run_id=row.run_id, wait_seconds=30)
+            studio.release.set()
+            assert result_of(await taker.ended(awaiting))["status"] == "waiting_approval"
+            assert (await starter.get(started))["status"] == "input_required"
 
 
 @pytest.mark.parametrize("role", ["viewer", "no forms"])
@@ -219,7 +262,7 @@ async def test_gates_above_and_within_a_forms_reach(studio: Studio) -> None:
             assert "Weak?" in task["inputRequests"][key]["params"]["message"]
             assert "Strong?" in task["statusMessage"]
             await taker.update(task_id, **{key: accept()})
-            assert (await taker.get(task_id))["status"] == "working"
+            assert result_of(await taker.ended(task_id))["status"] == "waiting_approval"
 
 
 async def test_every_question_has_a_key_of_its_own(studio: Studio) -> None:
