@@ -1,0 +1,1 @@
+"""How the rooms are put together for a process, one module each."""
