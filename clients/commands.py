@@ -7,26 +7,37 @@ an argument: it cannot start a shell, become an option, or add a variable to the
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, cast
 
 from omium.clients.processes.environment import check_declared, declared
+from omium.clients.processes.protocol import (
+    APPROVAL_EXIT_CODE,
+    DECISION_VARIABLE,
+    Answer,
+    Listener,
+    Question,
+    decision_text,
+    parse_json,
+)
 from omium.clients.processes.stream import Captured, StreamName, is_heartbeat
-from omium.clients.processes.supervisor import Command, Exit, OnLine, run_process
+from omium.clients.processes.supervisor import Command, Exit, OnLine, OnStatus, ProgressBy, Running, run_process
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import new_id
 from omium.orchestration.values import Value
 
-APPROVAL_EXIT_CODE: Final = 90  # "I need a decision": never a success, never a plain failure
-DECISION_VARIABLE: Final = "decision"  # OMIUM_DECISION: the decision of an approval that the program asked for
 _TAIL_BYTES: Final = 4096
-_EVENT_LINE_LIMIT: Final = 64 * 1024
+
+_TIME_LIMITS: Final = {  # reason: the field that holds the limit, and what it was about
+    "hard_timeout": ("hard_timeout_s", "took longer than"),
+    "idle_timeout": ("idle_timeout_s", "made no progress for"),
+    "heartbeat_timeout": ("heartbeat_timeout_s", "gave no sign of life for"),
+}
 
 _PLACEHOLDER: Final = re.compile(
     r"\A(?P<prefix>--?[A-Za-z0-9][A-Za-z0-9._-]*=)?\{input(?P<path>(?:\.[A-Za-z0-9_-]+)*)\}\Z"
@@ -49,6 +60,27 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """What becomes of the questions of a program. expires_s: how long a person has; min_assurance: what their decision
+    must be worth; max_resumes: how often it may be run again for the very same question."""
+
+    expires_s: float = 86_400.0
+    min_assurance: str = "elicited"
+    max_resumes: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a program is started: what is stored when it asks, and what it is run again with. Names of variables only:
+    their values may be secrets. cwd: None is the workspace."""
+
+    argv: tuple[str, ...]
+    cwd: Path | None
+    pass_env: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CommandSpec:
     """A command that the operator registered.
 
@@ -58,6 +90,7 @@ class CommandSpec:
     is stdout as one JSON value or, failing that, its last line; "text" all of it; "lines" a list of its lines.
     cwd: the run's workspace, or a fixed directory. pass_env: variables handed on from Omium's environment;
     env: constants. Times in seconds. output_limit_bytes: stdout and stderr together; more ends the program.
+    progress, stall_after_s, heartbeat_timeout_s: see `supervisor.Command`. asking: what becomes of its questions.
     Raises OmiumError("invalid_definition") for a specification that is none.
     """
 
@@ -74,6 +107,10 @@ class CommandSpec:
     memory_limit_bytes: int | None = None
     output_limit_bytes: int = 32 * 1024 * 1024
     success_codes: tuple[int, ...] = (0,)
+    progress: ProgressBy = "activity"
+    stall_after_s: float | None = 120.0
+    heartbeat_timeout_s: float | None = 90.0
+    asking: Asking = Asking()
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -96,6 +133,12 @@ class CommandSpec:
         check_declared((*self.pass_env, *self.env))
 
 
+def launch_of(spec: CommandSpec, input: Value) -> Launch:
+    """How the command is started for this input. Raises what `build_argv` raises."""
+    cwd = spec.cwd if isinstance(spec.cwd, Path) else None
+    return Launch(tuple(build_argv(spec, input)), cwd, spec.pass_env, tuple(spec.env))
+
+
 async def run_command(
     spec: CommandSpec,
     input: Value,
@@ -103,43 +146,53 @@ async def run_command(
     workspace: Path | None = None,
     marker: Mapping[str, str],
     token: str | None = None,
-    decision: Mapping[str, str] | None = None,
+    launch: Launch | None = None,
+    answers: Sequence[Answer] = (),
     on_line: OnLine | None = None,
+    on_start: Callable[[Running], Awaitable[None]] | None = None,
+    on_status: OnStatus | None = None,
 ) -> Value:
     """Runs a registered command on `input` and gives its output.
 
-    marker, token: see `supervisor.Command`; decision: what a human decided about the approval that an earlier attempt
-    asked for; the program finds it as JSON in the variable OMIUM_DECISION.
+    marker, token, on_start, on_status: see `supervisor`; launch: how it was started when it asked, unless it is to be
+    started as its specification says; answers: what a human decided about its questions, oldest first, which the
+    program finds as JSON in the variable OMIUM_DECISION.
 
     Raises OmiumError: "invalid_argument" when the input does not fit the argument vector; "workspace" when there is
-    none; "timeout" (data: reason "hard_timeout" or "idle_timeout", limit_s); "process_failed" with data exit_code,
-    signal, stderr (its end) and reason: "not_started", "exit_code", "signal", "memory", "output", "cancelled",
-    "invalid_output", "approval_requested" (with `request`, the program's event) or "protocol_error".
+    none; "timeout" (data: reason "hard_timeout", "idle_timeout" or "heartbeat_timeout", limit_s); "process_failed" with
+    data exit_code, signal, stderr (its end) and reason: "not_started", "exit_code", "signal", "memory", "output",
+    "cancelled", "invalid_output", "protocol_error", or "approval_requested" (with `asked`, the fields of a
+    `Question`, and `sent` False: a program asks before it does anything).
     """
-    events: list[dict[str, Any]] = []
+    listener = Listener()
 
     def watch(stream: StreamName, line: str) -> None:
-        if (event := _approval_event(line)) is not None:
-            events[:] = [event]  # the last one counts
+        if stream == "stderr":
+            listener.hear(line)
         if on_line is not None:
             on_line(stream, line)
 
+    started = launch or launch_of(spec, input)
+    decision = {DECISION_VARIABLE: decision_text(answers)} if answers else {}
     command = Command(
-        argv=tuple(build_argv(spec, input)),
-        cwd=_directory(spec, workspace),
-        env=declared(spec.pass_env, spec.env),
+        argv=started.argv,
+        cwd=_directory(spec, started, workspace),
+        env=_environment(spec, started),
         stdin=_stdin(spec, input),
         hard_timeout_s=spec.hard_timeout_s,
         idle_timeout_s=spec.idle_timeout_s,
+        heartbeat_timeout_s=spec.heartbeat_timeout_s,
+        stall_after_s=spec.stall_after_s,
+        progress=spec.progress,
         grace_s=spec.grace_s,
         memory_limit_bytes=spec.memory_limit_bytes,
         output_limit_bytes=spec.output_limit_bytes,
         keep_bytes=spec.output_limit_bytes,  # what is not ended for its output is kept whole
-        marker={**marker, **({DECISION_VARIABLE: json.dumps(dict(decision))} if decision is not None else {})},
+        marker={**marker, **decision},
         token=token or new_id("proc"),
     )
-    ended = await run_process(command, on_line=watch)
-    _check_exit(spec, ended, events)
+    ended = await run_process(command, on_line=watch, on_start=on_start, on_status=on_status)
+    _check_exit(spec, ended, listener)
     return _output(spec, ended)
 
 
@@ -230,9 +283,9 @@ def _kind(value: Value) -> str:
 # --- around the process ---
 
 
-def _directory(spec: CommandSpec, workspace: Path | None) -> Path:
-    if isinstance(spec.cwd, Path):
-        return spec.cwd
+def _directory(spec: CommandSpec, started: Launch, workspace: Path | None) -> Path:
+    if started.cwd is not None:
+        return started.cwd
     if workspace is None:
         raise OmiumError(
             "workspace",
@@ -240,6 +293,18 @@ def _directory(spec: CommandSpec, workspace: Path | None) -> Path:
             "Declare `workspace: read` or `workspace: write` at the node.",
         )
     return workspace
+
+
+def _environment(spec: CommandSpec, started: Launch) -> dict[str, str]:
+    gone = [name for name in started.constants if name not in spec.env]
+    if gone:
+        raise OmiumError(
+            "precondition_failed",
+            f"The command {spec.name!r} asked with the variable {gone[0]} set, which is not declared any more.",
+            "Play the run from this node, so that it asks anew.",
+            sent=False,
+        )
+    return declared(started.pass_env, {name: spec.env[name] for name in started.constants})
 
 
 def _stdin(spec: CommandSpec, input: Value) -> bytes | None:
@@ -269,61 +334,37 @@ def _plain(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _check_exit(spec: CommandSpec, ended: Exit, events: list[dict[str, Any]]) -> None:
+def _check_exit(spec: CommandSpec, ended: Exit, listener: Listener) -> None:
     data: dict[str, Any] = {"exit_code": ended.code, "signal": ended.signal, "stderr": tail_text(ended.stderr)}
-    if ended.reason in ("hard_timeout", "idle_timeout"):
-        limit = spec.hard_timeout_s if ended.reason == "hard_timeout" else spec.idle_timeout_s
-        what = "took longer than" if ended.reason == "hard_timeout" else "gave no output for"
-        raise OmiumError(
-            "timeout",
-            f"The command {spec.name!r} {what} {limit:g} s and was ended.",
-            reason=ended.reason,
-            limit_s=limit,
-            **data,
-        )
+    if ended.reason in _TIME_LIMITS:
+        field_name, what = _TIME_LIMITS[ended.reason]
+        limit = getattr(spec, field_name)
+        message = f"The command {spec.name!r} {what} {limit:g} s and was ended."
+        raise OmiumError("timeout", message, reason=ended.reason, limit_s=limit, **data)
     if ended.reason != "exited":
         limits = {"memory": f"{spec.memory_limit_bytes} bytes of memory", "output": f"{spec.output_limit_bytes} bytes"}
         why = f"exceeded its limit of {limits[ended.reason]}" if ended.reason in limits else "was cancelled"
-        raise OmiumError(
-            "process_failed", f"The command {spec.name!r} {why} and was ended.", reason=ended.reason, **data
-        )
-    if ended.code == APPROVAL_EXIT_CODE:
-        if not events:
-            raise OmiumError(
-                "process_failed",
-                f"The command {spec.name!r} ended with {APPROVAL_EXIT_CODE}, but asked for no approval.",
-                'Write a line {"event": "approval_needed", ...} before it, or end with another code.',
-                reason="protocol_error",
-                **data,
-            )
+        _failed(spec, f"{why} and was ended", ended.reason, data)
+    succeeded = ended.code in spec.success_codes
+    asked = listener.result(ended.code, succeeded=succeeded)
+    if isinstance(asked, Question):
+        _failed(spec, "asks for an approval", "approval_requested", {**data, "asked": asdict(asked), "sent": False})
+    if asked is not None:
         raise OmiumError(
             "process_failed",
-            f"The command {spec.name!r} asks for an approval.",
-            reason="approval_requested",
-            request=events[-1],
+            f"The command {spec.name!r} broke the approval protocol with exit code {ended.code}: {asked}.",
+            f"It writes one line that asks on stderr and exits with {APPROVAL_EXIT_CODE}, or neither.",
+            reason="protocol_error",
             **data,
         )
     if ended.signal is not None:
-        raise OmiumError(
-            "process_failed", f"The command {spec.name!r} died of signal {ended.signal}.", reason="signal", **data
-        )
-    if ended.code not in spec.success_codes:
-        raise OmiumError(
-            "process_failed",
-            f"The command {spec.name!r} ended with exit code {ended.code}.",
-            reason="exit_code",
-            **data,
-        )
+        _failed(spec, f"died of signal {ended.signal}", "signal", data)
+    if not succeeded:
+        _failed(spec, f"ended with exit code {ended.code}", "exit_code", data)
 
 
-def _approval_event(line: str) -> dict[str, Any] | None:
-    if len(line) > _EVENT_LINE_LIMIT or '"approval_needed"' not in line:
-        return None
-    try:
-        event = parse_json(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and event.get("event") == "approval_needed" else None
+def _failed(spec: CommandSpec, what: str, reason: str, data: Mapping[str, Any]) -> NoReturn:
+    raise OmiumError("process_failed", f"The command {spec.name!r} {what}.", reason=reason, **data)
 
 
 def _output(spec: CommandSpec, ended: Exit) -> Value:
@@ -348,28 +389,6 @@ def _output(spec: CommandSpec, ended: Exit) -> Value:
         signal=None,
         stderr=tail_text(ended.stderr),
     )
-
-
-def parse_json(text: str) -> Any:
-    """Strict JSON: no NaN, no infinity, no number that overflows into one. Raises ValueError for anything else.
-
-    Integers keep all their digits, which orjson would turn into floats.
-    """
-    try:
-        return json.loads(text, parse_constant=_not_json, parse_float=_finite)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _not_json(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is too large")
-    return number
 
 
 def tail_text(stream: Captured, limit: int = _TAIL_BYTES) -> str:

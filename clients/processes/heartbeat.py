@@ -9,15 +9,23 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+
+class Writer(Protocol):
+    """What heartbeats are written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
 
 
 class HeartbeatEmitter:
     """Writes `{"event": "heartbeat", ...}` lines from a thread of its own.
 
     interval_s: between two of them; grace_s: how long after the last one a reader may begin to worry (it is part of
-    the line); progress: an optional counter that is read for each line.
+    the line); progress: an optional counter that is read for each line; more: further fields, likewise.
     Use it as a context manager, or call `start` and `stop`. Both may be called more than once.
     """
 
@@ -27,11 +35,13 @@ class HeartbeatEmitter:
         interval_s: float = 30.0,
         grace_s: float = 90.0,
         progress: Callable[[], int] | None = None,
-        stream: TextIO | None = None,
+        more: Callable[[], Mapping[str, object]] | None = None,
+        stream: Writer | None = None,
     ) -> None:
         self._interval_s = interval_s
         self._grace_s = grace_s
         self._progress = progress
+        self._more = more
         self._stream = stream
         self._sent = 0
         self._stopping = threading.Event()
@@ -63,6 +73,8 @@ class HeartbeatEmitter:
         }
         if self._progress is not None:
             event["progress"] = self._progress()
+        if self._more is not None:
+            event = {**self._more(), **event}
         stream = self._stream or sys.stderr
         stream.write(json.dumps(event) + "\n")  # one write, so that lines of other threads do not get into it
         stream.flush()

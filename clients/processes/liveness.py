@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,14 @@ _SWEEP_PAUSE_S: Final = 0.005
 
 
 class HostProcesses:
-    """See `orchestration.ports.Processes`."""
+    """See `orchestration.ports.Processes`.
+
+    spared: the tokens of processes that are left alone when their worker is dead, because something else looks after
+    them (see `orphans`).
+    """
+
+    def __init__(self, spared: Callable[[], Collection[str]] = tuple) -> None:
+        self._spared = spared
 
     def this(self) -> tuple[str, str, int, float]:
         """(host, boot, pid, start time) of this process."""
@@ -57,8 +64,9 @@ class HostProcesses:
             _log.warning("worker %s (pid %s) lives but has gone silent: it is killed", worker.id, worker.pid)
             send_signal([process], signal.SIGKILL)
         # What it started may at this moment start more.
+        spared = self._spared()
         for _ in range(_SWEEPS):
-            if not kill_members(_token(process)):
+            if not kill_members(_token(process), spared=spared):
                 return
             time.sleep(_SWEEP_PAUSE_S)
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,10 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.lowlevel import RunVar
 
-from omium.clients.processes.environment import child_environment
+from omium.clients.processes.activity import Activity
+from omium.clients.processes.counters import counters
 from omium.clients.processes.identity import ProcessIdentity, identity, is_alive
+from omium.clients.processes.launch import launch, wait_until_dead
 from omium.clients.processes.stream import (
     LINE_LIMIT,
     Captured,
@@ -42,8 +44,11 @@ from omium.orchestration.ids import new_id
 
 _log = logging.getLogger(__name__)
 
-Reason = Literal["exited", "hard_timeout", "idle_timeout", "memory", "output", "cancelled"]
+Reason = Literal["exited", "hard_timeout", "idle_timeout", "heartbeat_timeout", "memory", "output", "cancelled"]
+Status = Literal["running", "stalled"]
+ProgressBy = Literal["output", "activity"]
 OnLine = Callable[[StreamName, str], None]
+OnStatus = Callable[[Status], None]
 
 KEEP_BYTES: Final = 1024 * 1024
 CANCEL_GRACE_S: Final = 2.0  # a cancelled run must be gone within 5 s, whatever grace its commands declare
@@ -51,6 +56,7 @@ _LINGER_S: Final = 0.5  # how long the output may stay open behind a leader that
 _DRAIN_S: Final = 2.0  # how long to wait for the end of the output when everybody was killed
 _COLLECT_S: Final = 10.0  # a killed process that is still there then hangs in the kernel
 _TICK_S: Final = 0.25
+_LONGEST_S: Final = 60.0
 _CHUNK: Final = 256 * 1024
 _SWEEP_THREADS: Final = 4
 _sweep_limiter: Final = RunVar[anyio.CapacityLimiter]("omium_sweep_limiter")
@@ -62,8 +68,11 @@ class Command:
 
     argv: the program and its arguments, never a shell string. env: only what is declared beyond the allow-list of
     `environment.child_environment`. stdin: None is an empty input; bytes are fed, then it ends; with `interactive` it
-    stays open for `Running.send`. Times are in seconds, None is no limit. idle_timeout_s: since the last real output;
-    heartbeats do not count. output_limit_bytes: stdout and stderr together, beyond which the process is ended;
+    stays open for `Running.send`. Times are in seconds, None is no limit. idle_timeout_s: without progress, after which
+    it is ended; stall_after_s: likewise, after which it counts as stalled and goes on. progress: real output, and with
+    "activity" also work of the process and its children (see `activity.Activity`); heartbeats are neither.
+    heartbeat_timeout_s: once it has sent a heartbeat, how long it may give neither another nor output.
+    output_limit_bytes: stdout and stderr together, beyond which the process is ended;
     keep_bytes: what is kept of each (beginning and end). memory_limit_bytes: resident, of the whole tree, polled.
     marker: what it belongs to (`run_id`, `node_id`, `attempt`). token: what finds it again after a crash; written down
     before the start, it lets `reconcile.kill_marked` find a process whose pid nobody had time to record.
@@ -75,6 +84,9 @@ class Command:
     stdin: bytes | None = None
     hard_timeout_s: float | None = 1800.0
     idle_timeout_s: float | None = None
+    heartbeat_timeout_s: float | None = None
+    stall_after_s: float | None = None
+    progress: ProgressBy = "output"
     output_limit_bytes: int | None = None
     memory_limit_bytes: int | None = None
     marker: Mapping[str, str] = field(default_factory=dict)
@@ -109,23 +121,28 @@ async def run_process(
     *,
     on_line: OnLine | None = None,
     on_start: Callable[[Running], Awaitable[None]] | None = None,
+    on_status: OnStatus | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exit:
     """Runs `command` to its end and answers how it ended; when this returns or raises, nothing of it is left.
 
     on_line: called with each line as it comes, heartbeats excepted; it must not block. on_start: awaited once the
-    process exists, for instance to write its pid down. clock: monotonic seconds, for the limits.
+    process exists, for instance to write its pid down. on_status: called when it stalls and when it moves again; it
+    must neither block nor raise. clock: monotonic seconds, for the limits.
     Raises OmiumError("invalid_argument") for a command that cannot be one, OmiumError("process_failed", reason=
     "not_started") when the program cannot be started, and what `on_line` or `on_start` raise, after ending the process.
     Cancellation ends the process too, within `CANCEL_GRACE_S` and the sweep.
     """
     await anyio.lowlevel.checkpoint_if_cancelled()  # what is cancelled already starts nothing
-    running = Running(command, _launch(command), on_line, clock)
+    running = Running(command, launch(command), on_line, clock, on_status)
+    counters.started()
     try:
         async with anyio.create_task_group() as tasks:
             await running._supervise(tasks, on_start)
     finally:
         running._collect()
+        assert running.exit is not None
+        counters.ended(running.exit.reason, running.output_bytes, running.heartbeats)
     if running._failure is not None:
         raise running._failure
     assert running.exit is not None  # set by _collect
@@ -135,7 +152,8 @@ async def run_process(
 class Running:
     """A process under `run_process`. identity, token: how to find it again; exit: None as long as it runs.
 
-    last_output_at, last_heartbeat_at: in seconds of the clock that `run_process` was given.
+    last_output_at, last_progress_at, last_heartbeat_at: in seconds of the clock that `run_process` was given.
+    stalled: it made no progress for `stall_after_s`. heartbeats: how many came.
     """
 
     def __init__(
@@ -144,6 +162,7 @@ class Running:
         process: subprocess.Popen[bytes],
         on_line: OnLine | None,
         clock: Callable[[], float],
+        on_status: OnStatus | None = None,
     ) -> None:
         found = identity(process.pid)
         assert found is not None  # nobody but us collects it
@@ -151,11 +170,14 @@ class Running:
         self.token = command.token
         self.exit: Exit | None = None
         self.last_heartbeat_at: float | None = None
-        self.last_output_at = self._began = clock()
+        self.heartbeats = 0
+        self.stalled = False
+        self.last_output_at = self.last_progress_at = self._began = clock()
         self._started_at = time.time()
         self._command = command
         self._process = process
         self._on_line = on_line
+        self._on_status = on_status
         self._clock = clock
         self._reason: Reason | None = None
         self._grace = command.grace_s
@@ -165,6 +187,7 @@ class Running:
         self._drained = anyio.Event()  # both outputs came to their end
         self._scopes: list[anyio.CancelScope] = []
         self._outbox = anyio.Lock()
+        self._heard = anyio.Event()  # the watch is to look again
         assert process.stdout is not None and process.stderr is not None
         self._outputs = (
             _Output("stdout", process.stdout.fileno(), command.keep_bytes),
@@ -172,6 +195,11 @@ class Running:
         )
 
     # --- for the caller ---
+
+    @property
+    def output_bytes(self) -> int:
+        """How much it has written so far, heartbeats included."""
+        return sum(each.kept.total for each in self._outputs)
 
     def stop(self) -> None:
         """Asks for the end: SIGTERM, the grace, SIGKILL. The exit's reason is "cancelled"."""
@@ -250,6 +278,7 @@ class Running:
         if self._reason is None:
             self._reason = reason
         self._ended.set()
+        self._heard.set()
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -257,7 +286,7 @@ class Running:
         self._end("cancelled")
 
     async def _wait_for_leader(self) -> None:
-        await _wait_until_dead(self.identity)
+        await wait_until_dead(self.identity)
         self._exited.set()
         self._end("exited")
 
@@ -268,6 +297,9 @@ class Running:
             return
         self._kill_group(signal.SIGTERM)
         send_signal([member for member in members if member != self.identity], signal.SIGTERM)
+        # One that was stopped can only react to the polite signal when it goes on.
+        self._kill_group(signal.SIGCONT)
+        send_signal([member for member in members if member != self.identity], signal.SIGCONT)
         pause = 0.02
         with anyio.move_on_after(self._grace):
             await self._exited.wait()
@@ -335,27 +367,70 @@ class Running:
 
     def _has_limits(self) -> bool:
         command = self._command
-        return (command.hard_timeout_s, command.idle_timeout_s, command.memory_limit_bytes) != (None, None, None)
+        limits = (command.hard_timeout_s, command.idle_timeout_s, command.heartbeat_timeout_s, command.stall_after_s)
+        return any(limit is not None for limit in (*limits, command.memory_limit_bytes))
 
     async def _watch(self) -> None:
+        """Holds the process to its limits. It sleeps as long as nothing can be due: a quiet process costs nothing."""
         command = self._command
+        # A clock that is not the machine's may jump, so it is looked at again and again.
+        longest = _LONGEST_S if self._clock is time.monotonic else _TICK_S
+        silences = [one for one in (command.stall_after_s, command.idle_timeout_s) if one is not None]
+        watched = command.progress == "activity" and bool(silences)
+        activity = Activity(self.identity, min(silences)) if watched else None
         while not self._ended.is_set():
             now = self._clock()
-            nearest = _TICK_S
-            if command.hard_timeout_s is not None:
-                if (left := self._began + command.hard_timeout_s - now) <= 0:
-                    return self._end("hard_timeout")
-                nearest = min(nearest, left)
-            if command.idle_timeout_s is not None:
-                if (left := self.last_output_at + command.idle_timeout_s - now) <= 0:
-                    return self._end("idle_timeout")
-                nearest = min(nearest, left)
+            if activity is not None and activity.look(now, self.last_progress_at):
+                self.last_progress_at = now
+            due = self._due(now)
+            if (reason := next((reason for reason, left in due.items() if left <= 0), None)) is not None:
+                return self._end(reason)
+            nearest = min([longest, *due.values(), *self._stalls(now)])
+            if activity is not None:
+                nearest = min(nearest, activity.next_look(now, self.last_progress_at))
             if command.memory_limit_bytes is not None:
                 used = await anyio.to_thread.run_sync(self._resident_bytes, limiter=_sweeper())
                 if used > command.memory_limit_bytes:
                     self._grace = 0.0  # in a grace period it would take more
                     return self._end("memory")
-            await anyio.sleep(max(nearest, 0.005))
+                nearest = min(nearest, _TICK_S)
+            with anyio.move_on_after(max(nearest, 0.005)):
+                await self._heard.wait()
+            self._heard = anyio.Event()
+
+    def _due(self, now: float) -> dict[Reason, float]:
+        """Seconds until each limit of time is reached."""
+        command = self._command
+        due: dict[Reason, float] = {}
+        if command.hard_timeout_s is not None:
+            due["hard_timeout"] = self._began + command.hard_timeout_s - now
+        if command.idle_timeout_s is not None:
+            due["idle_timeout"] = self.last_progress_at + command.idle_timeout_s - now
+        if command.heartbeat_timeout_s is not None and self.last_heartbeat_at is not None:
+            sign = max(self.last_heartbeat_at, self.last_output_at)
+            due["heartbeat_timeout"] = sign + command.heartbeat_timeout_s - now
+        return due
+
+    def _stalls(self, now: float) -> Iterator[float]:
+        """Notes whether it is stalled; seconds until it will be."""
+        limit = self._command.stall_after_s
+        if limit is None:
+            return
+        left = self.last_progress_at + limit - now
+        self._note_stalled(left <= 0)
+        if left > 0:
+            yield left
+
+    def _note_stalled(self, stalled: bool) -> None:
+        if stalled == self.stalled:
+            return
+        self.stalled = stalled
+        if stalled:
+            counters.stalled += 1
+        else:
+            self._heard.set()  # from now on it can stall again
+        if self._on_status is not None:
+            self._on_status("stalled" if stalled else "running")
 
     def _resident_bytes(self) -> int:
         return resident_bytes(find_descendants(self.identity))
@@ -425,7 +500,10 @@ class Running:
         real = bool(data) and (output.name == "stdout" or not may_become_heartbeat(output.lines.pending))
         for line in lines:
             if output.name == "stderr" and is_heartbeat(line):
+                if self.last_heartbeat_at is None:
+                    self._heard.set()  # from now on they are waited for
                 self.last_heartbeat_at = now
+                self.heartbeats += 1
                 continue
             real = True
             if self._on_line is not None and self._failure is None:
@@ -434,7 +512,8 @@ class Running:
                 except Exception as error:  # boundary: it is raised to the caller once the process is gone
                     self._fail(error)
         if real:
-            self.last_output_at = now
+            self.last_output_at = self.last_progress_at = now
+            self._note_stalled(False)
 
 
 def _sweeper() -> anyio.CapacityLimiter:
@@ -455,58 +534,3 @@ class _Output:
         self.kept = RingBuffer(keep_bytes)
         self.lines = LineSplitter(LINE_LIMIT)
         self.closed = False
-
-
-def _launch(command: Command) -> subprocess.Popen[bytes]:
-    environment = child_environment(command.env, command.marker, command.token)
-    if not command.argv or not command.argv[0]:
-        raise OmiumError("invalid_argument", "A command needs at least the name of a program.")
-    if any("\0" in text for text in (*command.argv, *environment, *environment.values())):
-        raise OmiumError(
-            "invalid_argument", f"An argument or variable of {command.argv[0]!r} contains a NUL character."
-        )
-    if not command.cwd.is_dir():
-        raise OmiumError(
-            "process_failed",
-            f"The directory {str(command.cwd)!r} of the command {command.argv[0]!r} does not exist.",
-            reason="not_started",
-        )
-    takes_input = command.stdin is not None or command.interactive
-    try:
-        process = subprocess.Popen(
-            command.argv,
-            cwd=command.cwd,
-            env=environment,
-            stdin=subprocess.PIPE if takes_input else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-            pass_fds=command.pass_fds,
-        )
-    except OSError as error:
-        raise OmiumError(
-            "process_failed",
-            f"The program {command.argv[0]!r} cannot be started: {error.strerror or error}.",
-            "Check that it is installed and executable, and that PATH names its directory.",
-            reason="not_started",
-            errno=error.errno,
-        ) from error
-    for file in (process.stdin, process.stdout, process.stderr):
-        if file is not None:
-            os.set_blocking(file.fileno(), False)
-    return process
-
-
-async def _wait_until_dead(process: ProcessIdentity) -> None:
-    """Waits for a child's death without collecting it."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # no pidfd on this system (it is Linux's), or no descriptor left
-        while is_alive(process):
-            await anyio.sleep(0.05)
-        return
-    try:
-        await anyio.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)

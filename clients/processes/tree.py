@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,9 +63,15 @@ def find_members(token: str, leader: ProcessIdentity | None = None) -> list[Proc
     return [row.identity for row in rows if row.pid in found and not row.zombie and row.pid != own]
 
 
-def kill_members(token: str, leader: ProcessIdentity | None = None) -> list[ProcessIdentity]:
-    """Sends SIGKILL to whatever `find_members` finds, without a moment between, and gives it."""
+def kill_members(
+    token: str, leader: ProcessIdentity | None = None, *, spared: Collection[str] = ()
+) -> list[ProcessIdentity]:
+    """Sends SIGKILL to whatever `find_members` finds, without a moment between, and gives it. What also belongs to one
+    of the `spared` tokens is left alone."""
     members = find_members(token, leader)
+    if spared and members:
+        kept = {member for one in spared for member in find_members(one)}
+        members = [member for member in members if member not in kept]
     send_signal(members, signal.SIGKILL)
     return members
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omium.clients.commands import CommandSpec, build_argv, parse_json, run_command
+from omium.clients.commands import CommandSpec, build_argv, run_command
+from omium.clients.processes.protocol import Answer, parse_json
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.values import Value
 
@@ -221,11 +222,16 @@ async def test_its_environment_has_what_was_declared(tmp_path: Path, monkeypatch
     monkeypatch.setenv("API_KEY", "k")
     monkeypatch.setenv("NOT_DECLARED", "canary")
     spec = python("import os, json; print(json.dumps(dict(os.environ)))", pass_env=("API_KEY",), env={"MODE": "fast"})
-    environment = await run(spec, None, tmp_path, decision={"approval_id": "ap_1", "choice": "approve"})
+    environment = await run(spec, None, tmp_path, answers=[Answer("apr_1", "approve", "sha256:0")])
     assert isinstance(environment, dict)
     assert (environment["API_KEY"], environment["MODE"], environment["OMIUM_NODE_ID"]) == ("k", "fast", "build")
     assert "NOT_DECLARED" not in environment
-    assert json.loads(str(environment["OMIUM_DECISION"])) == {"approval_id": "ap_1", "choice": "approve"}
+    assert json.loads(str(environment["OMIUM_DECISION"])) == {
+        "schema_version": 1,
+        "approval": "apr_1",
+        "choice": "approve",
+        "question_hash": "sha256:0",
+    }
 
 
 # --- the ways to end ---
@@ -260,26 +266,6 @@ async def test_timeouts_have_a_code_of_their_own(tmp_path: Path, limit: str, rea
 async def test_too_much_output_fails(tmp_path: Path) -> None:
     error = await failure(CommandSpec("c", ("yes",), output_limit_bytes=1000, stdin="none"), None, tmp_path)
     assert (error.code, error.data["reason"]) == ("process_failed", "output")
-
-
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-async def test_exit_code_90_asks_for_an_approval(tmp_path: Path, stream: str) -> None:
-    events = [{"event": "approval_needed", "question": question} for question in ("first?", "second?")]
-    code = f"import sys\nfor e in {events!r}: print(__import__('json').dumps(e), file=sys.{stream})\nsys.exit(90)"
-    error = await failure(python(code), None, tmp_path)
-    assert (error.code, error.data["reason"]) == ("process_failed", "approval_requested")
-    assert error.data["request"] == events[1]
-
-
-@pytest.mark.parametrize("text", ["", "approval_needed", '{"event": "approval_needed"', '["approval_needed"]'])
-async def test_exit_code_90_without_a_question_breaks_the_protocol(tmp_path: Path, text: str) -> None:
-    error = await failure(python(f"print({text!r}); raise SystemExit(90)"), None, tmp_path)
-    assert (error.code, error.data["reason"]) == ("process_failed", "protocol_error")
-
-
-async def test_a_question_and_then_a_crash_is_a_crash(tmp_path: Path) -> None:
-    code = """print('{"event": "approval_needed"}'); raise SystemExit(1)"""
-    assert (await failure(python(code), None, tmp_path)).data["reason"] == "exit_code"
 
 
 async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
