@@ -1,0 +1,99 @@
+"""The executors of agents and of votes among them, put together for one process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from omium.clients.agents.adapter import Adapter
+from omium.clients.agents.toolbox import Described
+from omium.orchestration.errors import OmiumError
+
+if TYPE_CHECKING:
+    from omium.clients.agents.executor import AgentExecutor
+    from omium.clients.executors import FunctionExecutor
+    from omium.clients.functions.host import FunctionPool
+    from omium.orchestration.ports import Executor
+    from omium.orchestration.ports_calls import Tools
+    from omium.server.project import Project
+
+ADAPTERS_GROUP = "omium.agent_adapters"
+
+
+def adapters() -> dict[str, Adapter]:
+    """Every framework that agents may name: ours, and those of installed packages (entry points of the group
+    `omium.agent_adapters`, each an `Adapter` or what makes one). None imports its framework here."""
+    from importlib.metadata import entry_points
+
+    from omium.clients.agents.ag2_adapter.adapter import Ag2Adapter
+
+    found: dict[str, Adapter] = {"ag2": Ag2Adapter()}
+    for point in entry_points(group=ADAPTERS_GROUP):
+        if point.name in found:
+            raise OmiumError("invalid_definition", f"the framework {point.name!r} is offered twice.")
+        offered: Any = point.load()
+        found[point.name] = offered() if isinstance(offered, type) else offered
+    return found
+
+
+def executors(
+    project: Project, functions: FunctionExecutor, pool: FunctionPool | None, external: Tools | None = None
+) -> dict[str, Executor]:
+    """For the kinds `agent` and `consensus`; nothing if the project has no agents."""
+    if not project.agents:
+        return {}
+    from omium.clients.agents.consensus import ConsensusExecutor
+    from omium.clients.agents.executor import AgentExecutor
+
+    pins = getattr(external, "pins", None)
+    agents: AgentExecutor = AgentExecutor(
+        project.agents.by_use(),
+        adapters(),
+        functions=functions,
+        describe=describer(project, pool),
+        external=external,
+        pins=pins,
+    )
+    return {"agent": agents, "consensus": ConsensusExecutor(agents)}
+
+
+def describer(project: Project, pool: FunctionPool | None) -> Callable[[str], Awaitable[Described]]:
+    """What models are told of functions: what the declaration says, and where it says nothing, the signature, read
+    where the function runs."""
+    known: dict[str, Described] = {}
+
+    async def signature(name: str) -> Mapping[str, Any]:
+        from omium.clients.agents import describe
+
+        spec = project.functions[name]
+        held = project.callables.get(name)
+        if held is not None:
+            return describe.describe_function(held)
+        if spec.host == "process" and pool is not None:
+            told: Any = await pool.call(f"{describe.__name__}:describe", {"ref": spec.ref}, sys_path=_path(project))
+            return dict(told)
+        for entry in reversed(_path(project)):  # as when the function itself is imported
+            if entry not in sys.path:
+                sys.path.insert(0, entry)
+        return await anyio.to_thread.run_sync(describe.describe, spec.ref)
+
+    async def described(name: str) -> Described:
+        spec = project.functions[name]
+        if spec.input_schema is not None:
+            return Described(spec.description, spec.input_schema)
+        found = known.get(name)
+        if found is None:
+            told = await signature(name)
+            found = Described(spec.description or told["description"], told["parameters"])
+            if spec.host != "process":  # the code of a worker process may change while this process lives
+                known[name] = found
+        return found
+
+    return described
+
+
+def _path(project: Project) -> tuple[str, ...]:
+    return tuple(str(entry) for entry in project.path)

@@ -1,0 +1,248 @@
+"""Agents in a project: declared, refused with file and line, run by the real engine, listed, shown, made and tried."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from omium.clients.agents.spec import ModelSpec
+from omium.orchestration.definition.load import load_workflow
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import RunId
+from omium.orchestration.service.core import Core
+from omium.orchestration.service.views import Caller
+from omium.server.app import open_omium
+from omium.server.commands.opening import local_caller
+from omium.server.config import load_config
+from omium.server.project import Project
+from omium.server.project_file import load_project
+from tests.cli.harness import Place
+
+HELLO = {"turns": [{"text": "hello from {{message}}"}]}
+
+
+class Desk:
+    """A project on disk, and its core."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, text: str, **scripts: Any) -> Desk:
+        (self.directory / "omium.yaml").write_text(text)
+        for name, script in scripts.items():
+            (self.directory / f"{name}.json").write_text(json.dumps(script))
+        return self
+
+    async def run(self, core: Core, caller: Caller, workflow: str, **inputs: Any) -> Any:
+        run = await core.run_workflow(caller, workflow, inputs)
+        with anyio.fail_after(30):
+            return await core.wait(caller, RunId(run.id), 25, detail=True)
+
+    def config(self) -> Any:
+        return load_config(self.directory, {"OMIUM_HOME": str(self.directory / "home"), "OMIUM_DETACH": "false"})
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    path = list(sys.path)
+    yield Desk(tmp_path)
+    sys.path[:] = path
+
+
+TWO = """
+project: p
+agents:
+- {name: greeter, version: "1", model: {provider: scripted, script: one.json}, capabilities: [greeting], tags: [old]}
+- {name: greeter, version: "2", default: true, model: {provider: scripted, script: two.json}, capabilities: [greeting]}
+workflows:
+- name: greet
+  nodes:
+  - {id: new, kind: agent, use: greeter, workspace: none, with: {task: me}}
+  - {id: old, kind: agent, use: greeter@1, workspace: none, with: {task: you}}
+"""
+
+
+@pytest.mark.anyio
+async def test_versions_run_side_by_side_and_are_counted(desk: Desk) -> None:
+    config = desk.write(TWO, one=HELLO, two={"turns": [{"text": "hi, {{message}}"}]}).config()
+    async with open_omium(config) as core:
+        caller = local_caller(config)
+        done = await desk.run(core, caller, "greet")
+        assert done.output == {"new": "hi, me", "old": "hello from you"}
+        view = await core.get_agent(caller, "greeter")
+        assert [(one.version, one.default) for one in view.versions] == [("2", True), ("1", False)]
+        assert [(one.version, one.nodes, one.completed, one.runs) for one in view.usage] == [
+            ("1", 1, 1, 1),
+            ("2", 1, 1, 1),
+        ]
+        assert all(one.tokens > 0 and one.median_ms is not None for one in view.usage)
+        assert [one.name for one in await core.list_agents(caller, capabilities=["greeting"])] == ["greeter"]
+        assert await core.list_agents(caller, capabilities=["greeting", "flying"]) == []
+        (found,) = await core.list_agents(caller, tags=["old", "other"])
+        assert [one.version for one in found.versions] == ["1"]
+        with pytest.raises(OmiumError) as caught:
+            await core.get_agent(caller, "greter")
+        assert caught.value.code == "not_found" and "greeter" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "said"),
+    [
+        ("framework: nonsense", "agents[0].framework", "ag2"),
+        ("model: {provider: scripted, script: missing.json}", "agents[0].model.script", "no file"),
+        ("model: {provider: acme, name: m}", "agents[0].model.provider", "openai"),
+        ("tools: [nothing]", "agents[0].tools[0]", "not registered"),
+        ("handoffs: [nobody]", "agents[0].handoffs[0]", "not registered"),
+        ("handoffs: [one]", "agents[0].handoffs[0]", "itself"),
+        ("prompt: ${{ inputs.x }}", "agents[0].prompt", "input and run"),
+        ("prompt: ${{ input. }}", "agents[0].prompt", ""),
+        ("input: {type: nonsense}", "agents[0].input", ""),
+        ("limits: {turns: 0}", "agents[0].limits.turns", ""),
+        ("api_key: sk-1", "agents[0].api_key", ""),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(desk: Desk, line: str, path: str, said: str) -> None:
+    model = "" if line.startswith("model") else "  model: {provider: scripted, script: one.json}\n"
+    desk.write(f"project: p\nagents:\n- name: one\n{model}  {line}\n", one=HELLO)
+    with pytest.raises(OmiumError) as caught:
+        load_project(desk.directory / "omium.yaml")
+    (problem,) = [one for one in caught.value.data["problems"] if one["path"].startswith(path)]
+    assert said in f"{problem['message']} {problem['expected']}"
+    assert problem["file"].endswith("omium.yaml") and problem["line"] >= 3
+
+
+def test_a_workflow_that_names_no_agent_is_refused(desk: Desk) -> None:
+    nodes = "- {id: a, kind: agent, use: ghost}\n  - {id: v, kind: consensus, consensus: {voters: [g1, g2], quorum: 1}}"
+    desk.write(f"project: p\nworkflows:\n- name: w\n  nodes:\n  {nodes}\n")
+    with pytest.raises(OmiumError) as caught:
+        load_project(desk.directory / "omium.yaml")
+    assert caught.value.code == "not_registered"
+    assert len(caught.value.data["problems"]) == 3
+
+
+def test_manifests_are_found_and_a_version_is_registered_once(desk: Desk) -> None:
+    folder = desk.directory / "agents" / "greeter"
+    folder.mkdir(parents=True)
+    (folder / "s.json").write_text(json.dumps(HELLO))
+    text = "name: greeter\nmodel: {provider: scripted, script: s.json}\nprompt_file: prompt.md\n"
+    (folder / "agent.yaml").write_text(text)
+    (folder / "prompt.md").write_text("You greet.")
+    desk.write("project: p\n")
+    (agent,) = load_project(desk.directory / "omium.yaml").project.agents.versions("greeter")
+    assert agent.prompt == "You greet." and agent.model is not None and agent.model.script == folder / "s.json"
+    desk.write("project: p\nagents:\n- {name: greeter, model: {provider: scripted, script: agents/greeter/s.json}}\n")
+    with pytest.raises(OmiumError) as caught:
+        load_project(desk.directory / "omium.yaml")
+    assert "twice" in caught.value.message and caught.value.data["problems"][0]["file"].endswith("agent.yaml")
+
+
+async def weather(city: str, days: int = 1) -> dict[str, Any]:
+    """The weather of a city."""
+    return {"city": city, "sun": days}
+
+
+@pytest.mark.anyio
+async def test_an_agent_in_python_with_functions_and_a_question(desk: Desk) -> None:
+    script = desk.directory / "s.json"
+    turns = [
+        {"calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]},
+        {"calls": [{"name": "ask_human", "arguments": {"question": "Take it?", "options": ["yes", "reject"]}}]},
+        {"text": "{{last}}"},
+    ]
+    script.write_text(json.dumps({"turns": turns}))
+    project = Project("p", directory=desk.directory)
+    model = ModelSpec("scripted", script=script)
+    project.agent("forecaster", model=model, tools=[weather], human_input=True)
+    project.workflow(load_workflow("name: w\nnodes:\n- {id: a, kind: agent, use: forecaster, workspace: none}\n"))
+    config = desk.write("project: p\n").config()
+    config = replace(config, project=project)
+    caller = local_caller(config)
+    async with open_omium(config) as core:
+        waiting = await desk.run(core, caller, "w")
+        assert waiting.status == "waiting_approval"
+        (question,) = await core.list_approvals(caller)
+        assert question.question == "Take it?" and list(question.options) == ["yes", "answer: reject"]
+        assert question.details is not None and question.details["agent"] == "forecaster"
+    async with open_omium(config) as core:  # another process, days later
+        await core.decide(caller, question.id, "yes", assurance="elicited", feedback="with pleasure")
+        with anyio.fail_after(30):
+            done = await core.wait(caller, RunId(waiting.id), 25, detail=True)
+        assert done.output == {"a": "<human>yes: with pleasure</human>"}
+        assert done.nodes is not None and done.nodes[0].usage is not None and done.nodes[0].usage["calls"] == 3
+
+
+VOTE = """
+project: p
+agents:
+- {name: a, model: {provider: scripted, script: yes.json}}
+- {name: b, model: {provider: scripted, script: no.json}}
+- {name: c, model: {provider: scripted, script: THIRD.json}}
+workflows:
+- name: vote
+  nodes:
+  - {id: v, kind: consensus, with: {task: well}, consensus: {voters: [a, b, c], quorum: 2}}
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("third", "choice"), [("yes", "yes"), ("no", "no"), ("other", None), ("broken", None)])
+async def test_a_vote(desk: Desk, third: str, choice: str | None) -> None:
+    scripts = {name: {"turns": [{"text": name}]} for name in ("yes", "no", "other")}
+    scripts["broken"] = {"turns": [{"error": {"status": 400, "attempts": 9}}]}
+    config = desk.write(VOTE.replace("THIRD", third), **scripts).config()
+    async with open_omium(config) as core:
+        done = await desk.run(core, local_caller(config), "vote")
+    if choice is None:
+        assert done.status == "failed" and "decided nothing" in done.error["message"]
+        assert "a: yes" in done.error["message"]
+    else:
+        assert done.output["v"]["choice"] == choice and len(done.output["v"]["agreeing"]) == 2
+        assert set(done.output["v"]["votes"]) == {"a", "b", "c"}
+
+
+@pytest.mark.anyio
+async def test_a_refused_provider_is_tried_again_and_the_failure_is_classified(desk: Desk) -> None:
+    text = (
+        "project: p\nagents:\n- {name: a, model: {provider: scripted, script: s.json}}\n"
+        "workflows:\n- name: w\n  nodes:\n"
+        "  - {id: a, kind: agent, use: a, workspace: none, retry: {max_attempts: 3, initial: 1ms}}\n"
+    )
+    turns = [{"error": {"status": 429, "attempts": 2}}, {"text": "at last"}]
+    config = desk.write(text, s={"turns": turns}).config()
+    async with open_omium(config) as core:
+        caller = local_caller(config)
+        done = await desk.run(core, caller, "w")
+        events = await core.events(caller, RunId(done.id), limit=500)
+    assert done.output == {"a": "at last"}
+    failed = [event.data["error"]["category"] for event in events if event.type == "node.attempt_failed"]
+    assert failed == ["rate_limited", "rate_limited"]
+
+
+def test_a_new_agent_passes_its_own_test_and_is_listed(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "omium.yaml").write_text("project: p\n")
+    assert place.call("agent", "add", "summariser").exit_code == 0
+    assert place.call("agent", "add", "summariser").exit_code == 5
+    assert place.call("agent", "add", "../out").exit_code == 2
+    (listed,) = place.json("agent", "list")
+    assert (listed["name"], listed["versions"][0]["capabilities"]) == ("summariser", ["answering"])
+    assert [one["name"] for one in place.json("agent", "search", "sentence")] == ["summariser"]
+    shown = place.call("agent", "show", "summariser")
+    assert shown.exit_code == 0 and "summariser@1 (default)" in shown.output
+    assert place.call("agent", "show", "nobody").exit_code == 4
+    own = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "agents/summariser"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert own.returncode == 0, own.stdout + own.stderr
