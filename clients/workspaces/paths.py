@@ -101,8 +101,8 @@ def open_beneath(root: Path, user_path: str, flags: int = os.O_RDONLY, mode: int
     return descriptor
 
 
-def node_dir(home: Path, run_id: RunId, node_id: NodeId, attempt: int) -> Path:
-    """`<home>/runs/<run>/nodes/<node>/<attempt>` (0700) with `data`, `outputs`, `logs` and `tmp`, made if missing.
+def node_path(home: Path, run_id: RunId, node_id: NodeId, attempt: int) -> Path:
+    """`<home>/runs/<run>/nodes/<node>/<attempt>`, which need not exist.
 
     The node's id is written so that different ids never meet: every byte beyond letters, digits, `.`, `_`, `-` as %XX.
     """
@@ -114,7 +114,12 @@ def node_dir(home: Path, run_id: RunId, node_id: NodeId, attempt: int) -> Path:
         safe = "%2E" + safe[1:]
     if len(safe) > 200:
         raise OmiumError("invalid_argument", f"The node id {node_id[:40]!r}... is too long for a directory's name.")
-    directory = home / "runs" / run_id / "nodes" / safe / str(attempt)
+    return home / "runs" / run_id / "nodes" / safe / str(attempt)
+
+
+def node_dir(home: Path, run_id: RunId, node_id: NodeId, attempt: int) -> Path:
+    """`node_path` (0700) with `data`, `outputs`, `logs` and `tmp`, made if missing."""
+    directory = node_path(home, run_id, node_id, attempt)
     for name in ("data", "outputs", "logs", "tmp"):
         make_private(directory / name, above=home)
     return directory

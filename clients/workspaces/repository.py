@@ -96,7 +96,7 @@ class Repositories:
 
     async def commits(self, source: str, workspace: Path) -> list[Commit]:
         """Commits that HEAD reaches in `workspace` and no branch or tag of the source does, oldest first (1,000)."""
-        head = read_head(lambda path: _read_small(workspace, path))
+        head = read_head(lambda path: read_small(workspace, path))
         cache = self._cache(source)
         if head is None or head.commit is None or not (cache / "complete").exists():
             return []
@@ -204,7 +204,7 @@ def read_head(read: Callable[[bytes], bytes | None]) -> Head | None:
     return Head(branch, None)
 
 
-def _read_small(workspace: Path, path: bytes) -> bytes | None:
+def read_small(workspace: Path, path: bytes) -> bytes | None:
     try:
         descriptor = open_beneath(workspace, os.fsdecode(path))
     except OmiumError:

@@ -1,0 +1,94 @@
+"""A coding CLI as the operator declared it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from omium.clients.processes.environment import check_declared
+from omium.orchestration.errors import OmiumError
+
+Kind = Literal["claude", "codex", "gemini"]
+Permissions = Literal["every", "needed"]
+Sandbox = Literal["read-only", "workspace-write", "full"]
+
+PROGRAMS: Final[Mapping[Kind, str]] = {"claude": "claude", "codex": "codex", "gemini": "gemini"}
+KEYS: Final[Mapping[Kind, str]] = {"claude": "ANTHROPIC_API_KEY", "codex": "CODEX_API_KEY", "gemini": "GEMINI_API_KEY"}
+"""The variable that each takes its key from."""
+DEFAULT_TOOLS: Final = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Write")
+_WORD: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.:@/\[\]-]{0,199}\Z")
+_TOOL: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9_]{0,199}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class CodingSpec:
+    """A coding CLI under a name of the operator's.
+
+    program: the CLI's name on PATH, or its absolute path. model: None leaves it to the CLI. tools: those of Claude Code
+    that exist for it at all. permissions: `every` asks policy before every tool call; `needed` only where Claude Code's
+    own rules want leave, which lets it read and look around. sandbox: what Codex and Gemini, which ask for nothing
+    while they work, may do; policy is asked once. pass_env: variables handed on from Omium's environment; env:
+    constants. api_key_env: the variable of Omium's environment that holds the key; with one the CLI keeps its
+    sessions in a directory of Omium's, without one it uses the login and the directory of the user. mcp: a file of MCP
+    servers for Claude Code, which otherwise has none. system_prompt: a file whose text is added to its own.
+    reserve_tokens: how much of the budgets is held before it may begin, and again whenever that is used up. Times are
+    seconds. Raises OmiumError("invalid_definition") for a specification that is none.
+    """
+
+    name: str
+    kind: Kind
+    program: str = ""
+    model: str | None = None
+    tools: tuple[str, ...] = DEFAULT_TOOLS
+    permissions: Permissions = "every"
+    sandbox: Sandbox = "workspace-write"
+    max_turns: int | None = 100
+    pass_env: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = 3600.0
+    idle_timeout_s: float | None = 900.0
+    memory_limit_bytes: int | None = None
+    output_limit_bytes: int = 256 * 1024 * 1024
+    mcp: Path | None = None
+    system_prompt: Path | None = None
+    api_key_env: str | None = None
+    configs: tuple[tuple[str, Path], ...] = ()  # path in the workspace, the operator's file
+    reserve_tokens: int = 50_000
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.program:
+            object.__setattr__(self, "program", PROGRAMS[self.kind])
+        if self.program.startswith("-") or "\0" in self.program:
+            _bad(self.name, f"has the program {self.program!r}", "A name on PATH, or an absolute path.")
+        if "/" in self.program and not self.program.startswith("/"):
+            _bad(self.name, f"has the relative program {self.program!r}", "A name on PATH, or an absolute path.")
+        if self.model is not None and not _WORD.match(self.model):
+            _bad(self.name, f"has the model {self.model!r}, which cannot name one")
+        for tool in self.tools:
+            if not _TOOL.match(tool):
+                _bad(self.name, f"has the tool {tool!r}, which cannot name one", "Such as Bash, Edit or Read.")
+        if self.kind != "claude":
+            self._check_headless()
+        check_declared((*self.pass_env, *self.env))
+        if self.api_key_env is not None:
+            check_declared((self.api_key_env,))
+
+    def _check_headless(self) -> None:
+        """What only Claude Code has would do nothing."""
+        said = {
+            "tools": self.tools != DEFAULT_TOOLS,
+            "permissions": self.permissions != "every",
+            "mcp": self.mcp is not None,
+            "system_prompt": self.system_prompt is not None,
+            "max_turns": self.max_turns not in (None, 100),
+        }
+        if wrong := [name for name, is_said in said.items() if is_said]:
+            _bad(self.name, f"declares {', '.join(wrong)}, which {self.kind} does not have")
+
+
+def _bad(name: str, what: str, hint: str = "") -> NoReturn:
+    raise OmiumError("invalid_definition", f"The coding CLI {name!r} {what}.", hint, coding=name)

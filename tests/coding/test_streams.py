@@ -1,0 +1,153 @@
+"""Streams that the real CLI does not give on demand, and the CLIs that ask for nothing while they work."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from omium.clients.coding.desk import AttemptDesk
+from omium.clients.coding.events import Event, Said
+from omium.clients.coding.spec import CodingSpec, Kind
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ports import Done, Guidance
+from omium.orchestration.ports_calls import Suspended
+from tests.coding.help import Node, deny, output, processes_of, run
+
+pytestmark = pytest.mark.anyio
+
+CLI = Path(__file__).with_name("fake_cli.py")
+THREAD = "0199a213-81c0-7800-8aa1-bbab2a035a53"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def fake(node: Node, scenario: str, kind: Kind = "claude", **more: Any) -> CodingSpec:
+    """A program that begins with the scenario, whatever arguments it gets."""
+    program = node.directory / f"fake-{scenario}"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {CLI} {scenario} "$@"\n')
+    program.chmod(0o700)
+    return CodingSpec("fake", kind, str(program), **more)
+
+
+async def does(node: Node, scenario: str, **more: Any) -> Done:
+    with anyio.fail_after(60):
+        return await run(fake(node, scenario, **more), node, {"prompt": "Go."})
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"), [("is_error", "failed"), ("nothing", "no_result"), ("cut", "no_result")]
+)
+async def test_an_exit_code_of_zero_is_no_success(node: Node, scenario: str, reason: str) -> None:
+    with pytest.raises(OmiumError) as caught:
+        await does(node, scenario)
+    assert (caught.value.code, caught.value.data["reason"]) == ("process_failed", reason)
+    assert caught.value.data["exit_code"] == 0
+
+
+async def test_a_flood_with_noise_in_it(node: Node) -> None:
+    assert output(await does(node, "flood"))["result"] == "done"
+    assert len(node.progress) <= 5
+
+
+async def test_lines_beyond_every_bound(node: Node) -> None:
+    assert output(await does(node, "huge"))["result"] == "done"
+    assert output(await does(Node(_below(node, "b")), "stderr"))["result"] == "done"
+
+
+async def test_output_is_limited(node: Node) -> None:
+    with pytest.raises(OmiumError) as caught:
+        await does(node, "flood", output_limit_bytes=100_000)
+    assert caught.value.data["reason"] == "output"
+    assert processes_of(node) == []
+
+
+async def test_a_request_that_nobody_knows_is_answered(node: Node) -> None:
+    assert output(await does(node, "other_model"))["result"] == "error"
+
+
+async def test_what_is_said_is_heard_within_a_tenth_of_a_second(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[float] = []
+    heard = AttemptDesk.heard
+
+    def noting(desk: AttemptDesk, event: Event) -> None:
+        if isinstance(event, Said) and event.text:
+            late.append(time.time() - float(event.text))
+        heard(desk, event)
+
+    monkeypatch.setattr(AttemptDesk, "heard", noting)
+    await does(node, "ticking")
+    assert len(late) == 200
+    assert sorted(late)[190] < 0.1, sorted(late)[190]
+
+
+async def test_codex_is_asked_about_once_and_goes_on_with_its_thread(node: Node) -> None:
+    spec = fake(node, "codex", "codex", api_key_env="THE_KEY")
+    with anyio.fail_after(60):
+        done = await run(spec, node, {"prompt": "--full-auto"})
+        told = json.loads(output(done)["result"])
+        assert told["prompt"] == "--full-auto" and told["key"] == "[redacted]"
+        assert "--full-auto" not in told["argv"] and told["argv"][-1] == "-"
+        assert output(done)["session"]["id"] == THREAD
+        assert done.usage is not None and (done.usage["tokens"], done.usage["cache_read_tokens"]) == (107, 40)
+        (call,) = node.calls
+        assert (call.tool, call.action) == ("codex", "permission")
+        assert call.arguments == {"sandbox": "workspace-write", "prompt": "--full-auto", "model": None}
+        again = Guidance(failures=({"message": "it broke"},))
+        told = json.loads(output(await run(spec, node, {"prompt": "--full-auto"}, guidance=again))["result"])
+        assert told["argv"][-3:] == ["resume", THREAD, "-"] and "it broke" in told["prompt"]
+
+
+async def test_codex_begins_anew_when_its_thread_is_lost(node: Node) -> None:
+    spec = fake(node, "codex", "codex")
+    with anyio.fail_after(60):
+        first = output(await run(spec, node, {"prompt": "First."}))
+        later = Node(node.directory)
+        wanted = {"prompt": "A lost one.", "session": dict(first["session"])}
+        told = json.loads(output(await run(spec, later, wanted))["result"])
+    assert "earlier conversation that is lost" in told["prompt"] and "A lost one." in told["prompt"]
+    assert "resume" not in told["argv"]
+
+
+async def test_gemini(node: Node) -> None:
+    done = await does(node, "gemini", kind="gemini")
+    assert output(done)["result"] == "It was: Go."
+    assert done.usage is not None and done.usage["cost_usd"] > 0
+
+
+@pytest.mark.parametrize("kind", ["codex", "gemini"])
+async def test_without_leave_it_is_not_started(node: Node, kind: Kind) -> None:
+    node.gate = deny
+    with pytest.raises(OmiumError) as caught:
+        await does(node, kind, kind=kind)
+    assert caught.value.code == "denied"
+    node.gate = lambda call: None
+    with pytest.raises(Suspended):
+        await does(node, kind, kind=kind)
+    assert not list(node.directory.glob("scratch-*/logs/*"))
+
+
+async def test_a_program_that_is_not_there(node: Node) -> None:
+    with pytest.raises(OmiumError) as caught:
+        await run(CodingSpec("c", "claude", "no-such-program"), node, {"prompt": "Go."})
+    assert caught.value.data["reason"] == "not_started"
+
+
+async def test_a_key_that_is_not_set(node: Node) -> None:
+    with pytest.raises(OmiumError) as caught:
+        await run(fake(node, "flood", api_key_env="NO_SUCH_KEY"), node, {"prompt": "Go."})
+    assert caught.value.code == "unsupported" and "NO_SUCH_KEY" in caught.value.message
+
+
+def _below(node: Node, name: str) -> Path:
+    directory = node.directory / name
+    directory.mkdir()
+    return directory
