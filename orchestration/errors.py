@@ -20,10 +20,13 @@ ErrorCode = Literal[
     "conflict",  # somebody else changed it first, or the name is taken
     "already_decided",  # an approval has its one decision
     "fenced",  # this process no longer owns the run
-    "plan_required",  # the operation would repeat unsafe effects: preview it, then pass the plan's token
+    "plan_required",  # it would repeat calls that have happened, or undo some: preview it, then pass the plan's token
     "plan_expired",  # the plan's token is used, expired, or for other arguments
     "unauthenticated",  # who asks is not known: no credential, or one that is not good
     "forbidden",  # the caller may not do this
+    "denied",  # policy, or a person whom it had asked, does not allow this call
+    "budget_exceeded",  # nothing is left of a budget, until somebody raises it
+    "tool_failed",  # an external tool says that it failed, or its server is not to be had
     "not_registered",  # a definition names something that the operator has not registered
     "queue_full",  # back-pressure: try again after `data["retry_after_s"]` seconds
     "rate_limited",  # likewise, for one caller

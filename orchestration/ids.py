@@ -37,6 +37,16 @@ def new_id(prefix: str, at_ms: int | None = None) -> str:
     return f"{prefix}_{''.join(digits)}"
 
 
+def made_at_ms(identifier: str) -> int:
+    """When an id was made, milliseconds since the epoch; 0 for a text that is no id."""
+    if _PATTERN.match(identifier) is None:
+        return 0
+    number = 0
+    for digit in identifier.rpartition("_")[2]:
+        number = number * 32 + _ALPHABET.index(digit)
+    return number >> 80
+
+
 def is_id(text: str, prefix: str) -> bool:
     """Whether `text` has the form of an id with this prefix. Says nothing about its existence."""
     return text.startswith(f"{prefix}_") and _PATTERN.match(text) is not None

@@ -1,13 +1,14 @@
 """What the core needs from outside, each as a contract that several implementations pass.
 
 Store: the log, its projections, blobs and the plain tables. Clock: time. Executor: how one attempt of a node is run.
-Notifier: who is told that something waits for a decision. Workspaces stand in `ports_workspace`.
+Outbox and Notifier, who is told of what happens, stand in `ports_notices`; workspaces in `ports_workspace`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,6 +29,12 @@ from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import Command
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.state import RunState
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Reservation
+from omium.orchestration.ports_counts import Counts
+from omium.orchestration.ports_gates import Amounts, BudgetRow, Counter, DecisionRow, PinRow
+from omium.orchestration.ports_graphs import Graphs
+from omium.orchestration.ports_memory import Memories
+from omium.orchestration.ports_notices import Outbox
 from omium.orchestration.values import Encoded, Value
 
 
@@ -177,6 +184,7 @@ class ApprovalRow:
     consumed: bool
     binding: Digest | None
     details: Mapping[str, Any] | None
+    arguments: Digest | None = None  # what is to be done instead, where the decision is `modify`
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +202,7 @@ class EffectRow:
     error: Mapping[str, Any] | None
     compensate: str | None
     detail: Mapping[str, Any] | None
+    approval: ApprovalId | None = None  # the decision that the intent rests on
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +306,7 @@ class Damage:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Store(Protocol):
+class Store(Outbox, Counts, Memories, Graphs, Protocol):
     """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed.
 
     `chain`: how the logs of this store are linked, with the operator's key if there is one."""
@@ -377,9 +386,48 @@ class Store(Protocol):
     async def revoke_token(self, project: ProjectId, token_id: str, at_us: int, by: Principal) -> bool:
         """Whether the project had such a token that was not revoked; then `token.revoked` is in its log."""
 
+    async def put_pin(self, pin: PinRow, by: Principal, before: PinRow | None) -> bool:
+        """Store a pin in the place of `before` (None: there is none of this tool), with `tool.pinned`, `tool.changed`
+        or `tool.disabled` in the project's log. False, and nothing is changed, when it is another one by now."""
+
+    async def pins(self, project: ProjectId, server: str | None = None) -> list[PinRow]:
+        """Of the project, or of one of its servers, by name."""
+
     async def record(self, project: ProjectId, kind: str, actor: Principal, data: Mapping[str, Any]) -> Seq:
         """Log something that belongs to no run. `kind`: words joined by dots; `data`: small JSON, which is never erased
         and holds no secret. Gives its position in the project's log."""
+
+    # budgets and leases
+    async def hold(
+        self, hold: str, project: ProjectId, worker: WorkerId, counters: Sequence[Counter], amounts: Amounts
+    ) -> list[str]:
+        """Hold a part of every counter, or of none: the names of those that have not so much left, or nothing at all.
+        What a dead worker held counts as spent."""
+
+    async def settle_hold(self, hold: str, amounts: Amounts) -> None:
+        """What was held is spent, as far as `amounts` says; once, a repeat changes nothing."""
+
+    async def raise_budget(self, project: ProjectId, name: str, extra: Amounts, by: Principal) -> None:
+        """Allow more of a counter, with `budget.raised` in the project's log."""
+
+    async def budgets(self, project: ProjectId) -> list[BudgetRow]:
+        """By name."""
+
+    async def lease(self, name: str, worker: WorkerId, holder: str) -> str | None:
+        """Take a lease that nobody has, or whose worker is gone. None, or who holds it."""
+
+    async def unlease(self, name: str, worker: WorkerId, holder: str) -> None: ...
+
+    async def decisions(
+        self,
+        *,
+        projects: Sequence[ProjectId] | None = None,
+        owner: str | None = None,
+        run_id: RunId | None = None,
+        effects: Sequence[str] = (),
+        limit: int = 200,
+    ) -> list[DecisionRow]:
+        """What policy decided, newest first."""
 
     # claims
     async def register(self, worker: WorkerRow) -> None: ...
@@ -483,6 +531,49 @@ class Attempt(Protocol):
     ) -> Value:
         """Run `action` under the ledger: its intent is durable before, its result after. Within a generation a call
         that is known to have happened gives its stored result and is not made again."""
+
+    async def call(self, call: Call, action: Callable[[Allowed], Awaitable[Value]], *, kind: str) -> Value:
+        """Make a call outside: under policy, approval and ledger. `action` gets what may be sent. A call that is known
+        to have happened gives its stored result, and nobody is asked. Raises `denied`, `budget_exceeded`, `Suspended`
+        when a person has to decide first, and what `action` raises."""
+
+    async def gate(self, call: Call) -> Allowed:
+        """Only the decision, for what something else carries out (a coding CLI that asks leave). The decision and its
+        use are durable when this returns; asked again for the same call, it is the same. Raises like `call`."""
+
+    async def decide(
+        self,
+        question: str,
+        options: Sequence[str],
+        *,
+        key: str,
+        details: Mapping[str, Any] | None = None,
+        expires_s: float = 86_400.0,
+        min_assurance: str = "elicited",
+    ) -> Decided:
+        """Ask a person what the work itself cannot know: a program that stopped to ask, an agent's question.
+
+        key: names the question within (node, generation); asked again with the same key it is the same approval, and
+        once decided it gives the same answer, to repeats after a crash too. Equal text under another key is another
+        approval. The question and what is in `details` are shown literally: they are data, never templates.
+        options: what can be answered, at least one; `reject`, `abort` and an expiry fail the node (codes
+        `approval_rejected`, `approval_expired`) without another attempt; every other option, `skip` too, is for the
+        executor to understand. Raises `Suspended` until somebody has decided: no process is held meanwhile."""
+
+    async def reserve(self, what: str, *, tokens: int = 0, usd: float | None = 0.0) -> Reservation:
+        """Hold a part of every budget that covers this attempt, before a call of a model or a tool that costs. `usd`
+        None: its price is not known. Raises `budget_exceeded`, which stays so until somebody raises the budget."""
+
+    async def keep(self, state: Value) -> None:
+        """Have the state of the work in the middle durable (a conversation, a session's id): the next attempt of this
+        generation finds it in `kept`."""
+
+    async def kept(self) -> Value:
+        """What `keep` was last given in this generation, by this attempt or one before it; None if nothing."""
+
+    def leased(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Hold something that only one attempt may use at a time (a session). Raises `conflict` when another has it;
+        what a dead worker held is free."""
 
 
 class Executor(Protocol):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NewType, Protocol
 
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId
 
 Tree = NewType("Tree", str)  # 40 hexadecimal digits; equal trees have equal ids
@@ -36,6 +37,17 @@ class WorkspaceSpec:
     source: str | None = None
     ref: str | None = None
     exclude: tuple[str, ...] = ()
+
+
+def check_source(name: str, spec: WorkspaceSpec) -> None:
+    """Raises `workspace` when the directory of this machine that a workspace starts from is not there."""
+    if spec.source is not None and spec.source.startswith("/") and not Path(spec.source).is_dir():
+        what = "it is no directory" if Path(spec.source).exists() else "there is nothing there"
+        raise OmiumError(
+            "workspace",
+            f"the workspace {name!r} cannot start from {spec.source!r}: {what}.",
+            f"Make it, or change workspaces.{name}.source in omium.yaml.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,8 @@ def _tagged(value: Any, path: _Path, depth: int, budget: int) -> tuple[Any, int]
         return _datetime(value, path), budget
     if kind is Decimal:
         return _decimal(value, path), budget
+    if kind in (tuple, set, frozenset):
+        _refuse(path, f"a {kind.__name__} cannot be stored", "Make it a list.")
     _refuse(
         path,
         f"{kind.__module__}.{kind.__qualname__} cannot be stored",

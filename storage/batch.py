@@ -20,7 +20,7 @@ from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import Need, append, load
 from omium.orchestration.log.references import references
-from omium.orchestration.log.rows import Row, approval_rows, effect_rows, hot_run_row, node_rows, run_row
+from omium.orchestration.log.rows import Row, approval_rows, decision_row, effect_rows, hot_run_row, node_rows, run_row
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus, to_document
 from omium.orchestration.ports import Write
 
@@ -91,6 +91,7 @@ class Rows:
     approvals: list[Row] = field(default_factory=list)
     effects: list[Row] = field(default_factory=list)
     labels: list[Row] = field(default_factory=list)
+    decisions: list[Row] = field(default_factory=list)
     links: list[Row] = field(default_factory=list)
     new_claims: list[Row] = field(default_factory=list)
     wake: list[Row] = field(default_factory=list)  # (wake_at or None, run_id): for runs that nobody owns
@@ -191,6 +192,8 @@ class Batch:
                 rows.labels.append(
                     (run_id, event.seq, d["label"], d["at"], d.get("note"), d.get("tree"), event.at, event.actor)
                 )
+            elif event.type is EventType.POLICY_DECIDED:
+                rows.decisions.append(decision_row(event))
         if write.fence is None and events:
             asleep = state.status in RUN_TERMINAL or state.status in (RunStatus.PAUSED, RunStatus.DRAFT)
             self._wake[run_id] = None if asleep else events[-1].at

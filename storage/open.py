@@ -41,7 +41,7 @@ async def open_store(
             raise OmiumError(
                 "unsupported",
                 "this installation has no driver for PostgreSQL.",
-                "Run: pip install 'omium-mcp[postgres]'",
+                "Run: pip install 'omium-mcp[postgres]'; in a copy of the source: pip install -e '.[postgres]'",
             ) from error
         return await PostgresStore.open(
             url, clock=clock, chain_key=chain_key, durability=durability, files_root=files_root

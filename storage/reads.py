@@ -18,9 +18,12 @@ from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, NeedValue, load
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery, RunRow, TaskRow, TokenRow, WorkerRow
+from omium.orchestration.ports_gates import BudgetRow, DecisionRow, PinRow
 from omium.orchestration.values import Value, decode
+from omium.storage import pins as pinned
 from omium.storage import schema as t
 from omium.storage.blobs import BlobRow, Packer, damaged
+from omium.storage.budgets import BUDGETS, budget_row
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -335,6 +338,34 @@ class Reads:
         rows = await self._fetch(_LABELS, run=run_id)
         return [LabelRow(**dict(zip(_LABEL_NAMES, row, strict=True))) for row in rows]
 
+    async def decisions(
+        self,
+        *,
+        projects: Sequence[ProjectId] | None = None,
+        owner: str | None = None,
+        run_id: RunId | None = None,
+        effects: Sequence[str] = (),
+        limit: int = 200,
+    ) -> list[DecisionRow]:
+        d = t.decisions.c
+        statement = select(t.decisions).order_by(d.at.desc(), d.run_id, d.seq.desc()).limit(limit)
+        if run_id is not None:
+            statement = statement.where(d.run_id == run_id)
+        if effects:
+            statement = statement.where(d.effect.in_(effects))
+        if projects is not None or owner is not None:
+            statement = statement.join(t.runs, t.runs.c.id == d.run_id)
+        if projects is not None:
+            statement = statement.where(t.runs.c.project.in_(projects))
+        if owner is not None:
+            statement = statement.where(t.runs.c.owner == owner)
+        return [DecisionRow(*row) for row in await self._all(statement)]
+
+    async def budgets(self, project: ProjectId) -> list[BudgetRow]:
+        columns = [t.budgets.c[name] for name in BUDGETS]
+        found = await self._all(select(*columns).where(t.budgets.c.project == project).order_by(t.budgets.c.name))
+        return [budget_row(row) for row in found]
+
     # --- tasks and tokens ---------------------------------------------------------------------------------------
 
     async def task(self, task_id: str) -> TaskRow | None:
@@ -349,6 +380,9 @@ class Reads:
         c = t.tokens.c
         found = await self._all(select(t.tokens).where(c.project == project).order_by(c.created_at, c.id))
         return [_token(row) for row in found]
+
+    async def pins(self, project: ProjectId, server: str | None = None) -> list[PinRow]:
+        return [pinned.pin_row(row) for row in await self._all(pinned.chosen(project, server))]
 
     # --- values -------------------------------------------------------------------------------------------------
 

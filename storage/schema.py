@@ -133,6 +133,7 @@ approvals = Table(
     Column("consumed", Integer, nullable=False),
     _text("binding", null=True),
     _bytes("details", null=True),
+    _text("arguments", null=True),
     **_CLUSTERED,
 )
 Index("approvals_by_run", approvals.c.run_id)
@@ -155,6 +156,7 @@ effects = Table(
     _bytes("error", null=True),
     _text("compensate", null=True),
     _bytes("detail", null=True),
+    _text("approval", null=True),
     **_CLUSTERED,
 )
 Index("effects_by_run", effects.c.run_id)
@@ -172,6 +174,29 @@ labels = Table(
     _text("actor"),
     **_CLUSTERED,
 )
+
+decisions = Table(  # of policy
+    "decisions",
+    metadata,
+    _text("run_id", key=True),
+    _int("seq", key=True),
+    _text("node"),
+    _text("call"),
+    _text("action"),
+    _text("server", null=True),
+    _text("tool"),
+    _text("agent", null=True),
+    _text("effect"),
+    _text("rule", null=True),
+    _text("reason", null=True),
+    _text("input"),
+    _text("version"),
+    Column("micros", Float(53), nullable=True),
+    _text("shadow", null=True),
+    _int("at"),
+    **_CLUSTERED,
+)
+Index("decisions_by_time", decisions.c.at)
 
 links = Table(  # which blobs a run's log names: what the sweep must leave. By digest, since it asks who needs a blob.
     "links",
@@ -275,6 +300,105 @@ tokens = Table(
 )
 Index("tokens_by_digest", tokens.c.digest, unique=True)
 
+memories = Table(  # of principals; `words` is what is searched
+    "memories",
+    metadata,
+    _text("project", key=True),
+    _text("owner", key=True),
+    _text("scope", key=True),
+    _text("key", key=True),
+    _text("kind"),
+    _text("text"),
+    _text("tags"),
+    _text("outcome", null=True),
+    _int("at"),
+    _text("words"),
+)
+
+pins = Table(  # of the tools of external servers
+    "pins",
+    metadata,
+    _text("project", key=True),
+    _text("server", key=True),
+    _text("tool", key=True),
+    _text("digest"),
+    _bytes("document"),
+    _text("status"),
+    _text("approved_by", null=True),
+    _int("at"),
+    **_CLUSTERED,
+)
+
+endpoints = Table(  # who is told of what happens, and since when
+    "endpoints",
+    metadata,
+    _text("project", key=True),
+    _text("endpoint", key=True),
+    _int("since"),
+)
+
+announced = Table(  # how far into the log of a run was looked for an endpoint
+    "announced",
+    metadata,
+    _text("run_id", key=True),
+    _text("endpoint", key=True),
+    _int("seq"),
+    **_CLUSTERED,
+)
+
+notices = Table(  # the outbox: what an endpoint is to be told
+    "notices",
+    metadata,
+    _text("id", key=True),
+    _text("project"),
+    _text("endpoint"),
+    _text("run_id"),
+    _int("seq"),
+    _text("type"),
+    _text("status"),
+    _int("attempts"),
+    _int("due_at"),
+    _int("created_at"),
+    _int("ended_at", null=True),
+    _text("problem", null=True),
+)
+Index("notices_once", notices.c.run_id, notices.c.seq, notices.c.endpoint, unique=True)
+Index("notices_due", notices.c.project, notices.c.endpoint, notices.c.due_at,
+      sqlite_where=notices.c.status == "waiting", postgresql_where=notices.c.status == "waiting")  # fmt: skip
+
+leases = Table(  # what one attempt may use at a time; a lease of a worker that is gone is free
+    "leases",
+    metadata,
+    _text("name", key=True),
+    _text("worker"),
+    _text("holder"),
+    _int("at"),
+)
+
+budgets = Table(  # what was spent, and is held for calls under way, of everything that is counted
+    "budgets",
+    metadata,
+    _text("project", key=True),
+    _text("name", key=True),
+    *(
+        Column(f"{of}_{unit}", Float(53), nullable=False)
+        for of in ("spent", "held", "extra")
+        for unit in ("usd", "tokens", "calls")
+    ),
+    _int("updated_at"),
+)
+
+holds = Table(  # of budgets, one row for each counter that a call holds a part of
+    "holds",
+    metadata,
+    _text("id", key=True),
+    _text("name", key=True),
+    _text("project"),
+    _text("worker"),
+    *(Column(unit, Float(53), nullable=False) for unit in ("usd", "tokens", "calls")),
+)
+Index("holds_by_worker", holds.c.worker)
+
 snapshots = Table(
     "snapshots",
     metadata,
@@ -294,6 +418,42 @@ project_events = Table(  # the chained log of what belongs to no run
     _bytes("data"),
     _bytes("prev_hash"),
     _bytes("hash"),
+    **_CLUSTERED,
+)
+
+graph_checkpoints = Table(  # of graphs of another framework, which keeps its state here
+    "graph_checkpoints",
+    metadata,
+    _text("project", key=True),
+    _text("thread", key=True),
+    _text("ns", key=True),
+    _text("id", key=True),
+    _text("parent", null=True),
+    _text("run", null=True),
+    _text("kind"),
+    _bytes("document"),
+    _text("metadata_kind"),
+    _bytes("about"),
+    _int("at"),
+    **_CLUSTERED,
+)
+Index("graph_checkpoints_by_run", graph_checkpoints.c.project, graph_checkpoints.c.run,
+      sqlite_where=graph_checkpoints.c.run.is_not(None),
+      postgresql_where=graph_checkpoints.c.run.is_not(None))  # fmt: skip
+
+graph_writes = Table(  # what tasks wrote after a checkpoint, before the next
+    "graph_writes",
+    metadata,
+    _text("project", key=True),
+    _text("thread", key=True),
+    _text("ns", key=True),
+    _text("checkpoint", key=True),
+    _text("task", key=True),
+    _int("idx", key=True),
+    _text("path"),
+    _text("channel"),
+    _text("kind"),
+    _bytes("value"),
     **_CLUSTERED,
 )
 

@@ -97,6 +97,16 @@ def container_of(instance: str) -> NodeId | None:
     return None if dot < 0 else NodeId(instance[:dot])
 
 
+def containers_of(instance: str) -> list[NodeId]:
+    """Everything that it is inside of, the innermost first."""
+    found: list[NodeId] = []
+    at = container_of(instance)
+    while at is not None:
+        found.append(at)
+        at = container_of(at)
+    return found
+
+
 def key_text(value: Any) -> str:
     """The index for an item's key: strings and integers as they read, anything else as sorted JSON; what an address
     cannot hold is percent-encoded as UTF-8, and longer than 128 characters is cut and ends in a digest, so that

@@ -187,6 +187,10 @@ def _model_problem(detail: Mapping[str, Any], model: type[BaseModel], under: str
     if kind == "value_error":
         message, _, expected = str(context.get("error", detail["msg"])).partition("; expected ")
         return Problem(path, message, expected)
+    if kind in ("too_short", "too_long"):
+        bound = context.get("min_length", context.get("max_length"))
+        least = "at least" if kind == "too_short" else "at most"
+        return Problem(path, f"has {context.get('actual_length')} items", f"{least} {bound}")
     expected = re.sub(r"\A(Input|Value|String|List|Dictionary|Tuple) should ", "", detail["msg"])
     expected = re.sub(r"\A(be|have) (a valid )?", "", expected)
     expected = re.sub(r"\Adictionary or instance of \w+\Z", "a mapping", expected).replace(" after validation", "")

@@ -48,7 +48,9 @@ def duration_seconds(value: Any) -> float:
         seconds = float(value)
     elif isinstance(value, str) and (match := _DURATION.match(value)):
         seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
-    if seconds is None or not 0 <= seconds <= _MAX_SECONDS:
+    if seconds is not None and seconds > _MAX_SECONDS:
+        raise ValueError(f"{value!r:.60} is too long; expected at most {_MAX_SECONDS / 86_400:.0f}d (ten years)")
+    if seconds is None or not seconds >= 0:
         raise ValueError(f"{value!r:.60} is not a duration; expected seconds, or text such as 90s, 15m, 24h or 2d")
     return seconds
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,17 @@ import anyio
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.model import NodeDef
+from omium.orchestration.engine import budgets, calls
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, EffectId, NodeId, RunId
+from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, RunId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import EffectState
+from omium.orchestration.log.state import EffectState, NodeState, RunState
 from omium.orchestration.ports import Guidance, NewBlob
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Reservation, Suspended
 from omium.orchestration.values import Value, encode
 
 if TYPE_CHECKING:
+    from omium.orchestration.engine.engine import Engine
     from omium.orchestration.engine.execution import Execution
 
 DEFAULT_ON_UNKNOWN: Mapping[str, str] = {"function": "rerun", "agent": "resume", "tool": "ask", "cli": "ask"}
@@ -37,9 +41,9 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_draws", "_execution", "_over", "_pending", "attempt", "base", "cancelled", "error", "generation", "guidance",
-        "inputs", "is_over", "key", "node", "node_id", "resumed", "run_id", "scope", "scratch", "succeeded",
-        "timeout_s", "tree", "vars", "workspace",
+        "_blobs", "_draws", "_execution", "_kept", "_over", "_pending", "asked", "attempt", "base", "cancelled",
+        "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id", "resumed", "run_id", "scope",
+        "scratch", "succeeded", "timeout_s", "tree", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -65,8 +69,11 @@ class NodeAttempt:
         self.succeeded = False  # it is over and has given a result
         self.cancelled = False
         self._over: anyio.Event | None = None
+        self.asked: c.RequestApproval | None = None  # a person has to decide before the work goes on
         self._draws = 0
         self._pending: list[c.Command] = []
+        self._blobs: list[NewBlob] = []  # that the pending commands name
+        self._kept: Digest | None = None  # what `keep` was last given, by this attempt
 
     def cancel(self) -> None:
         """Stop the work; `wait_until_over` tells when it has stopped."""
@@ -85,10 +92,11 @@ class NodeAttempt:
             self._over = self._over or anyio.Event()
             await self._over.wait()
 
-    def take_pending(self) -> list[c.Command]:
-        """The commands that wait for the next commit of this attempt."""
-        pending, self._pending = self._pending, []
-        return pending
+    def take_pending(self) -> tuple[list[c.Command], list[NewBlob]]:
+        """What waits for the next commit of this attempt: commands, and the contents that they name."""
+        taken = self._pending, self._blobs
+        self._pending, self._blobs = [], []
+        return taken
 
     async def ask(self, kind: str, payload: Value) -> Value:
         data: Any = payload
@@ -129,7 +137,142 @@ class NodeAttempt:
         await self._commit(command, blobs=(NewBlob(encoded),))
 
     async def _commit(self, *commands: c.Command, blobs: tuple[NewBlob, ...] = ()) -> None:
-        await self._execution.commit([*self.take_pending(), *commands], blobs)
+        pending, named = self.take_pending()
+        await self._execution.commit([*pending, *commands], (*named, *blobs))
+
+    # --- the work in the middle ---------------------------------------------------------------------------------
+
+    async def keep(self, state: Value) -> None:
+        encoded = encode(state)
+        base = self._kept or self._state.kept
+        self._kept = encoded.digest
+        await self._commit(
+            c.KeepState(self.node_id, self.generation, self.attempt, encoded.digest, encoded.size),
+            blobs=(NewBlob(encoded, base),),
+        )
+        self._execution.engine.values.put(encoded.digest, state, encoded.size)
+
+    async def kept(self) -> Value:
+        digest = self._kept or self._state.kept
+        return None if digest is None else await self._execution.engine.values.load(digest)
+
+    @property
+    def _state(self) -> NodeState:
+        return self._execution.folded.node(self.node_id)
+
+    @asynccontextmanager
+    async def leased(self, name: str) -> AsyncIterator[None]:
+        engine = self._execution.engine
+        holder = f"{self.run_id}/{self.node_id}"
+        other = await engine.store.lease(name, engine.worker, holder)
+        if other is not None:
+            raise OmiumError(
+                "conflict", f"{name} is in use by {other}.", "It is free when that has ended.", holder=other
+            )
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await engine.store.unlease(name, engine.worker, holder)
+
+    # --- the gate -----------------------------------------------------------------------------------------------
+
+    async def call(self, call: Call, action: Callable[[Allowed], Awaitable[Value]], *, kind: str) -> Value:
+        known = self.ledger(call.key)
+        if known is not None and known.outcome == "done" and known.result is not None:
+            return await self.load(known.result)
+        allowed = await calls.leave(self, call)
+        held = await budgets.reserve_for(self, call, allowed)
+        detail = {"tool": call.tool, "server": call.server, "pin": call.pin, "rule": allowed.rule}
+        try:
+            return await self.effect(
+                call.key,
+                lambda: action(allowed),
+                kind=kind,
+                on_unknown=calls.on_unknown(self, allowed),
+                detail={name: value for name, value in detail.items() if value is not None},
+                approval=allowed.approval,
+            )
+        finally:
+            if held is not None:
+                made = self.ledger(call.key)
+                sent = made is not None and made.outcome != "not_sent"
+                with anyio.CancelScope(shield=True):
+                    await held.settle(usd=call.usd if sent else 0.0, calls=int(sent))
+
+    async def gate(self, call: Call) -> Allowed:
+        known = self.ledger(call.key)
+        if known is not None and known.outcome == "done" and known.result is not None:
+            return calls.permitted(call, await self.load(known.result))
+        allowed = await calls.leave(self, call)
+        held = await budgets.reserve_for(self, call, allowed)
+        document = calls.permission(call, allowed)
+        detail = {"tool": call.tool, "rule": allowed.rule}
+        identity = effect_id(self.run_id, self.node_id, self.generation, call.key)
+        intent = c.IntendEffect(
+            identity, self.node_id, self.generation, self.attempt, call.key, "permission", "rerun", None, detail,
+            allowed.approval,
+        )  # fmt: skip
+        settled = c.SettleEffect(identity, "done", document.digest, document.size)
+        await self._commit(intent, settled, blobs=(NewBlob(document),))
+        if held is not None:
+            await held.settle(usd=call.usd, calls=1)
+        return allowed
+
+    async def decide(
+        self,
+        question: str,
+        options: Sequence[str],
+        *,
+        key: str,
+        details: Mapping[str, Any] | None = None,
+        expires_s: float = 86_400.0,
+        min_assurance: str = "elicited",
+    ) -> Decided:
+        return await calls.answer(
+            self, question, options, key=key, details=details, expires_s=expires_s, min_assurance=min_assurance
+        )
+
+    async def reserve(self, what: str, *, tokens: int = 0, usd: float | None = 0.0) -> Reservation:
+        return await budgets.reserve(self, what, tokens=tokens, usd=usd)
+
+    def question(self, request: c.RequestApproval, *blobs: NewBlob) -> None:
+        """End the attempt with a question; of several at a time the first counts, the others come up again."""
+        if self.asked is None:
+            self.asked = request
+            self._blobs += blobs
+
+    def later(self, command: c.Command, *blobs: NewBlob) -> None:
+        """Have a command written with the next thing of this attempt that must be durable."""
+        self._pending.append(command)
+        self._blobs += blobs
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if self._pending:
+            await self._commit()
+
+    async def commit(self, *commands: c.Command) -> None:
+        await self._commit(*commands)
+
+    async def load(self, digest: Digest) -> Value:
+        return await self._execution.engine.values.load(digest)
+
+    def ledger(self, call: str) -> EffectState | None:
+        """What the ledger knows of a call of this generation."""
+        return self.run.effects.get(self.effect_id(call))
+
+    def effect_id(self, call: str) -> EffectId:
+        return effect_id(self.run_id, self.node_id, self.generation, call)
+
+    @property
+    def run(self) -> RunState:
+        """The run as it is committed. Another one after the next await; change nothing."""
+        return self._execution.folded
+
+    @property
+    def engine(self) -> Engine:
+        return self._execution.engine
 
     # --- the ledger ---------------------------------------------------------------------------------------------
 
@@ -141,8 +284,9 @@ class NodeAttempt:
         kind: str,
         on_unknown: str | None = None,
         detail: Mapping[str, Any] | None = None,
+        approval: ApprovalId | None = None,
     ) -> Value:
-        known = await self._intend(call, kind, on_unknown, detail)
+        known = await self._intend(call, kind, on_unknown, detail, approval)
         if known is not None:
             return await self._execution.engine.values.load(known)
         identity = effect_id(self.run_id, self.node_id, self.generation, call)
@@ -151,6 +295,10 @@ class NodeAttempt:
             result = await action()
         except Exception as error:  # recorded, then raised as it is
             await self._settle_failed(identity, error)
+            raise
+        except Suspended:  # it stopped to ask, before it did anything
+            with anyio.CancelScope(shield=True):
+                await self._commit(c.SettleEffect(identity, "not_sent", error={"message": "it asks a person first"}))
             raise
         crash_point("effect.made")
         encoded = encode(result)
@@ -166,7 +314,12 @@ class NodeAttempt:
             await self._commit(c.SettleEffect(identity, "not_sent" if not_sent else "failed", error=told))
 
     async def _intend(
-        self, call: str, kind: str, on_unknown: str | None, detail: Mapping[str, Any] | None
+        self,
+        call: str,
+        kind: str,
+        on_unknown: str | None,
+        detail: Mapping[str, Any] | None,
+        approval: ApprovalId | None = None,
     ) -> Digest | None:
         """The stored result when the call is known to have happened; otherwise None, and the intent is durable."""
         identity = effect_id(self.run_id, self.node_id, self.generation, call)
@@ -176,7 +329,16 @@ class NodeAttempt:
         policy = on_unknown or self.node.on_unknown or DEFAULT_ON_UNKNOWN.get(self.node.kind, "rerun")
         await self._commit(
             c.IntendEffect(
-                identity, self.node_id, self.generation, self.attempt, call, kind, policy, self.node.compensate, detail
+                identity,
+                self.node_id,
+                self.generation,
+                self.attempt,
+                call,
+                kind,
+                policy,
+                self.node.compensate,
+                detail,
+                approval,
             )
         )
         return None

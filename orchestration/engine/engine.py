@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from omium.orchestration.definition.address import containers_of
 from omium.orchestration.definition.model import NodeDef, WorkflowDef
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.children import Children, CreateChild
@@ -27,12 +28,15 @@ from omium.orchestration.engine.programs import Program, Programs
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.engine.watch import Watch
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.gates.budgets import BudgetRule
+from omium.orchestration.gates.deciding import Policies
 from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Claimed, Clock, Executor, Guidance, Processes, Store, SystemClock
 from omium.orchestration.ports_workspace import Workspaces, WorkspaceSpec
+from omium.orchestration.values import Value
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +79,9 @@ class Engine:
         config: EngineConfig | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        policies: Policies | None = None,
+        budgets: Sequence[BudgetRule] = (),
+        redact: Callable[[Value], Value] = lambda value: value,
     ) -> None:
         self.store = store
         self.config = config or EngineConfig()
@@ -88,6 +95,9 @@ class Engine:
         )
         self.worker = WorkerId(new_id("wrk"))
         self.check_names = check_names
+        self.policies = policies or Policies(self.values.load)
+        self.budgets = tuple(budgets)
+        self.redact = redact  # what is shown and stored of a call's arguments
         self._executors = executors
         self.children = Children(self, create_child)
         self._executions: dict[RunId, Execution] = {}
@@ -142,7 +152,8 @@ class Engine:
         try:
             await function(*args)
         except Exception as error:  # a boundary: one run's trouble, or a bug met in it, must not end the others
-            _log.exception("%s failed", getattr(function, "__qualname__", function))
+            foreseen = isinstance(error, OmiumError)  # one of these is told in a line; a bug with its traceback
+            _log.error("%s failed: %s", getattr(function, "__qualname__", function), error, exc_info=not foreseen)
             owner = getattr(function, "__self__", None)
             if isinstance(owner, Execution):
                 await owner.give_up(error)
@@ -389,14 +400,15 @@ class Engine:
         """What an attempt finds ready: its scratch directory, and what went wrong before."""
         if attempt.node.kind != "function":
             attempt.scratch = self.workspaces.scratch(attempt)
-        if attempt.attempt > 1:
+        if attempt.attempt > 1 or run.folded.approvals:
             attempt.guidance = await self._guidance(run, attempt)
 
     async def _guidance(self, run: Execution, attempt: NodeAttempt) -> Guidance:
-        failures = await run.recall.failures_of(attempt.node_id)
+        failures = await run.recall.failures_of(attempt.node_id) if attempt.attempt > 1 else []
+        around = {attempt.node_id, *containers_of(attempt.node_id)}  # what was said of a plan is said to its steps
         said = [
             approval.feedback
             for approval in run.folded.approvals.values()
-            if approval.node == attempt.node_id and approval.feedback
+            if approval.node in around and approval.feedback and approval.decision != "cancelled"
         ]
         return Guidance(failures[-3:], said)

@@ -373,11 +373,11 @@ class Execution:
             await self._read()
         if self.program.has_plans:
             await steps.reopen_plans(self)
-        unsaid = await stopping.stop_what_is_not_wanted(self)
+        unsaid, named = await stopping.stop_what_is_not_wanted(self)
         if self.folded.status not in RUN_TERMINAL:
             commands, due = stopping.settle_in_flight(self, unsaid, not self._settled)
             if commands:
-                await self.commit(commands)
+                await self.commit(commands, named)
             if due is not None:
                 self.arm(due)
             self._settled = True

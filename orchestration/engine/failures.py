@@ -7,6 +7,8 @@ loose words, so that "Conference room booking" is no memory error and a room tha
 from __future__ import annotations
 
 import builtins
+import itertools
+import json
 import random
 import re
 import traceback
@@ -68,10 +70,22 @@ _BY_CODE: Mapping[str, str] = {
     "expression_error": "validation",
     "precondition_failed": "validation",
     "forbidden": "permission_error",
+    "denied": "permission_error",
+    "budget_exceeded": "permission_error",
+    "tool_failed": "api_error",
     "rate_limited": "rate_limited",
     "queue_full": "rate_limited",
     "not_registered": "import_error",
     "storage_unavailable": "api_error",
+}
+
+# What a command did wrong, by the `reason` of its failure; that says more than the code it ended with.
+_BY_REASON: Mapping[str, str] = {
+    "memory": "memory_error",
+    "hard_timeout": "timeout",
+    "idle_timeout": "timeout",
+    "protocol_error": "validation",
+    "max_resumes": "validation",
 }
 
 _BY_EXIT: Mapping[int, str] = {126: "permission_error", 127: "file_not_found", 124: "timeout", 137: "memory_error"}
@@ -103,6 +117,7 @@ _RAISED = re.compile(r"\A((?:[A-Za-z_]\w*\.)*[A-Z]\w*): ")
 
 _MESSAGE_LIMIT = 4_000
 _TRACE_LIMIT = 16_000
+_VOTES_LIMIT = 16_000  # characters of their JSON
 
 
 def type_names(error: BaseException) -> list[str]:
@@ -132,17 +147,20 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _classify_ours(error: OmiumError) -> str:
+    said = error.data.get("category")  # whoever raised it knew better than its code tells
+    if isinstance(said, str) and said in CATEGORIES:
+        return said
     names = error.data.get("mro") or [error.data.get("error_type", "")]
     found = by_name(str(name) for name in names if name)
     cause = error.data.get("cause")  # what a function raised was itself an error of ours
     code = cause["code"] if isinstance(cause, Mapping) else error.code
     if found is None and code in _BY_CODE:
         found = _BY_CODE[code]
-    exit_code = error.data.get("exit_code")
+    reason, exit_code = error.data.get("reason"), error.data.get("exit_code")
+    if found is None and isinstance(reason, str):
+        found = _BY_REASON.get(reason)
     if found is None and isinstance(exit_code, int):
         found = _BY_EXIT.get(exit_code)
-    if found is None and error.data.get("reason") in ("memory", "hard_timeout", "idle_timeout"):
-        found = "memory_error" if error.data["reason"] == "memory" else "timeout"
     raised = f"raised {error.data.get('error_type')}: "  # what a function said stands behind it
     return found or _by_message(error.message.partition(raised)[2] or error.message)
 
@@ -186,6 +204,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         for name in ("exit_code", "reason", "stderr"):
             if data.get(name) is not None:
                 told[name] = data[name] if not isinstance(data[name], str) else data[name][-_MESSAGE_LIMIT:]
+        if isinstance(data.get("votes"), Mapping):
+            told["votes"] = _votes(data["votes"])
         if data.get("traceback"):
             told["traceback"] = str(data["traceback"])[-_TRACE_LIMIT:]
         return told
@@ -195,6 +215,15 @@ def describe(error: BaseException) -> dict[str, Any]:
         "message": (str(error) or type(error).__name__)[:_MESSAGE_LIMIT],
         "traceback": trace[-_TRACE_LIMIT:],
     }
+
+
+def _votes(votes: Mapping[str, Any]) -> dict[str, Any]:
+    """Who voted for what in a vote that decided nothing: as it is, or, where that is long, the beginning of each."""
+    if len(json.dumps(votes, default=str)) <= _VOTES_LIMIT:
+        return dict(votes)
+    each = max(_VOTES_LIMIT // len(votes), 100)
+    shown = itertools.islice(votes.items(), _VOTES_LIMIT // 100)
+    return {voter: {"cut": json.dumps(vote, ensure_ascii=False, default=str)[:each]} for voter, vote in shown}
 
 
 def may_retry(policy: Retry, category: str, failures: int) -> bool:

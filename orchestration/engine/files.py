@@ -53,6 +53,8 @@ class RunFiles:
         attempt.workspace = await self.open(run.folded)
         before = run.folded.node(attempt.node_id)
         if attempt.node.workspace == "write" and before.tree_start is not None and before.attempt > 0:
+            if before.kept is not None:  # it goes on in the middle, with the files as it left them
+                return before.tree_start
             await self._need().restore(run.run_id, Tree(before.tree_start))
             return before.tree_start
         if run.folded.tree is not None:

@@ -14,6 +14,7 @@ from omium.orchestration.log import commands as c
 STEP_OPTIONS = ("approve", "reject", "skip")
 ERROR_OPTIONS = ("retry", "skip", "abort")
 UNKNOWN_OPTIONS = ("retry", "skip", "abort")
+PLAN_OPTIONS = ("approve", "reject", "modify", "retry")
 
 
 def step_gate(workflow: WorkflowDef, node: NodeDef, scope: Mapping[str, Any]) -> ApprovalSpec | None:
@@ -78,6 +79,11 @@ def unknown_gate(node_id: NodeId, calls: Sequence[str]) -> ApprovalSpec:
     what = f"the calls {', '.join(calls)}" if calls else "its work"
     text = f"{node_id} was interrupted by a crash, and it is unknown whether {what} happened. Run it again?"
     return ApprovalSpec(_literal(text), UNKNOWN_OPTIONS)
+
+
+def plan_gate(node_id: NodeId, steps: int) -> ApprovalSpec:
+    """What is asked before a plan is carried out: `retry` has it planned again, with what was said of it."""
+    return ApprovalSpec(_literal(f"{node_id} has planned {steps} step(s). Carry them out?"), PLAN_OPTIONS)
 
 
 def _literal(text: str) -> str:

@@ -138,11 +138,18 @@ async def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState,
         return
     if approval.consumed:
         return
-    if approval.decision in _REFUSALS:
+    scope, decision = approval.scope, approval.decision
+    if scope == "call" or (scope == "question" and decision not in _REFUSALS):
+        # The work finds the decision where it asked; an agent hears why a call was refused, and goes on.
+        await starting.go_on(run, turn, node_id)
+    elif decision in _REFUSALS:
         _fail(run, turn, node_id, node, _refusal(run, node, approval))
-    elif approval.decision == "skip":
+    elif decision == "skip":
         starting.skip(run, turn, node_id, "decision", approval=node.approval)
-    elif approval.scope == "node":
+    elif scope == "plan" and decision in ("approve", "modify"):
+        plan = Digest(approval.arguments or (approval.details or {})["arguments"])
+        await steps.carry_out_plan(run, turn, node_id, plan, node.approval)
+    elif scope == "node":
         told = {
             "decision": approval.decision,
             "by": approval.by,
@@ -185,7 +192,8 @@ def _refusal(run: Execution, node: NodeState, approval: ApprovalState) -> dict[s
         "category": "timeout" if what == "expired" else "validation",
         "type": "omium",
         "code": f"approval_{what}",
-        "message": f"the approval {node.approval} was {what}" + (f" by {approval.by}" if what == "rejected" else ""),
+        "message": f"the approval {node.approval} "
+        + ("expired" if what == "expired" else f"was rejected by {approval.by}"),
     }
     if approval.feedback:
         told["feedback"] = approval.feedback

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omium.orchestration.definition.address import indexed, key_text
 from omium.orchestration.definition.expressions import evaluate, holds, render
 from omium.orchestration.definition.model import MAX_NODES, ApprovalSpec, NodeDef
+from omium.orchestration.definition.voting import used
 from omium.orchestration.engine import gates, scopes
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
@@ -317,7 +318,8 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
     node = run.structure.node_def(node_id)
     state = run.folded.node(node_id)
     attempt = NodeAttempt(run, node_id, node, state.generation, state.attempt + 1)
-    attempt.resumed = state.reason in ("owner_lost", "handover", "paused") and state.attempt > 0
+    stopped = state.reason in ("owner_lost", "handover", "paused") or state.status is NodeStatus.WAITING_APPROVAL
+    attempt.resumed = stopped and state.attempt > 0
     try:
         await _prepare(run, attempt, node)
     except OmiumError as error:
@@ -363,7 +365,7 @@ async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     executor = run.engine.executor(node)
     if node.workspace != "none":
         attempt.tree = await run.engine.workspaces.start_tree(run, attempt)
-    code = executor.digest(node.use or "")
+    code = executor.digest(used(node))
     # What the branch or the replay changed is part of the inputs already; the tree is there for those who read it.
     attempt.key = node_key(program.hash, code, form, attempt.tree)
 

@@ -13,12 +13,13 @@ from omium.orchestration.definition.address import child, container_of, indexed
 from omium.orchestration.definition.expressions import holds, render
 from omium.orchestration.definition.model import NodeDef
 from omium.orchestration.definition.plan import parse_plan
+from omium.orchestration.definition.voting import used
 from omium.orchestration.engine import gates, scopes, starting
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.failures import backoff_s, describe, may_retry
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, NodeId
+from omium.orchestration.ids import ApprovalId, Digest, NodeId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import Done
@@ -51,6 +52,10 @@ async def execute(run: Execution, attempt: NodeAttempt) -> Ended:
             attempt.succeeded = done is not None
     except Exception as error:  # the boundary between the engine and code that it does not know
         failure = error
+    except BaseException as error:
+        if attempt.asked is None or isinstance(error, anyio.get_cancelled_exc_class()):
+            raise
+        # It stopped to ask a person; what it was wrapped in on its way here does not matter.
     finally:
         attempt.over()
     return Ended(done, failure, round((time.perf_counter() - began) * 1000, 3))
@@ -60,14 +65,16 @@ async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
     node = attempt.node
     executor = run.engine.executor(node)
     await run.engine.prepare(run, attempt)
-    if node.timeout_s is None:
-        done = await executor.run(node.use or "", attempt.inputs, attempt)
+    limit, too_late = _limit(run, attempt)
+    if limit is None or too_late is None:
+        done = await executor.run(used(node), attempt.inputs, attempt)
+    elif limit <= 0:
+        raise too_late
     else:
-        scope = anyio.CancelScope(deadline=anyio.current_time() + node.timeout_s)
-        too_late = OmiumError("timeout", f"node {attempt.node_id} was stopped after {node.timeout_s:g} s.")
+        scope = anyio.CancelScope(deadline=anyio.current_time() + limit)
         try:
             with scope:
-                done = await executor.run(node.use or "", attempt.inputs, attempt)
+                done = await executor.run(used(node), attempt.inputs, attempt)
         except Exception as error:
             if scope.cancel_called:  # what a stopped executor complains of is not the reason
                 raise too_late from error
@@ -82,14 +89,35 @@ async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
     return done
 
 
+def _limit(run: Execution, attempt: NodeAttempt) -> tuple[float | None, OmiumError | None]:
+    """How many seconds the attempt may take, and what it has failed of after them: the node's time-out, or what is
+    left of the time that its budget gives all attempts together."""
+    node, stopped = attempt.node, f"node {attempt.node_id} was stopped"
+    seconds = (node.budget or {}).get("seconds")
+    if seconds is not None:
+        left = seconds - run.folded.node(attempt.node_id).worked_us / 1e6
+        if node.timeout_s is None or left < node.timeout_s:
+            told = f"{stopped}: its budget of {seconds:g} s is used up."
+            return left, OmiumError("budget_exceeded", told, "Give the node a larger budget.")
+    if node.timeout_s is None:
+        return None, None
+    return node.timeout_s, OmiumError("timeout", f"{stopped} after {node.timeout_s:g} s.")
+
+
 async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended) -> None:
     """Turn the end of an attempt into commands, and free its slots."""
     node_id = attempt.node_id
-    if ended.done is None and ended.error is None:
+    if ended.done is None and ended.error is None and attempt.asked is None:
         run.drop_attempt(node_id)  # stopped: whoever stopped it has said, or says, what becomes of it
         run.nudge()
         return
-    turn.commands += attempt.take_pending()
+    pending, named = attempt.take_pending()
+    turn.commands += pending
+    turn.blobs += named
+    if attempt.asked is not None:
+        await _suspend(run, turn, attempt, attempt.asked)
+        run.drop_attempt(node_id)
+        return
     error = ended.error
     if error is None:
         assert ended.done is not None
@@ -100,6 +128,16 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
     if error is not None:
         _fail(run, turn, attempt, error)
     run.drop_attempt(node_id)
+
+
+async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.RequestApproval) -> None:
+    """The work stands still until a person has decided; a writer's files, as they are, are what it goes on with."""
+    if attempt.node.workspace == "write":
+        tree = await run.engine.workspaces.capture(run, attempt)
+        turn.commands.append(c.CaptureWorkspace(tree, "suspended", attempt.node_id))
+    turn.commands.append(request)
+    run.parked[attempt.node_id] = "approval"
+    turn.wake(request.expires_at)
 
 
 async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, done: Done, ms: float) -> None:
@@ -135,11 +173,52 @@ async def _expand_plan(run: Execution, turn: Turn, attempt: NodeAttempt, plan: A
         agent=attempt.node.use if attempt.node.kind == "agent" else None,
     )
     run.engine.check_names(nodes)
-    run.structure.add_plan(node_id, nodes)
     stored = starting.keep(run, turn, plan)
-    run.plans[node_id] = stored.digest
-    turn.commands.append(c.ExpandNode(node_id, attempt.generation, len(nodes), plan=stored.digest))
+    if run.program.workflow.approvals in ("after_planning", "manual"):
+        spec, about = gates.plan_gate(node_id, len(nodes)), {"arguments": stored.digest}
+        now = run.engine.clock.now_us()
+        request = gates.request(node_id, attempt.generation, spec, {}, now, kind="plan", details=about)
+        turn.commands.append(request)
+        run.parked[node_id] = "approval"
+        turn.wake(request.expires_at)
+        return
+    _open_plan(run, turn, node_id, nodes, stored.digest)
+
+
+def _open_plan(run: Execution, turn: Turn, node_id: NodeId, nodes: tuple[NodeDef, ...], plan: Digest) -> None:
+    run.structure.add_plan(node_id, nodes)
+    run.plans[node_id] = plan
+    turn.commands.append(c.ExpandNode(node_id, _generation(run, node_id), len(nodes), plan=plan))
     run.board.open_scope(node_id)
+
+
+async def carry_out_plan(run: Execution, turn: Turn, node_id: NodeId, plan: Digest, approval: ApprovalId) -> None:
+    """A person said yes to a plan, or gave another one: its steps become nodes. One that is not valid here fails the
+    node, as if it had been planned so."""
+    starting.begin(run, turn, node_id, approval)
+    try:
+        nodes = parse_plan(
+            await run.engine.values.load(plan),
+            inputs=run.program.workflow.inputs,
+            readable=run.structure.readable(node_id),
+            agent=_planner(run, node_id),
+        )
+        run.engine.check_names(nodes)
+    except OmiumError as error:
+        if error.code == "storage_unavailable":
+            raise
+        state, told = run.folded.node(node_id), describe(error)
+        turn.commands.append(c.FailAttempt(node_id, state.generation, state.attempt + 1, told))
+        run.note(node_id, Outcome(NodeStatus.FAILED, error=told))
+        return
+    run.parked.pop(node_id, None)
+    _open_plan(run, turn, node_id, nodes, plan)
+
+
+def _planner(run: Execution, node_id: NodeId) -> str | None:
+    """The agent that takes the steps which name nobody."""
+    definition = run.structure.node_def(node_id)
+    return definition.use if definition.kind == "agent" else None
 
 
 def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from omium.orchestration.engine import steps
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import RUN_TERMINAL, RunStatus
+from omium.orchestration.ports import NewBlob
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution
 
 
-async def stop_what_is_not_wanted(run: Execution) -> list[c.Command]:
+Unsaid: TypeAlias = tuple[list[c.Command], list[NewBlob]]
+"""What stopped attempts had still to say, with the contents that it names."""
+
+
+async def stop_what_is_not_wanted(run: Execution) -> Unsaid:
     """Cancel attempts that the log no longer knows, or that a pause interrupts, and wait until they are gone. Gives
     what the stopped ones had still to say."""
     for node_id in [n for n in run.tickets if n not in run.attempts]:
@@ -26,15 +31,18 @@ async def stop_what_is_not_wanted(run: Execution) -> list[c.Command]:
             continue  # it goes on, or it has just ended and only waits for its turn to say so
         attempt.cancel()
         stopped.append((attempt, current))
-    unsaid: list[c.Command] = []
+    commands: list[c.Command] = []
+    blobs: list[NewBlob] = []
     for attempt, current in stopped:
         await attempt.wait_until_over()
         if current and attempt.succeeded and _is_current(run, attempt):
             continue  # it came to its end before it could be stopped
         if current:
-            unsaid += attempt.take_pending()
+            pending, named = attempt.take_pending()
+            commands += pending
+            blobs += named
         run.drop_attempt(attempt.node_id)
-    return unsaid
+    return commands, blobs
 
 
 def _is_current(run: Execution, attempt: NodeAttempt) -> bool:

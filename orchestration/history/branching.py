@@ -13,7 +13,7 @@ from typing import Any
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import UNSAFE, deeds_of
+from omium.orchestration.history.ledger import deeds_of, is_unsafe
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.playing import start_tree
@@ -117,18 +117,17 @@ async def draft_fork(ground: Ground, fork: Fork, overrides: Mapping[str, Any]) -
         in_place=False,
         reruns=reruns,
         asked_again=asked(now, reruns),
-        repeats=[deed for deed in deeds if deed.outcome == "done"],
+        repeats=deeds,
         files=await ground.changed_files(now.tree, fork.tree or base.tree),
         cost=cost_of(now, reruns),
     )
 
 
 async def may_repeat(ground: Ground, fork: Fork) -> bool:
-    """Whether there are effects at all that may not be repeated unseen: most runs have none, and need no closer
-    look."""
+    """Whether there are calls at all that may not be repeated unseen: most runs have none, and need no closer look."""
     if fork.reset and fork.parent.parent_run is not None:
         return True  # what is played again may be an ancestor's
-    if any(row.on_unknown in UNSAFE for row in await ground.store.effects(fork.parent.id)):
+    if any(is_unsafe(row.kind, row.on_unknown) for row in await ground.store.effects(fork.parent.id)):
         return True
     return bool(await ground.store.runs(RunQuery(caller=fork.parent.id, limit=1)))
 
@@ -163,6 +162,9 @@ async def create(
     if fork.reset:
         listed = encode(list(fork.reset))
         reset, blobs = listed.digest, [*blobs, NewBlob(listed)]
+    policy = ground.policy_now()
+    if policy is not None:
+        blobs = [*blobs, NewBlob(policy)]
     deadline = data.get("deadline_at")
     command = c.CreateRun(
         definition=fork.parent.definition,
@@ -182,6 +184,7 @@ async def create(
         hypothesis=hypothesis,
         session=caller.session,
         workspace=data.get("workspace"),
+        policy=policy.digest if policy is not None else None,
     )
     commands: list[c.Command] = [command]
     if start:

@@ -38,19 +38,70 @@ def merge_order(a: Sequence[NodeId], b: Sequence[NodeId]) -> list[NodeId]:
     return merged + [one for one in b[taken:] if one not in in_a]
 
 
-def change_of(a: NodeState | None, b: NodeState | None) -> str:
-    """How a node of one run stands to the same of the other; what never came to run is in neither."""
+def change_of(a: NodeState | None, b: NodeState | None, same_output: bool | None = None) -> str:
+    """How a node of one run stands to the same of the other; what never came to run is in neither. `same_output`: what
+    is known of the outputs beyond their digests."""
     a, b = (None if node is None or node.status is NodeStatus.PENDING else node for node in (a, b))
     if a is None or b is None:
         return "same" if a is b else ("only_b" if a is None else "only_a")
-    alike = (a.status, a.output, a.reason, a.failures, _error(a)) == (
-        b.status,
-        b.output,
-        b.reason,
-        b.failures,
-        _error(b),
-    )
-    return "same" if alike else "changed"
+    outputs = a.output == b.output if same_output is None else same_output
+    alike = (a.status, a.reason, a.failures, _error(a)) == (b.status, b.reason, b.failures, _error(b))
+    return "same" if alike and outputs else "changed"
+
+
+_OF_ONE_RUN = frozenset({"approval", "waited_until", "decided_by", "decided_at", "assurance"})
+"""What outputs of gates and waits say of one run alone: its ids and times, and who happened to decide."""
+
+
+def _is_gate(side: Side, node_id: NodeId) -> bool:
+    try:
+        return side[1].node_def(node_id).kind in ("approval", "wait")
+    except OmiumError:
+        return False
+
+
+def _decision(value: Any) -> Any:
+    """Of a gate's output, what a run can be compared by."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: item for name, item in value.items() if name not in _OF_ONE_RUN}
+
+
+async def _same_output(ground: Ground, a: Side, b: Side, node_id: NodeId) -> bool | None:
+    """Whether two gates gave the same decision, or two waits the same signal; None where the digests say all."""
+    first, second = _output(a[0], node_id), _output(b[0], node_id)
+    if first is None or second is None or first == second:
+        return None
+    if not (_is_gate(a, node_id) and _is_gate(b, node_id)):
+        return None
+    try:
+        return bool(_decision(await ground.store.value(first)) == _decision(await ground.store.value(second)))
+    except OmiumError:
+        return None
+
+
+async def _outputs_equal(ground: Ground, a: Side, b: Side) -> bool | None:
+    """Whether the runs gave the same; None while neither has given anything. What gates gave counts as above."""
+    first, second = a[0].output, b[0].output
+    if first is None and second is None:
+        return None
+    if first is None or second is None or first == second:
+        return first == second
+    try:
+        values = [await ground.store.value(one) for one in (first, second)]
+    except OmiumError:
+        return False
+    if any(
+        side[1].workflow.outputs is not None or not isinstance(one, dict)
+        for side, one in zip((a, b), values, strict=True)
+    ):
+        return False  # what a workflow declares as its output is compared as it stands
+    plain = [
+        {name: _decision(item) if _is_gate(side, NodeId(name)) else item for name, item in one.items()}
+        for side, one in zip((a, b), values, strict=True)
+        if isinstance(one, dict)
+    ]
+    return plain[0] == plain[1]
 
 
 def _error(node: NodeState) -> Any:
@@ -66,7 +117,8 @@ async def compare(ground: Ground, run_a: RunView, run_b: RunView, a: Side, b: Si
     first: NodeId | None = None
     shown = 0
     for node_id in known:
-        change: Any = change_of(a[0].nodes.get(node_id), b[0].nodes.get(node_id))
+        alike = await _same_output(ground, a, b, node_id)
+        change: Any = change_of(a[0].nodes.get(node_id), b[0].nodes.get(node_id), alike)
         if change == "same" and node_id not in a[3] and node_id not in b[3]:
             continue
         text = None
@@ -90,7 +142,7 @@ async def compare(ground: Ground, run_a: RunView, run_b: RunView, a: Side, b: Si
         tokens=(costs[0][1], costs[1][1]),
         duration_ms=(_duration(a[0]), _duration(b[0])),
         decisions=await _decisions(ground, a[0], b[0]),
-        outputs_equal=a[0].output == b[0].output,
+        outputs_equal=await _outputs_equal(ground, a, b),
         inputs=_given_differences(await _inputs(ground, a[0]), await _inputs(ground, b[0])),
         overrides=_given_differences(_changed_nodes(a[0]), _changed_nodes(b[0])),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from omium.orchestration.history.recorded import Recorded
 from omium.orchestration.ids import Digest, NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Clock, Guidance, NewBlob, Write
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Reservation
 from omium.orchestration.values import Value, encode
 
 TIMEOUT_S = 60.0
@@ -67,18 +69,46 @@ class Undoing:
     ) -> Value:
         return await action()
 
+    async def call(self, call: Call, action: Callable[[Allowed], Awaitable[Value]], *, kind: str) -> Value:
+        raise _only_functions("makes no calls of external tools")
 
-def can_be_undone(deed: Deed) -> bool:
-    """It is known to have happened, a function is declared for undoing it, and that has not been done, or only
-    failed."""
-    return deed.outcome == "done" and deed.compensate is not None and deed.compensated in (None, "failed")
+    async def gate(self, call: Call) -> Allowed:
+        raise _only_functions("asks no leave")
+
+    async def decide(
+        self,
+        question: str,
+        options: Sequence[str],
+        *,
+        key: str,
+        details: Mapping[str, Any] | None = None,
+        expires_s: float = 86_400.0,
+        min_assurance: str = "elicited",
+    ) -> Decided:
+        raise _only_functions("asks nobody: it is already decided that it runs")
+
+    async def reserve(self, what: str, *, tokens: int = 0, usd: float | None = 0.0) -> Reservation:
+        raise _only_functions("has no budget")
+
+    async def keep(self, state: Value) -> None:
+        raise _only_functions("is never continued in the middle")
+
+    async def kept(self) -> Value:
+        return None
+
+    def leased(self, name: str) -> AbstractAsyncContextManager[None]:
+        raise _only_functions("holds no sessions")
+
+
+def _only_functions(what: str) -> OmiumError:
+    return OmiumError("unsupported", f"a compensation {what}.", "It is a registered function, run once.")
 
 
 async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal) -> None:
     """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does
     not keep the others from being undone."""
     for deed in reversed(deeds):
-        if can_be_undone(deed):
+        if deed.can_be_undone:
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
                 await _undo(ground, recorded, deed, actor)
 

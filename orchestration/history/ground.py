@@ -20,6 +20,7 @@ from omium.orchestration.history.recorded import Recorded, read_next, record
 from omium.orchestration.ids import Fence, RunId, Seq
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, Executor, Store
+from omium.orchestration.values import Encoded
 
 CLAIM_WAIT_S = 10.0
 _SLEEPING = {*RUN_TERMINAL, RunStatus.PAUSED, RunStatus.DRAFT}
@@ -42,6 +43,7 @@ class Ground:
         structure_of: Callable[[RunState], Awaitable[Structure]],
         engine: Engine | None,
         claim_wait_s: float = CLAIM_WAIT_S,
+        policy_now: Callable[[], Encoded | None] = lambda: None,
     ) -> None:
         self.store = store
         self.clock = clock
@@ -51,6 +53,7 @@ class Ground:
         self._structure_of = structure_of
         self._structures: OrderedDict[tuple[Any, ...], Structure] = OrderedDict()
         self._claim_wait_s = claim_wait_s
+        self.policy_now = policy_now  # what a run that is created now keeps
 
     @property
     def files(self) -> RunFiles | None:

@@ -16,8 +16,9 @@ from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import EffectRow, RunQuery, RunRow, Store
 from omium.orchestration.service.views import EffectView
 
-UNSAFE = frozenset({"ask", "fail"})
-"""Effects whose nodes may not simply run again: calls of tools and commands, unless policy says otherwise."""
+FREE = "rerun"
+"""What is declared so may be called again unseen. Functions' own effects (`ctx.effect`) declare nothing: theirs is only
+the way in which a node is recovered, and each of them counts."""
 
 _LATER = frozenset({E.EFFECT_SETTLED, E.EFFECT_COMPENSATED})  # what becomes of a deed, whenever that is
 _PAGE = 2_000
@@ -49,12 +50,25 @@ class Deed:
 
     @property
     def unsafe(self) -> bool:
-        return self.on_unknown in UNSAFE
+        """It may not happen again without having been looked at."""
+        return is_unsafe(self.kind, self.on_unknown)
+
+    @property
+    def can_be_undone(self) -> bool:
+        """It is known to have happened, a function is declared for undoing it, and that has not been done, or only
+        failed."""
+        return self.outcome == "done" and self.compensate is not None and self.compensated in (None, "failed")
 
     def view(self) -> EffectView:
         told = "unknown" if self.compensated == "started" else self.compensated
         outcome = self.outcome or "unknown"
         return EffectView(self.node, self.call, self.kind, outcome, self.compensate, told, self.error)
+
+
+def is_unsafe(kind: str, on_unknown: str) -> bool:
+    """Whether a call may only be repeated by a plan: every call of the ledger, unless it was declared to be repeatable
+    with `on_unknown: rerun`."""
+    return kind == "effect" or on_unknown != FREE
 
 
 async def deeds_after(store: Store, base: RunState, structure: Structure, until: Seq) -> list[Deed]:

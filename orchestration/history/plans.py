@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ledger import Deed
-from omium.orchestration.ids import Digest, NodeId, PlanToken, RunId, Seq, new_id
+from omium.orchestration.ids import Digest, NodeId, PlanToken, RunId, Seq, made_at_ms, new_id
 from omium.orchestration.ports import Clock, PlanRow, Store
 from omium.orchestration.service.views import Caller, EffectView, PlanView
 from omium.orchestration.values import digest_of
 
 VALID_US = 600 * 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_USED = Digest("")  # the binding of what is left of a plan that was carried out
 
 Operation = Literal["rollback", "branch", "play_from_node"]
 
@@ -23,8 +27,8 @@ class Draft:
     """A history operation, worked out and not done. `generation`: the run's, which every reset of any of its nodes
     raises; when it has changed, the operation would do something else than was previewed.
 
-    repeats: effects that are known to have happened and would happen again; undone: those that a rollback goes
-    behind."""
+    repeats: calls that have happened, or may have, and would happen again; behind: those that a rollback goes
+    behind, whether they are undone or not."""
 
     operation: Operation
     run_id: RunId
@@ -37,7 +41,7 @@ class Draft:
     reused: Sequence[NodeId] = ()
     asked_again: Sequence[NodeId] = ()
     repeats: Sequence[Deed] = ()
-    undone: Sequence[Deed] = ()
+    behind: Sequence[Deed] = ()
     files: Sequence[Mapping[str, Any]] = ()
     cost: tuple[float, int, int] = (0.0, 0, 0)  # US dollars, tokens, milliseconds
     saved: tuple[float, int] = (0.0, 0)
@@ -50,8 +54,9 @@ class Draft:
 
     @property
     def unsafe(self) -> list[Deed]:
-        """What may not be repeated without having been looked at."""
-        return [deed for deed in self.repeats if deed.unsafe]
+        """What may not be done without having been looked at: calls that would be made again, and those that would be
+        undone by a call of their compensation."""
+        return [deed for deed in self.repeats if deed.unsafe] + [deed for deed in self.behind if deed.can_be_undone]
 
 
 async def issue(store: Store, clock: Clock, caller: Caller, draft: Draft) -> PlanView:
@@ -67,7 +72,7 @@ async def issue(store: Store, clock: Clock, caller: Caller, draft: Draft) -> Pla
 def view(draft: Draft, token: PlanToken, expires_at: int) -> PlanView:
     dollars, tokens, ms = draft.cost
     return PlanView(
-        token=token,
+        plan_token=token,
         expires_at=expires_at,
         operation=draft.operation,
         run_id=draft.run_id,
@@ -76,7 +81,8 @@ def view(draft: Draft, token: PlanToken, expires_at: int) -> PlanView:
         reused=draft.reused,
         asked_again=draft.asked_again,
         repeated_effects=_views(draft.repeats),
-        undone_effects=_views(draft.undone),
+        undone_effects=_views([deed for deed in draft.behind if _undone(deed)]),
+        not_undone_effects=_views([deed for deed in draft.behind if not _undone(deed)]),
         files=draft.files,
         last_cost_usd=dollars,
         last_tokens=tokens,
@@ -88,41 +94,67 @@ def view(draft: Draft, token: PlanToken, expires_at: int) -> PlanView:
     )
 
 
+def _undone(deed: Deed) -> bool:
+    return deed.compensated == "done" or deed.can_be_undone
+
+
 def _views(deeds: Sequence[Deed]) -> list[EffectView]:
     return [deed.view() for deed in deeds]
 
 
-async def redeem(store: Store, clock: Clock, caller: Caller, token: str, draft: Draft) -> None:
-    """Use a token up for this operation. Raises `plan_expired` when it is not good for it (any more)."""
-    row = await store.take_plan(PlanToken(token), caller.principal, clock.now_us())
+@asynccontextmanager
+async def redeemed(store: Store, clock: Clock, caller: Caller, token: str, draft: Draft) -> AsyncIterator[None]:
+    """Use a token up for the operation that the block carries out: a try that is refused, here or there, leaves it as
+    good as it was. Raises `plan_expired`, with the cause, when it is not good for it (any more)."""
+    now = clock.now_us()
+    row = await store.take_plan(PlanToken(token), caller.principal, now)
     if row is None:
-        problem = "it is unknown, was used before, has expired, or is somebody else's"
+        old = made_at_ms(token) * 1000 + VALID_US <= now
+        raise _void(token, "it has expired" if made_at_ms(token) and old else "there is none of this token for you")
+    used = row.binding == _USED
+    problem = None
+    if used:
+        problem = "it was carried out already"
     elif row.binding != draft.binding:
         problem = "it was given for another operation, or for other arguments"
     elif row.document["generation"] != draft.generation:
         problem = "the history of the run has changed since"
-    else:
-        return
-    raise OmiumError(
+    if problem is not None:
+        await store.put_plan(row)
+        raise _void(token, problem)
+    try:
+        yield
+    except OmiumError:
+        await store.put_plan(row)
+        raise
+    await store.put_plan(replace(row, binding=_USED, document={}))
+
+
+def _void(token: str, problem: str) -> OmiumError:
+    return OmiumError(
         "plan_expired", f"the plan {token} cannot be carried out: {problem}.", "Preview the operation again."
     )
 
 
 def required(plan: PlanView) -> OmiumError:
-    """The refusal of an operation that would repeat what must not be repeated unseen."""
-    again = plan.repeated_effects
-    calls = ", ".join(f"{effect.node}: {effect.call or effect.kind}" for effect in again[:5])
+    """The refusal of an operation that would repeat, or undo, what must not be repeated or undone unseen."""
+    found = []
+    for effects, verb in ((plan.repeated_effects, "repeat"), (plan.undone_effects, "undo")):
+        if effects:
+            calls = ", ".join(f"{effect.node}: {effect.call or effect.kind}" for effect in effects[:5])
+            more = f" and {len(effects) - 5} more" if len(effects) > 5 else ""
+            found.append(f"{verb} {len(effects)} call(s) that have happened: {calls}{more}")
     return OmiumError(
         "plan_required",
-        f"{plan.operation} on run {plan.run_id} would repeat {len(again)} call(s) that have happened: {calls}.",
-        "Look at the plan; to carry it out, call again with its token.",
+        f"{plan.operation} on run {plan.run_id} would {', and '.join(found)}.",
+        "Look at the plan; to carry it out, call again with its plan_token.",
         plan=plain(plan),
     )
 
 
 def plain(plan: PlanView) -> dict[str, Any]:
-    """A plan as JSON."""
-    from dataclasses import asdict
-
+    """A plan as JSON: times are RFC 3339 in UTC, as everywhere outside."""
     document: dict[str, Any] = asdict(plan)
+    at = _EPOCH + timedelta(microseconds=plan.expires_at)
+    document["expires_at"] = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
     return document

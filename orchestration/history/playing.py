@@ -70,9 +70,7 @@ async def plan_play(
         reused=reused,
         asked_again=asked(state, reruns),
         repeats=[
-            deed
-            for deed in await deeds_of(ground.store, state, lambda one: one in again)
-            if deed.outcome == "done" and deed.node not in reused
+            deed for deed in await deeds_of(ground.store, state, lambda one: one in again) if deed.node not in reused
         ],
         files=await ground.changed_files(state.tree, tree) if preview else (),
         cost=cost_of(state, reruns),

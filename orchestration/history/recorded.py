@@ -11,6 +11,7 @@ from omium.orchestration.definition.model import NodeDef, walk
 from omium.orchestration.engine import scopes
 from omium.orchestration.engine.board import Board
 from omium.orchestration.engine.programs import Program
+from omium.orchestration.engine.recall import Recall
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, NodeId
@@ -45,6 +46,7 @@ class Recorded:
         self.board.restore(folded)
         self._executors = executors
         self._items: dict[NodeId, tuple[Any, Sequence[str] | None]] = {}
+        self.recall = Recall(self.execution)
 
     @property
     def execution(self) -> Execution:

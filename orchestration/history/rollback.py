@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.compensating import can_be_undone, undo
+from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed, deeds_after
 from omium.orchestration.history.plans import Draft
@@ -49,8 +49,8 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
         generation=now.generation,
         reruns=reset,
         asked_again=asked(now, reset),
-        repeats=[deed for deed in deeds if deed.outcome == "done" and not _gone(deed)],
-        undone=deeds,
+        repeats=[deed for deed in deeds if not _gone(deed)],
+        behind=deeds,
         files=await ground.changed_files(now.tree, tree) if preview else (),
         cost=cost_of(now, reset),
         notes=_notes(deeds),
@@ -70,7 +70,7 @@ def asked(state: RunState, nodes: Iterable[NodeId]) -> tuple[NodeId, ...]:
 
 
 def _gone(deed: Deed) -> bool:
-    return deed.compensated == "done" or can_be_undone(deed)
+    return deed.compensated == "done" or deed.can_be_undone
 
 
 def _notes(deeds: list[Deed]) -> tuple[str, ...]:
@@ -115,13 +115,13 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
     what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was."""
     if planned is not None and planned.now.seq == event.seq - 1:
         now, base, structure = planned.now, planned.base, planned.structure
-        deeds = list(planned.draft.undone)
+        deeds = list(planned.draft.behind)
     else:
         now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
         structure = await ground.structure(now)
         deeds = await deeds_after(ground.store, base, structure, event.seq)
     notes: list[str] = []
-    if "restore" in event.data or any(map(can_be_undone, deeds)):
+    if "restore" in event.data or any(deed.can_be_undone for deed in deeds):
         async with ground.held(run_id) as ours:
             if ours and await _still_there(ground, run_id, event):
                 # What was in flight has stopped by now, and its last effects are in the ledger.
@@ -129,7 +129,7 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
                 await undo(ground, await ground.recorded(now), deeds, actor)
                 notes += await _restore(ground, run_id)
             elif not ours:
-                notes.append(_waiting(any(map(can_be_undone, deeds))))
+                notes.append(_waiting(any(deed.can_be_undone for deed in deeds)))
     return Landed(went_back(now, base), deeds, await _restored(ground, run_id, event.seq), tuple(notes))
 
 

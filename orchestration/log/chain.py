@@ -36,6 +36,11 @@ class Chain:
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key
 
+    @property
+    def keyed(self) -> bool:
+        """Whether it is an HMAC."""
+        return self._key is not None
+
     def link(
         self, prev_hash: bytes, run_id: str, seq: int, kind: str, at: int, actor: str, data: Mapping[str, Any]
     ) -> tuple[bytes, bytes]:

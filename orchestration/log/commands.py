@@ -37,6 +37,7 @@ class CreateRun:
     caller: Mapping[str, Any] | None = None
     session: str | None = None
     workspace: str | None = None  # the name of a declared workspace
+    policy: Digest | None = None  # the version of the policy that it keeps; None: what holds where nobody said anything
     owner: str | None = None  # whose run it is, where that is not who creates it: a child run is its parent's owner's
 
 
@@ -249,6 +250,15 @@ class Decide:
 
 
 @dataclass(frozen=True, slots=True)
+class UseDecision:
+    """What was decided is carried out by something that has no entry in the ledger."""
+
+    approval: ApprovalId
+    node: NodeId
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExpireApproval:
     approval: ApprovalId
 
@@ -264,6 +274,7 @@ class IntendEffect:
     on_unknown: str
     compensate: str | None = None
     detail: Mapping[str, Any] | None = None
+    approval: ApprovalId | None = None  # consumed by this intent; it covers the intent's repeats after a crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +344,53 @@ class SaveArtifact:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepState:
+    """The state of the work in the middle of a node, for the attempt that goes on with it. None: start afresh."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteUsage:
+    """What a call in the middle of a node has cost. `unpriced`: its price is not known, and counts as nothing."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    tokens: int
+    cost_usd: float
+    calls: int
+    model: str | None = None
+    unpriced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDecision:
+    """What policy said of a call. `input` is the question (its blob), `version` the policy; `shadow` what a version on
+    trial would say."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    call: str
+    action: str
+    tool: str
+    effect: str
+    input: Digest
+    version: Digest
+    server: str | None = None
+    agent: str | None = None
+    rule: str | None = None
+    reason: str | None = None
+    micros: float | None = None
+    shadow: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DrawValue:
     """A clock reading, an id or a random number that a node drew: recorded, so that a replay can give it again."""
 
@@ -376,6 +434,7 @@ Command: TypeAlias = (
     | InterruptNode
     | RequestApproval
     | Decide
+    | UseDecision
     | ExpireApproval
     | IntendEffect
     | SettleEffect
@@ -386,6 +445,9 @@ Command: TypeAlias = (
     | StartRestore
     | FinishRestore
     | SaveArtifact
+    | KeepState
+    | NoteUsage
+    | NoteDecision
     | DrawValue
     | Erase
 )
@@ -409,6 +471,10 @@ EXECUTION: frozenset[type] = frozenset(
         RequestApproval,
         IntendEffect,
         SaveArtifact,
+        UseDecision,
+        KeepState,
+        NoteUsage,
+        NoteDecision,
         DrawValue,
     }
 )

@@ -56,6 +56,9 @@ class EventType(StrEnum):
     WORKSPACE_RESTORE_STARTED = "workspace.restore_started"
     WORKSPACE_RESTORED = "workspace.restored"
     ARTIFACT_SAVED = "artifact.saved"
+    NODE_USAGE = "node.usage"
+    STATE_KEPT = "node.state_kept"
+    POLICY_DECIDED = "policy.decided"
     VALUE_DRAWN = "value.drawn"
     ERASED = "erased"
 
@@ -69,7 +72,7 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
             EventType.RUN_CREATED,
             "definition workflow inputs project",
             "title priority deadline_at parent reset tree reuse overrides branch hypothesis caller session workspace"
-            " owner",
+            " owner policy",
         ),
         (EventType.RUN_PLANNING, "", ""),
         (EventType.RUN_STARTED, "", ""),
@@ -119,6 +122,13 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (EventType.WORKSPACE_RESTORE_STARTED, "tree reason", ""),
         (EventType.WORKSPACE_RESTORED, "tree", "changed removed added"),
         (EventType.ARTIFACT_SAVED, "node generation name digest size", "media_type"),
+        (EventType.NODE_USAGE, _NODE + " tokens cost_usd calls", "model unpriced"),
+        (EventType.STATE_KEPT, _NODE + " digest size", ""),
+        (
+            EventType.POLICY_DECIDED,
+            _NODE + " call action tool effect input version",
+            "server rule reason micros shadow agent",
+        ),
         (EventType.VALUE_DRAWN, "node generation attempt call value", ""),
         (EventType.ERASED, "digests reason", ""),
     )

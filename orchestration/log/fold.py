@@ -87,6 +87,7 @@ def _created(state: RunState, event: Event) -> None:
     state.branch, state.hypothesis = data.get("branch"), data.get("hypothesis")
     state.session, state.overrides = data.get("session"), dict(data.get("overrides", {}))
     state.workspace, state.tree = data.get("workspace"), data.get("tree")
+    state.policy = data.get("policy")
     state.reuse = data.get("reuse", "none")
     state.created_at = at
 
@@ -298,6 +299,7 @@ def _node_completed(state: RunState, data: Mapping[str, Any], at: int, seq: int,
         if arrived:
             arrived.pop(0)  # one signal wakes one node
     node.status, node.seq, node.ended_at, node.wait, node.draws = N.COMPLETED, seq, at, None, None
+    node.kept = None
     node.output, node.size = data["output"], data["size"]
     node.error = None
     if "key" in data:
@@ -305,7 +307,9 @@ def _node_completed(state: RunState, data: Mapping[str, Any], at: int, seq: int,
     if "tree" in data:
         node.tree = state.tree = data["tree"]
     usage = data.get("usage")
-    if usage:
+    if node.usage is not None:  # it was counted call by call
+        node.usage = {**(usage or {}), **node.usage}
+    elif usage:
         node.usage = usage
         state.cost_usd += float(usage.get("cost_usd") or 0.0)
         state.tokens += int(usage.get("tokens") or 0)
@@ -328,8 +332,15 @@ def _node_reused(state: RunState, data: Mapping[str, Any], at: int, seq: int, to
 
 def _attempt_failed(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     node = _node(state, data, touched)
+    _count_work(node, at)
     node.failures += 1
     node.error, node.seq, node.draws = data["error"], seq, None
+
+
+def _count_work(node: NodeState, at: int) -> None:
+    """An attempt that does not complete its node has ended."""
+    if node.wait is None and node.started_at is not None:
+        node.worked_us += max(0, at - node.started_at)
 
 
 def _backoff(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -349,6 +360,8 @@ def _node_skipped(state: RunState, data: Mapping[str, Any], at: int, seq: int, t
 
 def _node_interrupted(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     node = _node(state, data, touched)
+    if data["reason"] != "owner_lost":  # of a crash nobody knows when it was
+        _count_work(node, at)
     node.status = N.PAUSED if data["reason"] == "paused" else N.PENDING
     node.seq, node.wait, node.reason = seq, None, data["reason"]
 
@@ -373,6 +386,8 @@ def _approval_requested(state: RunState, data: Mapping[str, Any], at: int, seq: 
     )
     if data["node"] is not None:
         node = _node(state, data, touched)
+        if node.status is N.RUNNING:
+            _count_work(node, at)
         node.status, node.approval, node.seq, node.wait = N.WAITING_APPROVAL, approval_id, seq, None
 
 
@@ -381,6 +396,7 @@ def _approval_decided(state: RunState, data: Mapping[str, Any], at: int, seq: in
     touched.approvals.add(data["approval"])
     approval.decision, approval.by, approval.assurance = data["decision"], data["by"], data["assurance"]
     approval.feedback, approval.decided_at = data.get("feedback"), at
+    approval.arguments = data.get("arguments")
 
 
 def _approval_expired(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -405,6 +421,7 @@ def _effect_intended(state: RunState, data: Mapping[str, Any], at: int, seq: int
         on_unknown=data["on_unknown"],
         compensate=data.get("compensate"),
         detail=data.get("detail"),
+        approval=data.get("approval"),
     )
 
 
@@ -419,6 +436,25 @@ def _drawn(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched:
     node = state.nodes.get(data["node"])
     if node is not None:
         node.draws = {**(node.draws or {}), data["call"]: data["value"]}
+
+
+def _kept(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    node = state.nodes.get(data["node"])
+    if node is not None:
+        node.kept = data["digest"]
+
+
+def _used(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    node = _node(state, data, touched)
+    before = node.usage or {}
+    node.usage = {
+        **before,
+        **{unit: before.get(unit, 0) + data[unit] for unit in ("tokens", "cost_usd", "calls")},
+    }
+    if data.get("unpriced"):
+        node.usage["unpriced"] = before.get("unpriced", 0) + 1
+    state.cost_usd += data["cost_usd"]
+    state.tokens += data["tokens"]
 
 
 def _signal(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -476,6 +512,9 @@ _APPLY: Mapping[E, Callable[[RunState, Mapping[str, Any], int, Seq, Touched], No
     E.WORKSPACE_RESTORE_STARTED: _restore_started,
     E.WORKSPACE_RESTORED: _restored,
     E.ARTIFACT_SAVED: _nothing,
+    E.NODE_USAGE: _used,
+    E.STATE_KEPT: _kept,
+    E.POLICY_DECIDED: _nothing,
     E.VALUE_DRAWN: _drawn,
     E.ERASED: _nothing,
 }

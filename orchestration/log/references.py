@@ -8,10 +8,28 @@ from typing import Any
 from omium.orchestration.ids import Digest
 
 DIGEST_FIELDS = frozenset(
-    {"definition", "inputs", "reset", "output", "nodes", "items", "plan", "payload", "digest", "result", "arguments"}
+    {
+        "definition",
+        "policy",
+        "inputs",
+        "input",
+        "reset",
+        "output",
+        "nodes",
+        "items",
+        "plan",
+        "payload",
+        "digest",
+        "result",
+        "arguments",
+    }
 )
 
 
 def references(data: Mapping[str, Any]) -> list[Digest]:
     """The digests that an event's data names."""
-    return [Digest(value) for name, value in data.items() if name in DIGEST_FIELDS and isinstance(value, str)]
+    found = [Digest(value) for name, value in data.items() if name in DIGEST_FIELDS and isinstance(value, str)]
+    shown = data.get("details")
+    if isinstance(shown, Mapping) and isinstance(shown.get("arguments"), str):  # what a question is about
+        found.append(Digest(shown["arguments"]))
+    return found

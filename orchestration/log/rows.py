@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from omium.orchestration.ids import ApprovalId, EffectId, NodeId
+from omium.orchestration.log.events import Event
 from omium.orchestration.log.state import EffectState, NodeState, RunState
 
 RUN_COLUMNS = (
@@ -32,10 +33,15 @@ NODE_COLUMNS = (
 APPROVAL_COLUMNS = (
     "id", "run_id", "node", "generation", "scope", "status", "question", "options", "min_assurance", "requested_at",
     "expires_at", "decision", "decided_by", "assurance", "feedback", "decided_at", "consumed", "binding", "details",
+    "arguments",
 )  # fmt: skip
 EFFECT_COLUMNS = (
     "id", "run_id", "node", "generation", "attempt", "call", "kind", "on_unknown", "outcome", "result", "error",
-    "compensate", "detail",
+    "compensate", "detail", "approval",
+)  # fmt: skip
+DECISION_COLUMNS = (
+    "run_id", "seq", "node", "call", "action", "server", "tool", "agent", "effect", "rule", "reason", "input",
+    "version", "micros", "shadow", "at",
 )  # fmt: skip
 
 Row = tuple[Any, ...]
@@ -129,6 +135,7 @@ def approval_rows(state: RunState, approvals: Iterable[ApprovalId]) -> list[Row]
                 int(a.consumed),
                 a.binding,
                 _json(a.details),
+                a.arguments,
             )
         )
     return rows
@@ -155,6 +162,13 @@ def effect_rows(state: RunState, effects: Iterable[EffectId], forgotten: Mapping
                     _json(e.error),
                     e.compensate,
                     _json(e.detail),
+                    e.approval,
                 )
             )
     return rows
+
+
+def decision_row(event: Event) -> Row:
+    """What policy said of a call, from the event that says it."""
+    told = event.data
+    return (event.run_id, event.seq, *(told.get(name) for name in DECISION_COLUMNS[2:-1]), event.at)

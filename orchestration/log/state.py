@@ -69,6 +69,8 @@ class NodeState:
     expansion: dict[str, Any] | None = None  # {"count", "items", "keys", "plan"} of a node that has children
     usage: dict[str, Any] | None = None
     reused_from: str | None = None
+    worked_us: int = 0  # what the attempts of this generation have taken, but for those that a crash ended
+    kept: Digest | None = None  # the state of work in the middle, for the next attempt
     draws: dict[str, Any] | None = None  # what an unfinished attempt drew: a recovered one gets the same again
 
     @property
@@ -81,7 +83,8 @@ class NodeState:
 class ApprovalState:
     node: NodeId | None
     generation: int
-    scope: str  # "node" (an approval node), "step" (a gate before a node), "error", "plan", "unknown_effect", "tool"
+    scope: str  # "node" (an approval node), "step" (a gate before a node), "error", "plan", "unknown_effect", and:
+    # "call" (a call that policy has a person decide), "question" (what the work itself asks); see IN_THE_MIDDLE
     question: str
     options: list[str]
     expires_at: int
@@ -95,6 +98,11 @@ class ApprovalState:
     decided_at: int | None = None
     consumed: bool = False
     details: dict[str, Any] | None = None
+    arguments: Digest | None = None  # with the decision "modify": what is to be done instead
+
+
+IN_THE_MIDDLE = frozenset({"call", "question"})
+"""Scopes of questions from the middle of an attempt: the node runs again, and finds what was decided where it asked."""
 
 
 @dataclass(slots=True)
@@ -112,6 +120,7 @@ class EffectState:
     error: dict[str, Any] | None = None
     compensate: str | None = None
     detail: dict[str, Any] | None = None
+    approval: ApprovalId | None = None
 
 
 @dataclass(slots=True)
@@ -156,6 +165,7 @@ class RunState:
     session: str | None = None
     owner: str = ""  # the principal whose run it is
     workspace: str | None = None
+    policy: Digest | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     reuse: str = "none"  # of the last play-from: "none" or "unchanged"
     interrupt: bool = False  # the last pause also stops nodes in flight

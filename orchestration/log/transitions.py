@@ -7,17 +7,17 @@ becomes. Everything here is pure: the clock's reading comes with the call, and n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId
 from omium.orchestration.log import commands as c
+from omium.orchestration.log import records
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.state import RUN_TERMINAL, ApprovalState, NodeState, RunState
+from omium.orchestration.log.records import Draft, present
+from omium.orchestration.log.state import IN_THE_MIDDLE, RUN_TERMINAL, ApprovalState, NodeState, RunState
 from omium.orchestration.log.state import NodeStatus as N
 from omium.orchestration.log.state import RunStatus as R
-
-Draft: TypeAlias = tuple[E, dict[str, Any]]
 
 _LIVE = frozenset({R.PLANNING, R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL})
 _ANY = frozenset(R)
@@ -60,6 +60,10 @@ RUN_COMMANDS: Mapping[type, frozenset[R]] = {
     c.StartRestore: _ANY,
     c.FinishRestore: _ANY,
     c.SaveArtifact: _LIVE,
+    c.UseDecision: _LIVE,
+    c.KeepState: _LIVE,
+    c.NoteUsage: _LIVE,
+    c.NoteDecision: _LIVE,
     c.DrawValue: _LIVE,
     c.Erase: RUN_TERMINAL,
 }
@@ -78,6 +82,10 @@ NODE_COMMANDS: Mapping[type, frozenset[N]] = {
     c.RequestApproval: frozenset({N.PENDING, N.RUNNING}),
     c.IntendEffect: frozenset({N.RUNNING}),
     c.SaveArtifact: frozenset({N.RUNNING}),
+    c.UseDecision: frozenset({N.RUNNING}),
+    c.KeepState: frozenset({N.RUNNING}),
+    c.NoteUsage: frozenset({N.RUNNING}),
+    c.NoteDecision: frozenset({N.RUNNING}),
     c.DrawValue: frozenset({N.RUNNING}),
 }
 
@@ -144,16 +152,12 @@ def _check_node(state: RunState, node: NodeState, command: Any) -> None:
         )
 
 
-def _present(**data: Any) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if value is not None}
-
-
 def _create(state: RunState, m: c.CreateRun, at: int) -> list[Draft]:
     if state.seq != 0:
         raise OmiumError("conflict", f"run {state.run_id} exists.")
     if not m.definition:
         raise OmiumError("invalid_argument", "a run needs a definition.")
-    data = _present(
+    data = present(
         definition=m.definition,
         workflow=m.workflow,
         inputs=m.inputs,
@@ -172,12 +176,13 @@ def _create(state: RunState, m: c.CreateRun, at: int) -> list[Draft]:
         session=m.session,
         workspace=m.workspace,
         owner=m.owner,
+        policy=m.policy,
     )
     return [(E.RUN_CREATED, data)]
 
 
 def _pause(state: RunState, m: c.PauseRun, at: int) -> list[Draft]:
-    return [(E.RUN_PAUSED, _present(reason=m.reason, interrupt=m.interrupt or None))]
+    return [(E.RUN_PAUSED, present(reason=m.reason, interrupt=m.interrupt or None))]
 
 
 def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
@@ -187,12 +192,12 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
             f"position {m.to} is not in the log of run {state.run_id}, which ends at {state.seq}.",
             "List the checkpoints to see the positions.",
         )
-    data = _present(to=m.to, generation=state.generation + 1, reason=m.reason, restore=m.restore, label=m.label)
+    data = present(to=m.to, generation=state.generation + 1, reason=m.reason, restore=m.restore, label=m.label)
     return [(E.RUN_ROLLED_BACK, data)]
 
 
 def _play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
-    data = _present(
+    data = present(
         node=m.node,
         nodes=m.nodes,
         count=len(m.affected),
@@ -211,7 +216,10 @@ def _start_node(state: RunState, m: c.StartNode, at: int) -> list[Draft]:
     if node.status is N.WAITING_APPROVAL or m.approval is not None:
         if m.approval is None:
             raise OmiumError("not_allowed", f"node {m.node} waits for approval {node.approval}.")
-        drafts.append(_consume(state, m.approval))
+        if _approval(state, m.approval).scope not in IN_THE_MIDDLE:
+            drafts.append(_consume(state, m.approval))
+        elif _approval(state, m.approval).decision is None:  # whoever asked finds the decision, and uses it
+            raise OmiumError("not_allowed", f"node {m.node} waits for approval {m.approval}.")
     kind = E.NODE_RETRY_STARTED if node.failures else E.NODE_STARTED
     data: dict[str, Any] = {"node": m.node, "generation": m.generation, "attempt": node.attempt + 1}
     if m.key is not None:
@@ -232,6 +240,27 @@ def _consume(state: RunState, approval_id: str) -> Draft:
     return (E.APPROVAL_CONSUMED, {"approval": approval_id})
 
 
+def _use(state: RunState, m: c.UseDecision, at: int) -> list[Draft]:
+    approval = _approval(state, m.approval)
+    if (approval.node, approval.generation) != (m.node, m.generation):
+        raise OmiumError("not_allowed", f"approval {m.approval} is of another node than {m.node}, or an older one.")
+    return [_consume(state, m.approval)]
+
+
+def _consume_for(state: RunState, m: c.IntendEffect) -> list[Draft]:
+    """The decision that an intent rests on, used up with it. One that this very call used covers its repeats, as long
+    as the call is not known to have been made."""
+    if m.approval is None:
+        return []
+    approval = _approval(state, m.approval)
+    if (approval.node, approval.generation) != (m.node, m.generation) or approval.decision not in ("approve", "modify"):
+        raise OmiumError("not_allowed", f"approval {m.approval} does not allow {m.call!r} of node {m.node}.")
+    known = state.effects.get(m.effect)
+    if approval.consumed and known is not None and known.approval == m.approval and known.outcome != "failed":
+        return []
+    return [_consume(state, m.approval)]
+
+
 def _approval(state: RunState, approval_id: str) -> ApprovalState:
     approval = state.approvals.get(approval_id)  # type: ignore[call-overload]
     if approval is None:
@@ -240,12 +269,12 @@ def _approval(state: RunState, approval_id: str) -> ApprovalState:
 
 
 def _wait_node(state: RunState, m: c.WaitNode, at: int) -> list[Draft]:
-    data = _present(node=m.node, generation=m.generation, due_at=m.due_at, signal=m.signal, child=m.child)
+    data = present(node=m.node, generation=m.generation, due_at=m.due_at, signal=m.signal, child=m.child)
     return [(E.NODE_WAITING, data)]
 
 
 def _expand(state: RunState, m: c.ExpandNode, at: int) -> list[Draft]:
-    data = _present(
+    data = present(
         node=m.node,
         generation=m.generation,
         count=m.count,
@@ -289,7 +318,7 @@ def _reuse(state: RunState, m: c.ReuseNode, at: int) -> list[Draft]:
     found = state.reusable.get(m.key)
     if found is None:
         raise OmiumError("not_found", f"run {state.run_id} has no result with key {m.key} to reuse.")
-    data = _present(
+    data = present(
         node=m.node,
         generation=m.generation,
         output=found.output,
@@ -327,7 +356,7 @@ def _skip(state: RunState, m: c.SkipNode, at: int) -> list[Draft]:
     drafts: list[Draft] = []
     if state.node(m.node).status is N.WAITING_APPROVAL:
         drafts.append(_consume(state, m.approval or ""))
-    drafts.append((E.NODE_SKIPPED, _present(node=m.node, generation=m.generation, reason=m.reason, cause=m.cause)))
+    drafts.append((E.NODE_SKIPPED, present(node=m.node, generation=m.generation, reason=m.reason, cause=m.cause)))
     return drafts
 
 
@@ -337,7 +366,7 @@ def _interrupt(state: RunState, m: c.InterruptNode, at: int) -> list[Draft]:
 
 
 def _recover(state: RunState, m: c.RecoverRun, at: int) -> list[Draft]:
-    drafts: list[Draft] = [(E.RUN_RECOVERED, _present(fence=m.fence, interrupted=len(m.interrupted) or None))]
+    drafts: list[Draft] = [(E.RUN_RECOVERED, present(fence=m.fence, interrupted=len(m.interrupted) or None))]
     for node_id in m.interrupted:
         node = state.node(node_id)
         if not node.in_flight:
@@ -350,7 +379,7 @@ def _recover(state: RunState, m: c.RecoverRun, at: int) -> list[Draft]:
 def _request_approval(state: RunState, m: c.RequestApproval, at: int) -> list[Draft]:
     if m.approval in state.approvals:
         raise OmiumError("conflict", f"approval {m.approval} exists.")
-    data = _present(
+    data = present(
         approval=m.approval,
         generation=m.generation,
         scope=m.scope,
@@ -369,7 +398,7 @@ def _decide_approval(state: RunState, m: c.Decide, at: int) -> list[Draft]:
     if approval.decision is not None:
         raise OmiumError(
             "already_decided",
-            f"approval {m.approval} was decided before: {approval.decision} by {approval.by}.",
+            f"approval {m.approval} was decided before: {approval.decision} by {approval.by or 'nobody'}.",
             decision=approval.decision,
             by=approval.by,
             decided_at=approval.decided_at,
@@ -385,7 +414,7 @@ def _decide_approval(state: RunState, m: c.Decide, at: int) -> list[Draft]:
             f"Options: {', '.join(approval.options)}.",
             options=approval.options,
         )
-    data = _present(
+    data = present(
         approval=m.approval,
         decision=m.decision,
         by=m.by,
@@ -412,7 +441,7 @@ def _intend(state: RunState, m: c.IntendEffect, at: int) -> list[Draft]:
     known = state.effects.get(m.effect)
     if known is not None and known.outcome not in (None, "not_sent", "failed"):
         raise OmiumError("conflict", f"effect {m.call!r} of node {m.node} is known to be {known.outcome}.")
-    data = _present(
+    data = present(
         effect=m.effect,
         node=m.node,
         generation=m.generation,
@@ -422,8 +451,9 @@ def _intend(state: RunState, m: c.IntendEffect, at: int) -> list[Draft]:
         on_unknown=m.on_unknown,
         compensate=m.compensate,
         detail=dict(m.detail) if m.detail else None,
+        approval=m.approval,
     )
-    return [(E.EFFECT_INTENDED, data)]
+    return [*_consume_for(state, m), (E.EFFECT_INTENDED, data)]
 
 
 def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
@@ -432,7 +462,7 @@ def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
         raise OmiumError("conflict", f"effect {m.effect} of run {state.run_id} is settled, or was never intended.")
     if known.outcome not in (None, "unknown"):
         raise OmiumError("conflict", f"effect {m.effect} is settled: {known.outcome}.", outcome=known.outcome)
-    data = _present(
+    data = present(
         effect=m.effect,
         outcome=m.outcome,
         result=m.result,
@@ -446,7 +476,7 @@ def _label(state: RunState, m: c.Label, at: int) -> list[Draft]:
     if not 1 <= m.at <= state.seq:
         raise OmiumError("invalid_argument", f"position {m.at} is not in the log of run {state.run_id}.")
     tree = m.tree if m.tree is not None or m.at != state.seq else state.tree
-    data = _present(at=m.at, label=m.label, note=m.note, tree=tree, valid=m.valid)
+    data = present(at=m.at, label=m.label, note=m.note, tree=tree, valid=m.valid)
     return [(E.CHECKPOINT_CREATED, data)]
 
 
@@ -462,7 +492,7 @@ def _note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
         raise OmiumError(
             "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."
         )
-    return [(E.RUN_BRANCHED, _present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
+    return [(E.RUN_BRANCHED, present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
 
 
 def _close_branch(state: RunState, m: c.CloseBranch, at: int) -> list[Draft]:
@@ -470,24 +500,7 @@ def _close_branch(state: RunState, m: c.CloseBranch, at: int) -> list[Draft]:
         raise OmiumError("not_allowed", f"run {state.run_id} is not a branch.")
     if state.closed is not None:
         raise OmiumError("not_allowed", f"branch {state.run_id} is {state.closed}.")
-    return [(E.RUN_CLOSED, _present(status=m.status, reason=m.reason, adopted_into=m.adopted_into))]
-
-
-def _compensation(state: RunState, m: c.NoteCompensation, at: int) -> list[Draft]:
-    data = _present(effect=m.effect, outcome=m.outcome, result=m.result, error=dict(m.error) if m.error else None)
-    return [(E.EFFECT_COMPENSATED, data)]
-
-
-def _artifact(state: RunState, m: c.SaveArtifact, at: int) -> list[Draft]:
-    data = _present(
-        node=m.node, generation=m.generation, name=m.name, digest=m.digest, size=m.size, media_type=m.media_type
-    )
-    return [(E.ARTIFACT_SAVED, data)]
-
-
-def _draw(state: RunState, m: c.DrawValue, at: int) -> list[Draft]:
-    data = {"node": m.node, "generation": m.generation, "attempt": m.attempt, "call": m.call, "value": m.value}
-    return [(E.VALUE_DRAWN, data)]
+    return [(E.RUN_CLOSED, present(status=m.status, reason=m.reason, adopted_into=m.adopted_into))]
 
 
 _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
@@ -496,8 +509,8 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.StartRun: lambda s, m, at: [(E.RUN_STARTED, {})],
     c.WaitRun: lambda s, m, at: [(E.RUN_WAITING, {})],
     c.PauseRun: _pause,
-    c.ResumeRun: lambda s, m, at: [(E.RUN_RESUMED, _present(reason=m.reason))],
-    c.CancelRun: lambda s, m, at: [(E.RUN_CANCELLED, _present(reason=m.reason))],
+    c.ResumeRun: lambda s, m, at: [(E.RUN_RESUMED, present(reason=m.reason))],
+    c.CancelRun: lambda s, m, at: [(E.RUN_CANCELLED, present(reason=m.reason))],
     c.CompleteRun: lambda s, m, at: [(E.RUN_COMPLETED, {"output": m.output, "size": m.size})],
     c.FailRun: lambda s, m, at: [(E.RUN_FAILED, {"error": dict(m.error)})],
     c.RecoverRun: _recover,
@@ -517,18 +530,22 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.InterruptNode: _interrupt,
     c.RequestApproval: _request_approval,
     c.Decide: _decide_approval,
+    c.UseDecision: _use,
     c.ExpireApproval: _expire,
     c.IntendEffect: _intend,
     c.SettleEffect: _settle,
-    c.NoteCompensation: _compensation,
+    c.NoteCompensation: records.compensation,
     c.Signal: lambda s, m, at: [(E.SIGNAL_RECEIVED, {"name": m.name, "payload": m.payload, "size": m.size})],
     c.Label: _label,
-    c.CaptureWorkspace: lambda s, m, at: [(E.WORKSPACE_CAPTURED, _present(tree=m.tree, reason=m.reason, node=m.node))],
+    c.CaptureWorkspace: lambda s, m, at: [(E.WORKSPACE_CAPTURED, present(tree=m.tree, reason=m.reason, node=m.node))],
     c.StartRestore: lambda s, m, at: [(E.WORKSPACE_RESTORE_STARTED, {"tree": m.tree, "reason": m.reason})],
     c.FinishRestore: lambda s, m, at: [
         (E.WORKSPACE_RESTORED, {"tree": m.tree, "changed": m.changed, "removed": m.removed, "added": m.added})
     ],
-    c.SaveArtifact: _artifact,
-    c.DrawValue: _draw,
+    c.SaveArtifact: records.artifact,
+    c.KeepState: records.keep,
+    c.NoteUsage: records.note_usage,
+    c.NoteDecision: records.note_decision,
+    c.DrawValue: records.draw,
     c.Erase: lambda s, m, at: [(E.ERASED, {"digests": list(m.digests), "reason": m.reason})],
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Principal, RunId
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import Write
+from omium.orchestration.log.state import RunState
+from omium.orchestration.ports import NewBlob, Write
 from omium.orchestration.service import roles
 from omium.orchestration.service.views import ApprovalView, Assurance, Caller
+from omium.orchestration.values import Encoded, Value, encode
 
 _MAX_FEEDBACK = 16_000
 
@@ -22,14 +26,16 @@ class ApprovalService:
         decision: str,
         *,
         feedback: str | None = None,
+        arguments: Value = None,
         assurance: Assurance,
         idempotency_key: str | None = None,
     ) -> ApprovalView:
         """Decide a pending approval; the run goes on by itself.
 
         assurance: what the surface knows of who decided; it counts for more when the caller's own identity is worth
-        more. Raises `forbidden` for the role, or when the gate asks for more, `invalid_argument` for an option that is
-        not offered, `already_decided` (with who and what), `not_found`."""
+        more. arguments: with `modify`, what is to be done instead: the arguments of the call, which policy then judges
+        anew, or the plan, which has to be valid here. Raises `forbidden` for the role, or when the gate asks for more,
+        `invalid_argument` for an option that is not offered, `already_decided` (with who and what), `not_found`."""
         roles.check(caller, "decide")
         view: ApprovalView = await self.get_approval(caller, approval_id)  # type: ignore[attr-defined]
         roles.check_decision(caller, view.min_assurance)
@@ -45,14 +51,41 @@ class ApprovalService:
         if feedback is not None and len(feedback) > _MAX_FEEDBACK:
             raise OmiumError("invalid_argument", f"feedback of {len(feedback)} characters; at most {_MAX_FEEDBACK}.")
         key = self.idempotency(  # type: ignore[attr-defined]
-            caller, "decide", idempotency_key, [approval_id, decision, feedback], {"approval": approval_id}
+            caller, "decide", idempotency_key, [approval_id, decision, feedback, arguments], {"approval": approval_id}
         )
-        command = c.Decide(approval_id, decision, caller.principal, assurance, feedback)
+        instead = await self._instead(view, decision, arguments)
+        command = c.Decide(
+            approval_id, decision, caller.principal, assurance, feedback, None if instead is None else instead.digest
+        )
+        blobs = () if instead is None else (NewBlob(instead),)
         await self.store.write(  # type: ignore[attr-defined]
-            Write(view.run_id, [command], caller.principal, idempotency=key)
+            Write(view.run_id, [command], caller.principal, blobs=blobs, idempotency=key)
         )
         decided: ApprovalView = await self.get_approval(caller, approval_id)  # type: ignore[attr-defined]
         return decided
+
+    async def _instead(self, view: ApprovalView, decision: str, arguments: Value) -> Encoded | None:
+        """What is to be done instead of what was asked about. Raises `invalid_argument` when that is missing, or given
+        with another decision, and `invalid_definition` for a plan that could not be carried out."""
+        if (decision == "modify") != (arguments is not None):
+            what = "needs the arguments that are to be used" if arguments is None else "takes no arguments"
+            raise OmiumError("invalid_argument", f"the decision {decision!r} {what}.", "Only `modify` takes arguments.")
+        if arguments is None:
+            return None
+        if view.scope == "plan" and view.node is not None:
+            state: RunState = await self.store.state(view.run_id)  # type: ignore[attr-defined]
+            structure: Structure = await self.structure(state)  # type: ignore[attr-defined]
+            definition = structure.node_def(view.node)
+            nodes = parse_plan(
+                arguments,
+                inputs=structure.workflow.inputs,
+                readable=structure.readable(view.node),
+                agent=definition.use if definition.kind == "agent" else None,
+            )
+            self.catalog.check_steps(nodes)  # type: ignore[attr-defined]
+        elif not isinstance(arguments, dict):
+            raise OmiumError("invalid_argument", f"arguments are an object, not {type(arguments).__name__}.")
+        return encode(arguments)
 
     async def own_assurance(self, caller: Caller, approval_id: ApprovalId) -> Assurance:
         """What a decision of this approval is worth for being the caller's, before anything else is known of it."""

@@ -56,19 +56,55 @@ class CommandEntry:
     description: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One version of a registered agent, as far as the core knows it. default: it is the version that its plain name
+    means. model: `provider/name`, to be shown. The schemas are what it takes and gives."""
+
+    name: str
+    version: str
+    framework: str
+    model: str = ""
+    description: str = ""
+    capabilities: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    handoffs: tuple[str, ...] = ()
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    default: bool = True
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEntry:
+    """A declared server of external tools, as far as the core knows it. transport: stdio, http or sse; enabled: whether
+    the operator wants it; reason: why it is not used all the same, empty if it is."""
+
+    name: str
+    transport: str
+    description: str = ""
+    enabled: bool = True
+    reason: str = ""
+
+
+class _Names(set[str]):
+    """Names, and patterns `server/*` that stand for every tool of a server."""
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        return isinstance(name, str) and "/" in name and super().__contains__(f"{name.partition('/')[0]}/*")
+
+
 def _not_here_yet(definition: WorkflowDef) -> Iterator[Problem]:
     """What a definition may say and this version does not do. Better refused than silently left out: a gate that is not
     there, a budget that stops nothing."""
-    if definition.approvals == "after_planning":
-        what = "the approval mode after_planning does not exist yet"
-        yield Problem("approvals.mode", what, "before_each_step, or `approval: true` at the steps of the plan")
     yield from _steps_not_here_yet(definition.nodes, "nodes")
 
 
 def _steps_not_here_yet(nodes: tuple[NodeDef, ...], under: str) -> Iterator[Problem]:
     for path, node in walk(nodes, under):
-        if node.budget is not None:
-            yield Problem(f"{path}.budget", "budgets are not enforced yet", "no budget")
         if node.approval is not None and node.approval.min_assurance == "signed":
             what = f"nobody can decide with the assurance {node.approval.min_assurance} yet"
             yield Problem(f"{path}.approval.min_assurance", what, "out_of_band, or less")
@@ -77,7 +113,8 @@ def _steps_not_here_yet(nodes: tuple[NodeDef, ...], under: str) -> Iterator[Prob
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """Everything registered, by name. `sources`: where a workflow was read from, for messages; `resources`: the named
-    limits of the project, which nodes may count against."""
+    limits of the project, which nodes may count against. `agents`: by name, and each version by `name@version` too;
+    `tools`: external tools as `server/tool`, or `server/*` for all of a server; `servers`: whose they are."""
 
     functions: Mapping[str, FunctionSpec] = field(default_factory=dict)
     commands: Mapping[str, CommandEntry] = field(default_factory=dict)
@@ -85,6 +122,9 @@ class Catalog:
     workspaces: Mapping[str, WorkspaceSpec] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     resources: Collection[str] = ()
+    agents: Mapping[str, AgentSpec] = field(default_factory=dict)
+    tools: Collection[str] = ()
+    servers: Mapping[str, ServerEntry] = field(default_factory=dict)
 
     def registered(self) -> dict[str, set[str]]:
         """The names by registry, as `check_registered` takes them."""
@@ -93,6 +133,8 @@ class Catalog:
             "command": set(self.commands),
             "workflow": set(self.workflows),
             "resource": set(self.resources),
+            "agent": set(self.agents),
+            "tool": _Names(self.tools),
         }
 
     def check_steps(self, nodes: tuple[NodeDef, ...]) -> None:
@@ -158,14 +200,17 @@ class Catalog:
 
     def _with_contracts(self, definition: WorkflowDef) -> WorkflowDef:
         """The definition as its expressions are checked: nodes without schemas have those of what they call."""
-        if not any(one.input_schema or one.output_schema for one in self.functions.values()):
+        registered: tuple[FunctionSpec | AgentSpec, ...] = (*self.functions.values(), *self.agents.values())
+        if not any(one.input_schema or one.output_schema for one in registered):
             return definition
         return replace(definition, nodes=tuple(self._node_with_contract(node) for node in definition.nodes))
 
     def _node_with_contract(self, node: NodeDef) -> NodeDef:
         if node.body:
             return replace(node, body=tuple(self._node_with_contract(inner) for inner in node.body))
-        spec = self.functions.get(node.use or "") if node.kind == "function" else None
+        spec: FunctionSpec | AgentSpec | None = None
+        if node.kind in ("function", "agent"):
+            spec = (self.functions if node.kind == "function" else self.agents).get(node.use or "")
         if spec is None:
             return node
         promised = None if node.expands else spec.output_schema  # of a plan, the output is that of its steps

@@ -7,7 +7,7 @@ run ever lives in a call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -18,38 +18,74 @@ from omium.orchestration.definition.schema import to_document
 from omium.orchestration.engine.children import cancel_below
 from omium.orchestration.engine.engine import Engine
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.gates.budgets import BudgetRule
 from omium.orchestration.ids import NodeId, Principal, RunId, is_id, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, RunQuery, RunRow, Store, SystemClock, Write
+from omium.orchestration.ports_workspace import check_source
 from omium.orchestration.service import roles
+from omium.orchestration.service.agents import AgentService
 from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog
+from omium.orchestration.service.epics import EpicService
+from omium.orchestration.service.external import ExternalService
+from omium.orchestration.service.gates import GateService
 from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.inspecting import InspectionService
+from omium.orchestration.service.memory import MemoryService
+from omium.orchestration.service.nodes import NodeService
 from omium.orchestration.service.reading import Reading, row_of, run_view
+from omium.orchestration.service.recounting import RecountService
 from omium.orchestration.service.simulating import SimulationService
 from omium.orchestration.service.views import Caller, RunView
 from omium.orchestration.service.watching import STATUS_CHANGES, watching
 from omium.orchestration.values import Encoded, digest_of, encode
 
+if TYPE_CHECKING:
+    from omium.orchestration.gates.policy import Policy, PolicySource
+
 MAX_DEADLINE_S = 10 * 366 * 86_400
 _SETTLED = RUN_TERMINAL | {RunStatus.WAITING_APPROVAL, RunStatus.PAUSED, RunStatus.DRAFT}
+_PAUSED, _CANCELLED = frozenset({RunStatus.PAUSED}), frozenset({RunStatus.CANCELLED})
+_GOING = frozenset({RunStatus.EXECUTING, RunStatus.PLANNING})
 MAX_QUEUED = 100_000
+MAX_TITLE = 200
 MAX_DEPTH = 16  # runs that start runs that start runs
+
+
+def _check_title(title: str) -> None:
+    """Raises `invalid_argument` for what is no line that can be shown and stored."""
+    try:
+        title.encode()
+    except UnicodeEncodeError:
+        raise OmiumError("invalid_argument", "the title is not UTF-8.", "Give it as text.") from None
+    if len(title) > MAX_TITLE or len(title.splitlines()) > 1:
+        told = f"{len(title)} characters in {len(title.splitlines())} line(s)"
+        raise OmiumError("invalid_argument", f"a title is one line of up to {MAX_TITLE} characters, not {told}.")
 
 
 class RunService(Reading):
     """Starting runs and steering them."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, *, engine: Engine | None = None, clock: Clock | None = None
+        self,
+        store: Store,
+        catalog: Catalog,
+        *,
+        engine: Engine | None = None,
+        clock: Clock | None = None,
+        policies: PolicySource | None = None,
+        budgets: Sequence[BudgetRule] = (),
     ) -> None:
         super().__init__(store, catalog)
         self.engine = engine
         self.clock = clock or SystemClock()
+        self.policies = policies
+        self.budget_rules = tuple(budgets)
+        self._policy: tuple[Policy, Encoded] | None = None  # the present version, with its document
         self._documents: dict[str, tuple[WorkflowDef, Encoded]] = {}  # by name: a registered one changes rarely
 
     def bind(self, engine: Engine) -> None:
@@ -80,11 +116,14 @@ class RunService(Reading):
         Raises `not_found` (workflow, with the nearest names), `invalid_argument` (inputs, each problem with its path),
         `not_registered` (workspace), `queue_full`, `conflict` (the idempotency key was used with other arguments)."""
         roles.check(caller, "run_workflow")
+        _check_title(title)
         definition = self._definition(workflow)
         given = validate_inputs(definition, dict(inputs or {}))
         if workspace is not None and workspace not in self.catalog.workspaces:
             known = ", ".join(sorted(self.catalog.workspaces)) or "none"
             raise OmiumError("not_registered", f"the workspace {workspace!r} is not declared.", f"Declared: {known}.")
+        if workspace is not None and self.engine is not None:
+            check_source(workspace, self.catalog.workspaces[workspace])
         if not -1000 <= priority <= 1000:
             raise OmiumError("invalid_argument", f"the priority {priority} is not between -1000 and 1000.")
         if deadline_s is not None and not 0 < deadline_s <= MAX_DEADLINE_S:  # which is also what is no number
@@ -106,6 +145,7 @@ class RunService(Reading):
             deadline_at=None if seconds is None else now + int(seconds * 1e6),
             session=caller.session,
             workspace=workspace,
+            policy=create.policy.digest if create.policy is not None else None,
         )
         arguments = [definition.name, create.inputs.digest, title, priority, workspace, deadline_s, start]
         key = self.idempotency(caller, "run_workflow", idempotency_key, arguments, {"run": run_id})
@@ -116,11 +156,20 @@ class RunService(Reading):
             return run_view(row_of(created), state=created)
         return run_view(await self.row(caller, RunId(created["run"])))
 
+    def policy_now(self) -> Encoded | None:
+        """The policy that a run of now keeps; None where the project declares none."""
+        if self.policies is None:
+            return None
+        policy = self.policies.current()
+        if self._policy is None or self._policy[0].digest != policy.digest:
+            self._policy = policy, encode(policy.document)
+        return self._policy[1]
+
     def _creation(self, definition: WorkflowDef, given: dict[str, Any]) -> _Creation:
         known = self._documents.get(definition.name)
         if known is None or known[0] is not definition:
             known = self._documents[definition.name] = (definition, encode(to_document(definition)))
-        return _Creation(definition, known[1], given)
+        return _Creation(definition, known[1], given, self.policy_now())
 
     def _definition(self, workflow: str) -> WorkflowDef:
         found = self.catalog.workflows.get(workflow)
@@ -156,7 +205,7 @@ class RunService(Reading):
         commands: list[c.Command] = [command]
         if start:
             commands += [c.PlanRun(), c.StartRun()]
-        blobs = (NewBlob(creation.document), NewBlob(creation.inputs))
+        blobs = [NewBlob(one) for one in (creation.document, creation.inputs, creation.policy) if one is not None]
         write = Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key)
         # Whoever asked may go away meanwhile: a run that is written as ours has to be taken up all the same.
         with anyio.CancelScope(shield=True):
@@ -199,6 +248,7 @@ class RunService(Reading):
                 "depth": depth,
             },
             session=parent.session,
+            policy=parent.policy,  # what its parent may not do, it may not do either
             owner=parent.owner,
         )
         try:
@@ -221,7 +271,8 @@ class RunService(Reading):
         """No new node starts; one in flight finishes, or is stopped with `interrupt` where its definition allows."""
         roles.check(caller, "pause")
         command = c.PauseRun(reason, interrupt)
-        return await self._steer(caller, run_id, "pause", command, [reason, interrupt], idempotency_key)
+        there = _PAUSED if not interrupt else frozenset()  # a pause that interrupts is more than one that does not
+        return await self._steer(caller, run_id, "pause", command, [reason, interrupt], idempotency_key, there=there)
 
     async def resume(
         self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
@@ -231,14 +282,16 @@ class RunService(Reading):
         row = await self.row(caller, run_id)
         if row.status == RunStatus.DRAFT:
             return await self._steer(caller, run_id, "resume", c.PlanRun(), [reason], idempotency_key, c.StartRun())
-        return await self._steer(caller, run_id, "resume", c.ResumeRun(reason), [reason], idempotency_key)
+        command = c.ResumeRun(reason)
+        return await self._steer(caller, run_id, "resume", command, [reason], idempotency_key, there=_GOING)
 
     async def cancel(
         self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
     ) -> RunView:
         """End the run and all below it: nodes in flight are killed, pending approvals and child runs cancelled."""
         roles.check(caller, "cancel")
-        view = await self._steer(caller, run_id, "cancel", c.CancelRun(reason), [reason], idempotency_key)
+        command = c.CancelRun(reason)
+        view = await self._steer(caller, run_id, "cancel", command, [reason], idempotency_key, there=_CANCELLED)
         await cancel_below(self.store, run_id, caller.principal)
         return view
 
@@ -265,8 +318,12 @@ class RunService(Reading):
         arguments: Sequence[Any],
         idempotency_key: str | None,
         *more: c.Command,
+        there: frozenset[RunStatus] = frozenset(),
     ) -> RunView:
-        await self.row(caller, run_id)
+        """Have a run steered. One that is `there` already is left alone: whoever repeats a request gets the state."""
+        row = await self.row(caller, run_id)
+        if RunStatus(row.status) in there:
+            return await self.view_of(row)
         key = self.idempotency(caller, verb, idempotency_key, [run_id, *arguments], {"run": run_id})
         await self.store.write(Write(run_id, [command, *more], caller.principal, idempotency=key))
         return await self.get_run(caller, run_id)
@@ -345,14 +402,30 @@ def _folded(run_id: RunId, events: Sequence[Event]) -> RunState:
 class _Creation:
     """A definition and inputs, encoded once."""
 
-    def __init__(self, definition: WorkflowDef, document: Encoded, given: dict[str, Any]) -> None:
+    def __init__(
+        self, definition: WorkflowDef, document: Encoded, given: dict[str, Any], policy: Encoded | None = None
+    ) -> None:
         self.definition = definition
         self.given = given
         self.document = document
         self.inputs: Encoded = encode(given)
+        self.policy = policy
 
 
-class Core(HistoryService, InspectionService, ApprovalService, SimulationService, RunService):
+class Core(
+    AgentService,
+    EpicService,
+    MemoryService,
+    HistoryService,
+    InspectionService,
+    NodeService,
+    RecountService,
+    ApprovalService,
+    GateService,
+    SimulationService,
+    ExternalService,
+    RunService,
+):
     """Every verb."""
 
     def check_names(self, nodes: Sequence[NodeDef]) -> None:

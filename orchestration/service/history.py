@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from omium.orchestration.engine.programs import Program
@@ -37,7 +38,7 @@ from omium.orchestration.service.views import (
     Reuse,
     RunView,
 )
-from omium.orchestration.values import encode
+from omium.orchestration.values import Encoded, encode
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.engine import Engine
@@ -63,13 +64,17 @@ class HistoryService(Reading):
             self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
         ) -> RunView: ...
 
+        def policy_now(self) -> Encoded | None: ...
+
     _standing: Ground | None = None
 
     @property
     def _ground(self) -> Ground:
         """One for all calls, made anew once the engine of this process is there."""
         if self._standing is None or self._standing.engine is not self.engine:
-            self._standing = Ground(self.store, self.clock, self.programs, self.structure, self.engine)
+            self._standing = Ground(
+                self.store, self.clock, self.programs, self.structure, self.engine, policy_now=self.policy_now
+            )
         return self._standing
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
@@ -147,10 +152,13 @@ class HistoryService(Reading):
         place = parse(to, run_id)
         seq = await find(self.store, row, place, self.store.state)
         planned = await rollback.plan_rollback(self._ground, run_id, seq, preview=False)
-        await self._accept(caller, planned.draft, plan_token)
+        if plan_token is None and planned.draft.unsafe:
+            seen = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
+            raise plans.required(await self._preview(caller, seen.draft))
         label = place.name if place.kind == "label" else None
         command = c.RollBack(seq, reason, planned.tree, label)
-        written = await self.store.write(Write(run_id, [command], caller.principal, idempotency=key))
+        async with self._redeemed(caller, planned.draft, plan_token):
+            written = await self.store.write(Write(run_id, [command], caller.principal, idempotency=key))
         if written.replayed is not None:
             return await self._land(
                 caller, run_id, await self._rolled_back(run_id, int(written.replayed["generation"]))
@@ -228,9 +236,11 @@ class HistoryService(Reading):
         key = self.idempotency(caller, "branch", idempotency_key, arguments, {"run": child})
         earlier = await self._earlier(key)
         fork = await self._fork(row, at, changed)
-        if earlier is None:
-            await self._accept_fork(caller, fork, changed, plan_token)
-        return await self._branch(caller, fork, child, name, hypothesis, start, key, earlier, "branch")
+        draft = None if earlier is not None else await self._draft_of(fork, changed, plan_token)
+        if draft is not None and plan_token is None and draft.unsafe:
+            raise plans.required(await self._preview(caller, draft))
+        async with self._redeemed(caller, draft, plan_token):
+            return await self._branch(caller, fork, child, name, hypothesis, start, key, earlier, "branch")
 
     async def _fork(self, row: RunRow, at: str | int | None, overrides: Mapping[str, Any]) -> Fork:
         place = None if at is None else parse(at, row.id, before=True)
@@ -239,9 +249,11 @@ class HistoryService(Reading):
         seq = await find(self.store, row, place, self.store.state)
         return await branching.plan_fork(self._ground, row, seq, None, overrides)
 
-    async def _accept_fork(self, caller: Caller, fork: Fork, overrides: Mapping[str, Any], token: str | None) -> None:
+    async def _draft_of(self, fork: Fork, overrides: Mapping[str, Any], token: str | None) -> Draft | None:
+        """What has to be looked at of a branch; None when nothing has to."""
         if token is not None or await branching.may_repeat(self._ground, fork):
-            await self._accept(caller, await branching.draft_fork(self._ground, fork, overrides), token)
+            return await branching.draft_fork(self._ground, fork, overrides)
+        return None
 
     async def _branch(
         self,
@@ -373,17 +385,20 @@ class HistoryService(Reading):
             return await self._played(caller, run_id, earlier["reset"])
         for attempt in range(1, _TRIES + 1):
             planned = await playing.plan_play(self._ground, run_id, NodeId(node), changed, how, preview=False)
-            if earlier is None:
-                await self._accept(caller, planned.draft, plan_token)
+            if earlier is None and plan_token is None and planned.draft.unsafe:
+                seen = await playing.plan_play(self._ground, run_id, NodeId(node), changed, how, preview=True)
+                if seen.draft.unsafe:  # what is taken over as it is repeats nothing
+                    raise plans.required(await self._preview(caller, seen.draft))
+            draft = planned.draft if earlier is None else None
             if not planned.draft.in_place:
                 told = _with_result(key, {**result["child"], "reset": planned.reset.nodes})
-                fork = await self._fork_of(row, planned)
-                return await self._branch(
-                    caller, fork, child, _play_name(node, child), reason, True, told, earlier, "play_from_node"
-                )
+                fork, name = await self._fork_of(row, planned), _play_name(node, child)
+                async with self._redeemed(caller, draft, plan_token):
+                    return await self._branch(caller, fork, child, name, reason, True, told, earlier, "play_from_node")
             told = _with_result(key, {**result["in_place"], "reset": planned.reset.nodes})
             try:
-                return await self._play(caller, planned, node, reason, told)
+                async with self._redeemed(caller, draft, plan_token):
+                    return await self._play(caller, planned, node, reason, told)
             except OmiumError as error:
                 ended = (await self.row(caller, run_id)).status in (RunStatus.COMPLETED, RunStatus.CANCELLED)
                 if error.code != "not_allowed" or not ended or attempt == _TRIES or plan_token is not None:
@@ -431,7 +446,11 @@ class HistoryService(Reading):
             structure = await self.structure(state)
             shown = {one.id: one for one in node_views(state, structure)}
             sides.append((state, structure, instances(structure, state), shown))
-            views.append(run_view(row_of(state), state=state, counted=[(one.id, one.status) for one in shown.values()]))
+            views.append(
+                run_view(
+                    row_of(state), state=state, counted=[(one.id, one.status, one.reason) for one in shown.values()]
+                )
+            )
         return await compare(self._ground, views[0], views[1], sides[0], sides[1])
 
     async def run_at(self, caller: Caller, run_id: RunId, at: str | int) -> tuple[RunView, RunState]:
@@ -441,7 +460,8 @@ class HistoryService(Reading):
         row = await self.row(caller, run_id)
         state = await self.store.state(run_id, await find(self.store, row, parse(at, row.id), self.store.state))
         nodes = node_views(state, await self.structure(state))
-        return run_view(row_of(state), state=state, nodes=nodes, counted=[(one.id, one.status) for one in nodes]), state
+        counted = [(one.id, one.status, one.reason) for one in nodes]
+        return run_view(row_of(state), state=state, nodes=nodes, counted=counted), state
 
     async def _checked(self, row: RunRow, seq: Seq) -> Seq:
         return await find(self.store, row, parse(seq, row.id), self.store.state)
@@ -476,12 +496,14 @@ class HistoryService(Reading):
     async def _preview(self, caller: Caller, draft: Draft) -> PlanView:
         return await plans.issue(self.store, self.clock, caller, draft)
 
-    async def _accept(self, caller: Caller, draft: Draft, token: str | None) -> None:
-        """Whether the operation may be done: with a token that is good for it, or because it repeats nothing unsafe."""
-        if token is not None:
-            await plans.redeem(self.store, self.clock, caller, token, draft)
-        elif draft.unsafe:
-            raise plans.required(await plans.issue(self.store, self.clock, caller, draft))
+    @asynccontextmanager
+    async def _redeemed(self, caller: Caller, draft: Draft | None, token: str | None) -> AsyncIterator[None]:
+        """The operation of the block uses the token up, if one was given and there is something to carry out."""
+        if token is None or draft is None:
+            yield
+            return
+        async with plans.redeemed(self.store, self.clock, caller, token, draft):
+            yield
 
 
 def _created_view(run_id: RunId, written: Written) -> RunView:

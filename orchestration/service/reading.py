@@ -27,12 +27,16 @@ from omium.orchestration.service.views import ApprovalView, Caller, EventView, N
 from omium.orchestration.service.watching import watching
 from omium.orchestration.values import Value
 
+_FOLDED_IN_LISTS = 5_000  # events
+_SHARES = 10_000
 _CONSEQUENCES = {
     "node": "The run goes on from this question with the decision as its output; a rejection fails the node.",
     "step": "Approving starts the node; rejecting fails it; skipping leaves it out.",
     "error": "Retry runs the node again; skip goes on without it; abort fails it.",
     "unknown_effect": "Retry calls again, though it may have happened; skip leaves the node out; abort fails it.",
-    "plan": "Approving runs the plan.",
+    "plan": "Approving carries out the plan, modify another one; retry plans again; rejecting fails the node.",
+    "call": "Approving lets exactly this call be made, once; rejecting has it refused, and the node told.",
+    "question": "The work goes on from here with the answer; rejecting fails the node.",
 }
 
 
@@ -43,6 +47,7 @@ class Reading:
         self.store = store
         self.catalog = catalog
         self.programs = Programs()
+        self._shares: dict[RunId, tuple[int, float]] = {}  # progress of listed runs, at a position of their logs
 
     async def row(self, caller: Caller, run_id: RunId) -> RunRow:
         raise AssertionError("provided by RunService")
@@ -80,7 +85,7 @@ class Reading:
         if state is None or structure is None or state.seq != row.seq:  # it went on meanwhile
             state = await self.store.state(row.id)
             structure = await self.structure(state)
-        counted = [(node_id, shown_status(state, node).value) for node_id, node in nodes_of(state, structure)]
+        counted = _counted(state, structure)
         nodes = node_views(state, structure) if detail else ()
         pending = await self.store.approvals(run_id=row.id) if detail or row.status == "waiting_approval" else []
         output = await self.store.value(state.output) if detail and state.output is not None else None
@@ -91,7 +96,7 @@ class Reading:
             nodes=nodes,
             counted=counted,
             output=output,
-            approvals=[self.approval_view(one, row) for one in pending],
+            approvals=[await self.approval_view(one, row) for one in pending],
         )
         return replace(view, children=started[row.id]) if started else view
 
@@ -138,8 +143,33 @@ class Reading:
         hidden = not rows and query.top and bool(await self.store.runs(replace(query, top=False, limit=1)))
         more, rows = len(rows) > limit, rows[:limit]
         started = await self.store.started_by([row.id for row in rows])
-        views = [replace(run_view(row), children=started.get(row.id, 0)) for row in rows]
+        views = [
+            replace(run_view(row), children=started.get(row.id, 0), progress=await self._progress(row)) for row in rows
+        ]
         return RunPage(views, rows[-1].id if more else None, hidden)
+
+    async def _progress(self, row: RunRow) -> float:
+        """What `get_run` says, for a list: a run that stands still is folded once. Of one with a very long log it is
+        only estimated, from what its row has counted."""
+        if row.status == RunStatus.COMPLETED:
+            return 1.0
+        known = self._shares.get(row.id)
+        if known is not None and known[0] == row.seq:
+            return known[1]
+        state = self.at_hand(row)
+        if state is None and row.seq > _FOLDED_IN_LISTS:
+            program = self.programs.get(row.definition)
+            return min(0.99, row.completed_nodes / len(program.structure().children_of(None))) if program else 0.0
+        try:
+            state = state or await self.store.state(row.id)
+            counted = _counted(state, await self.structure(state))
+        except OmiumError:  # a damaged run is listed all the same
+            return 0.0
+        share = run_view(row, counted=counted).progress
+        if len(self._shares) >= _SHARES:
+            self._shares.clear()
+        self._shares[row.id] = state.seq, share
+        return share
 
     async def structure(self, state: RunState) -> Structure:
         """Where the nodes of a run stand, with the plans that have expanded."""
@@ -186,14 +216,27 @@ class Reading:
                     await watch.wait()
 
     async def node_output(self, caller: Caller, run_id: RunId, node: str) -> Value:
-        """What a node gave. Raises `not_found` when it has given nothing (yet)."""
+        """What a node gave. Raises `not_found` when it has given nothing (yet), or when there is no such node, with the
+        nearest ids."""
         roles.check(caller, "node_output")
         await self.row(caller, run_id)
         state = await self.store.state(run_id)
         found = state.nodes.get(NodeId(node))
-        if found is None or found.output is None:
-            raise OmiumError("not_found", f"node {node!r} of run {run_id} has no output.")
-        return await self.store.value(found.output)
+        if found is not None and found.output is not None:
+            return await self.store.value(found.output)
+        known = {str(one): shown_status(state, of).value for one, of in nodes_of(state, await self.structure(state))}
+        if node not in known:
+            near = difflib.get_close_matches(node, list(known), n=3) or list(known)[:5]
+            raise OmiumError(
+                "not_found",
+                f"run {run_id} has no node {node[:200]!r}.",
+                f"Did you mean {', '.join(near)}?" if near else "",
+                what="node",
+            )
+        hint = "Wait until it has completed." if known[node] in ("pending", "running") else ""
+        raise OmiumError(
+            "not_found", f"node {node!r} of run {run_id} has no output: it is {known[node]}.", hint, what="output"
+        )
 
     async def artifact(self, caller: Caller, run_id: RunId, name: str) -> Value:
         """The newest artifact of this name."""
@@ -209,7 +252,11 @@ class Reading:
 
     # --- approvals ------------------------------------------------------------------------------------------------
 
-    def approval_view(self, row: ApprovalRow, run: RunRow) -> ApprovalView:
+    async def approval_view(self, row: ApprovalRow, run: RunRow) -> ApprovalView:
+        details, arguments = row.details, None
+        if row.scope in ("call", "plan") and details is not None and "arguments" in details:
+            arguments = await self.store.value(Digest(details["arguments"]))
+            details = {**details, "arguments": arguments}  # what is stored names it only
         return ApprovalView(
             id=row.id,
             run_id=row.run_id,
@@ -227,7 +274,8 @@ class Reading:
             assurance=row.assurance,
             feedback=row.feedback,
             decided_at=row.decided_at,
-            details=row.details,
+            details=details,
+            arguments=arguments,
             consequence=_CONSEQUENCES.get(row.scope, ""),
         )
 
@@ -243,7 +291,7 @@ class Reading:
         for row in rows:
             if row.run_id not in runs:
                 runs[row.run_id] = await self.row(caller, row.run_id)
-        return [self.approval_view(row, runs[row.run_id]) for row in rows]
+        return [await self.approval_view(row, runs[row.run_id]) for row in rows]
 
     async def get_approval(self, caller: Caller, approval_id: ApprovalId) -> ApprovalView:
         roles.check(caller, "get_approval")
@@ -251,7 +299,7 @@ class Reading:
         run = await self.store.run(row.run_id) if row is not None else None
         if row is None or run is None or not caller.may_see(run.project, run.owner):
             raise OmiumError("not_found", f"there is no approval {approval_id}.", "List the approvals that wait.")
-        return self.approval_view(row, run)
+        return await self.approval_view(row, run)
 
 
 def _workflow(definition: WorkflowDef, source: str | None) -> WorkflowView:
@@ -326,6 +374,15 @@ def _node_view(state: RunState, structure: Structure, node_id: NodeId, node: Nod
     )
 
 
+def _counted(state: RunState, structure: Structure) -> list[tuple[str, str, str | None]]:
+    return [(one, shown_status(state, node).value, node.reason) for one, node in nodes_of(state, structure)]
+
+
+def was_done(status: str, reason: str | None) -> bool:
+    """Whether a node has come to its end by itself, and not because its run or a node before it did."""
+    return status in ("completed", "failed") or (status == "skipped" and reason != "upstream_failed")
+
+
 def row_of(state: RunState) -> RunRow:
     """The row that a store has, or will have, of this state."""
     values = dict(zip(RUN_COLUMNS, run_row(state), strict=True))
@@ -337,13 +394,14 @@ def run_view(
     *,
     state: RunState | None = None,
     nodes: Sequence[NodeView] = (),
-    counted: Sequence[tuple[NodeId, str]] = (),
+    counted: Sequence[tuple[str, str, str | None]] = (),
     output: Value = None,
     approvals: Sequence[ApprovalView] = (),
 ) -> RunView:
-    """The view of a row, with what a fold adds to it. `counted`: all nodes with the status that is shown."""
-    counts = Counter(status for _, status in counted)
-    ended = sum(counts[status.value] for status in NODE_TERMINAL)
+    """The view of a row, with what a fold adds to it. `counted`: all nodes with the status that is shown, and why."""
+    counts = Counter(status for _, status, _ in counted)
+    done = sum(was_done(status, reason) for _, status, reason in counted)
+    whole = row.status == RunStatus.COMPLETED
     return RunView(
         id=row.id,
         project=row.project,
@@ -374,9 +432,9 @@ def run_view(
         caller_node=row.caller_node,
         session=row.session,
         workspace=state.workspace if state is not None else None,
-        progress=ended / len(counted) if counted else float(row.ended_at is not None),
+        progress=1.0 if whole else done / len(counted) if counted else 0.0,
         counts=dict(counts),
-        current=[node_id for node_id, status in counted if status == "running"],
+        current=[NodeId(node_id) for node_id, status, _ in counted if status == "running"],
         nodes=nodes,
         approvals=approvals,
     )

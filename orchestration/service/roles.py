@@ -23,15 +23,20 @@ ADMINS: Final[frozenset[Role]] = frozenset({"admin"})
 _READ: Final = (
     "list_workflows", "get_workflow", "simulate",
     "get_run", "run_at", "list_runs", "find_run", "row", "wait", "events", "follow", "node_output", "artifact",
-    "list_approvals", "get_approval", "own_assurance",
+    "list_approvals", "decisions", "budgets", "get_approval", "own_assurance",
     "list_checkpoints", "branch_tree", "compare", "replay", "timeline", "artifacts", "file", "audit",
+    "node_detail", "resumable", "retry_stats", "effects", "files_at", "file_at",
+    "list_agents", "get_agent",
+    "list_external_servers", "list_external_tools",
+    "recall", "get_epic",
 )  # fmt: skip
 _OPERATE: Final = (
     "run_workflow", "pause", "resume", "cancel", "signal",
     "checkpoint", "rollback", "branch", "close_branch", "play_from_node",
-    "preview_rollback", "preview_branch", "preview_play_from",  # they issue the token that the operation takes
+    "remember", "forget", "start_epic", "rollback_phase",
+    "preview_rollback", "preview_branch", "preview_play_from", "preview_rollback_phase",  # they issue the token that the operation takes
 )  # fmt: skip
-_ADMINISTER: Final = ("create_token", "list_tokens", "revoke_token", "erase")
+_ADMINISTER: Final = ("create_token", "list_tokens", "revoke_token", "erase", "raise_budget")
 
 MAY: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(_READ, READERS),

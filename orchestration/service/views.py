@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, PlanToken, Principal, ProjectId, RunId, Seq
+from omium.orchestration.ports_gates import Amounts, DecisionRow
 from omium.orchestration.values import Value
 
 Role = Literal["viewer", "operator", "approver", "admin"]
@@ -96,12 +97,36 @@ class ApprovalView:
     feedback: str | None = None
     decided_at: int | None = None
     details: Mapping[str, Any] | None = None
+    arguments: Value = None  # what it is about: the arguments of a call, with secrets taken out; the steps of a plan
     consequence: str = ""  # what the decision sets in motion, in one sentence
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionView:
+    """What policy said of a call, with what it was asked (None once that is erased)."""
+
+    row: DecisionRow
+    question: Value
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetView:
+    """A counter. budget: the declared budget that it is of; None for the rates and budgets of policies and of nodes.
+    limits: what the budget allows, by unit; `extra` comes on top. present: of the period of now."""
+
+    name: str
+    budget: str | None
+    spent: Amounts
+    held: Amounts
+    extra: Amounts
+    limits: Mapping[str, float]
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as it stands. `nodes` is empty in lists; `progress` is the share of ended nodes, 0 to 1."""
+    """A run as it stands. `nodes` is empty in lists; `progress` is the share of nodes that have come to their end, 0 to
+    1: what was cut off, or never begun because a node before it failed, counts only once the run has completed."""
 
     id: RunId
     project: ProjectId
@@ -187,9 +212,10 @@ class EffectView:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What a history operation would do. Pass `token` to do exactly this; it is good for one use until `expires_at`."""
+    """What a history operation would do. Pass `plan_token` to do exactly this; it is good for one use until
+    `expires_at`."""
 
-    token: PlanToken
+    plan_token: PlanToken
     expires_at: int
     operation: Literal["rollback", "branch", "play_from_node"]
     run_id: RunId
@@ -197,8 +223,9 @@ class PlanView:
     reruns: Sequence[NodeId]
     reused: Sequence[NodeId]
     asked_again: Sequence[NodeId]  # approvals
-    repeated_effects: Sequence[EffectView]  # known to have happened, and would happen again
-    undone_effects: Sequence[EffectView]  # a rollback goes behind them: compensated, or not to be undone
+    repeated_effects: Sequence[EffectView]  # have happened, or may have, and would happen again
+    undone_effects: Sequence[EffectView]  # a rollback goes behind them, and they are, or would be, compensated
+    not_undone_effects: Sequence[EffectView]  # a rollback goes behind them, and they stay as they are
     files: Sequence[Mapping[str, Any]]  # path, status
     last_cost_usd: float
     last_tokens: int
@@ -254,7 +281,7 @@ class ComparisonView:
     tokens: tuple[int, int]
     duration_ms: tuple[int | None, int | None]
     decisions: Sequence[Mapping[str, Any]]
-    outputs_equal: bool
+    outputs_equal: bool | None  # None: neither has given anything
     inputs: Sequence[GivenDifference] = ()
     overrides: Sequence[GivenDifference] = ()  # of nodes; those of inputs show in `inputs`
 

@@ -18,10 +18,12 @@ from omium.orchestration.log.load import Need, NeedEvents, NeedSnapshot, NeedVal
 from omium.orchestration.log.references import references
 from omium.orchestration.log.rows import (
     APPROVAL_COLUMNS,
+    DECISION_COLUMNS,
     EFFECT_COLUMNS,
     NODE_COLUMNS,
     RUN_COLUMNS,
     approval_rows,
+    decision_row,
     effect_rows,
     node_rows,
     run_row,
@@ -41,6 +43,7 @@ TABLES: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = {  # name -> 
     "approvals": (APPROVAL_COLUMNS, ("id",)),
     "effects": (EFFECT_COLUMNS, ("id",)),
     "labels": (LABEL_COLUMNS, ("seq",)),
+    "decisions": (DECISION_COLUMNS, ("seq",)),
 }
 
 
@@ -105,6 +108,7 @@ class Projection:
         self._approvals: set[ApprovalId] = set()
         self._effects: dict[str, Row] = {}
         self._labels: list[Row] = []
+        self._decisions: list[Row] = []
 
     def add(self, event: Event) -> None:
         """Raises what `Folder.next` raises."""
@@ -120,6 +124,8 @@ class Projection:
             self._labels.append(
                 (run_id, event.seq, d["label"], d["at"], d.get("note"), d.get("tree"), event.at, event.actor)
             )
+        elif event.type is EventType.POLICY_DECIDED:
+            self._decisions.append(decision_row(event))
 
     def refer(self, event: Event) -> None:
         """What the event names is referred to, until an event says that it is erased."""
@@ -138,7 +144,9 @@ class Projection:
             return list(node_rows(self.folded, self._nodes))
         if table == "approvals":
             return list(approval_rows(self.folded, self._approvals))
-        return list(self._effects.values()) if table == "effects" else self._labels
+        if table == "effects":
+            return list(self._effects.values())
+        return self._labels if table == "labels" else self._decisions
 
 
 def stored_rows(tables: Tables, table: str, run_id: RunId) -> list[Row]:

@@ -40,8 +40,19 @@ _DELETE_AT_ONCE: Final = 100
 _WRITE_MAY_TAKE_S: Final = 60.0
 # Without these a log could not be folded or shown: what was to run, and which nodes a change of course reset. They are
 # no content of the run; the sweep takes them once no log names them.
-_STRUCTURE: Final = ("definition", "nodes", "reset")
-_OWN: Final = ("nodes", "approvals", "effects", "labels", "snapshots", "claims", "plans")
+_STRUCTURE: Final = ("definition", "policy", "nodes", "reset")
+_OWN: Final = (
+    "nodes",
+    "approvals",
+    "effects",
+    "labels",
+    "decisions",
+    "snapshots",
+    "claims",
+    "plans",
+    "announced",
+    "notices",
+)
 
 
 @dataclass(frozen=True, slots=True)

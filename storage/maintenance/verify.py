@@ -21,7 +21,7 @@ from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.state import NodeStatus, RunState
 from omium.orchestration.ports import Damage
 from omium.storage.blobfiles import BlobFiles
-from omium.storage.maintenance.contents import Contents, quarantine
+from omium.storage.maintenance.contents import Contents, quarantine, runs_needing
 from omium.storage.maintenance.logs import (
     Follower,
     Row,
@@ -38,6 +38,7 @@ from omium.storage.maintenance.projections import Folder, Projection, difference
 from omium.storage.maintenance.tables import Keeper, Tables
 from omium.storage.reads import CHECKPOINTS, as_event
 
+_RUNS_NAMED: Final = 20
 # What folding raises when an event, though linked, was never one of ours, or when a blob that it needs is damaged.
 _UNFOLDABLE: Final = (OmiumError, AssertionError, AttributeError, KeyError, TypeError, ValueError)
 
@@ -222,10 +223,19 @@ class _Checking:
             return
         at_fault = str(fault.data.get("digest", digest))
         row = self._contents.row(digest)
-        data = {"digest": digest, "cause": at_fault, "size": row.size if row is not None else None}
+        needing = runs_needing(self._tables, digest)
+        data = {
+            "digest": digest,
+            "cause": at_fault,
+            "size": row.size if row is not None else None,
+            "runs": needing[:_RUNS_NAMED],
+        }
         problem = (
             fault.message if at_fault == digest else f"it is a patch upon blob {at_fault}, which is damaged or missing"
         )
+        if needing:
+            more = f" and {len(needing) - _RUNS_NAMED} more" if len(needing) > _RUNS_NAMED else ""
+            problem = f"{problem} Needed by {', '.join(needing[:_RUNS_NAMED])}{more}."
         yield Damage("blob", digest, problem, data)
 
 

@@ -20,7 +20,15 @@ import orjson
 from sqlalchemy import Table
 
 from omium.orchestration.ids import Digest, RunId
-from omium.orchestration.log.rows import APPROVAL_COLUMNS, EFFECT_COLUMNS, NODE_COLUMNS, RUN_COLUMNS, RUN_HOT, Row
+from omium.orchestration.log.rows import (
+    APPROVAL_COLUMNS,
+    DECISION_COLUMNS,
+    EFFECT_COLUMNS,
+    NODE_COLUMNS,
+    RUN_COLUMNS,
+    RUN_HOT,
+    Row,
+)
 from omium.orchestration.ports import IdempotencyKey
 from omium.storage import schema as t
 from omium.storage.batch import Rows
@@ -52,6 +60,7 @@ _INSERTS: Mapping[str, _Insert] = {
     "approvals": _Insert(t.approvals, APPROVAL_COLUMNS, _update(APPROVAL_COLUMNS, ("id",))),
     "effects": _Insert(t.effects, EFFECT_COLUMNS, _update(EFFECT_COLUMNS, ("id",))),
     "labels": _Insert(t.labels, ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor")),
+    "decisions": _Insert(t.decisions, DECISION_COLUMNS),
     "links": _Insert(t.links, ("run_id", "digest"), " ON CONFLICT DO NOTHING"),
     "new_claims": _Insert(t.claims, ("run_id", "project", "priority", "worker", "fence", "wake_at")),
     "snapshots": _Insert(t.snapshots, _SNAPSHOTS, _update(_SNAPSHOTS, ("run_id", "seq"))),
@@ -222,6 +231,7 @@ def _tables(
         "approvals": rows.approvals,
         "effects": rows.effects,
         "labels": rows.labels,
+        "decisions": rows.decisions,
         "snapshots": rows.snapshots,
     }
 

@@ -29,14 +29,21 @@ from omium.orchestration.ports import (
     Write,
     Written,
 )
+from omium.orchestration.ports_gates import Amounts, Counter
+from omium.orchestration.ports_memory import MemoryRow
+from omium.storage import budgets as counted
 from omium.storage import schema as t
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
+from omium.storage.counting import Counting
 from omium.storage.gathered import Gathered
 from omium.storage.listening import Hear, Listeners
+from omium.storage.memories import PG_PUT, MemoryReads, as_row
 from omium.storage.migrate import migrate_postgres
 from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
 from omium.storage.postgres.errors import FAILURES, translated
+from omium.storage.postgres.graphs import PostgresGraphs
+from omium.storage.postgres.outbox import PostgresOutbox
 from omium.storage.postgres.tail import Tail
 from omium.storage.postgres.writer import Heard, Writer
 from omium.storage.project_log import ProjectLog
@@ -115,7 +122,7 @@ def _nothing(rows: Sequence[Any]) -> None:
     """The shape of a statement without a result."""
 
 
-class PostgresStore(ProjectLog, Reads):
+class PostgresStore(ProjectLog, Reads, PostgresOutbox, PostgresGraphs, Counting, MemoryReads):
     """See `orchestration.ports.Store`. Open it with `await PostgresStore.open(url)`."""
 
     def __init__(
@@ -224,7 +231,9 @@ class PostgresStore(ProjectLog, Reads):
         await self._writer.job(_BEAT, (worker,), _nothing, quiet=True)
 
     async def retire(self, worker: WorkerId) -> int:
-        return await self._writer.job(_RETIRE, (worker, self.clock.now_us()), lambda rows: int(rows[0][0]))
+        now = self.clock.now_us()
+        await self._writer.job(counted.PG_SETTLE_ALL_OF, (worker, now), _nothing, quiet=True)
+        return await self._writer.job(_RETIRE, (worker, now), lambda rows: int(rows[0][0]))
 
     async def claim(self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int) -> list[Claimed]:
         return await self._writer.job(
@@ -251,6 +260,36 @@ class PostgresStore(ProjectLog, Reads):
 
     async def change_task(self, task_id: str, version: int, document: Mapping[str, Any]) -> bool:
         return await self._writer.job(_CHANGE_TASK, (task_id, version, orjson.dumps(document)), bool)
+
+    async def put_memory(self, row: MemoryRow, most: int) -> bool:
+        return await self._writer.job(PG_PUT, (*as_row(row), most), bool, quiet=True)
+
+    # --- budgets and leases -------------------------------------------------------------------------------------
+
+    async def hold(
+        self, hold: str, project: ProjectId, worker: WorkerId, counters: Sequence[Counter], amounts: Amounts
+    ) -> list[str]:
+        now = self.clock.now_us()
+        names = [one.name for one in counters]
+        limits = [[getattr(one, unit) for one in counters] for unit in counted.UNITS]
+        await self._writer.job(counted.PG_ENSURE, (project, names, now), _nothing, quiet=True)
+        row = (project, hold, names, *limits, amounts.usd, amounts.tokens, amounts.calls, worker, now)
+        return await self._writer.job(counted.PG_HOLD, row, lambda rows: [str(found[0]) for found in rows], quiet=True)
+
+    async def settle_hold(self, hold: str, amounts: Amounts) -> None:
+        row = (hold, amounts.usd, amounts.tokens, amounts.calls, self.clock.now_us())
+        await self._writer.job(counted.PG_SETTLE, row, _nothing, quiet=True)
+
+    async def lease(self, name: str, worker: WorkerId, holder: str) -> str | None:
+        row = (name, worker, holder, self.clock.now_us())
+        if await self._writer.job(counted.PG_LEASE, row, bool, quiet=True):
+            return None
+        return await self._writer.job(
+            counted.PG_HOLDER, (name,), lambda rows: str(rows[0][0]) if rows else "", quiet=True
+        )
+
+    async def unlease(self, name: str, worker: WorkerId, holder: str) -> None:
+        await self._writer.job(counted.PG_UNLEASE, (name, worker, holder), _nothing, quiet=True)
 
     # --- plans --------------------------------------------------------------------------------------------------
 

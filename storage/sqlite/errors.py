@@ -18,6 +18,8 @@ _SAYINGS = (
     ("disk i/o error", "cannot be read or written: the disk reports an error", "Check the disk."),
     ("malformed", "is damaged", "Run `omium verify`, then restore the last backup."),
     ("not a database", "is not an Omium database", "Point OMIUM_DATABASE at another file."),
+    ("no such table", "is not whole: a table is missing", "Was it emptied or replaced? Restore the last backup."),
+    ("no such column", "is not whole: a column is missing", "Was it replaced by another one? Restore the last backup."),
     ("unable to open", "cannot be opened", "Check that its directory exists and may be written."),
 )
 
@@ -32,6 +34,7 @@ def translated(error: BaseException, path: Path) -> BaseException:
         text = str(error).lower()
         for sign, problem, hint in _SAYINGS:
             if sign in text:
-                return OmiumError("storage_unavailable", f"the database {path.name} {problem}.", hint, cause=str(error))
+                data = {"cause": str(error), **({"gone": True} if sign.startswith("no such") else {})}
+                return OmiumError("storage_unavailable", f"the database {path.name} {problem}.", hint, **data)
         return OmiumError("storage_unavailable", f"the database {path.name} failed: {error}.", "", cause=str(error))
     return error

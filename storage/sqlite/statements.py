@@ -11,7 +11,14 @@ import orjson
 
 from omium.orchestration.ids import Digest, RunId, Seq
 from omium.orchestration.log.events import Event
-from omium.orchestration.log.rows import APPROVAL_COLUMNS, EFFECT_COLUMNS, NODE_COLUMNS, RUN_COLUMNS, RUN_HOT
+from omium.orchestration.log.rows import (
+    APPROVAL_COLUMNS,
+    DECISION_COLUMNS,
+    EFFECT_COLUMNS,
+    NODE_COLUMNS,
+    RUN_COLUMNS,
+    RUN_HOT,
+)
 from omium.orchestration.ports import IdempotencyKey
 from omium.storage.batch import Rows
 from omium.storage.blobs import BlobRow
@@ -57,6 +64,7 @@ _NODES = _upsert("nodes", NODE_COLUMNS, ("run_id", "node"))
 _APPROVALS = _upsert("approvals", APPROVAL_COLUMNS, ("id",))
 _EFFECTS = _upsert("effects", EFFECT_COLUMNS, ("id",))
 _LABELS = _insert("labels", ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor"))
+_DECISIONS = _insert("decisions", DECISION_COLUMNS)
 _LINKS = _insert("links", ("run_id", "digest"), verb="INSERT OR IGNORE")
 _BLOBS = _insert(
     "blobs",
@@ -90,6 +98,7 @@ def insert(
         (rows.approvals, _APPROVALS),
         (rows.effects, _EFFECTS),
         (rows.labels, _LABELS),
+        (rows.decisions, _DECISIONS),
         (rows.snapshots, _SNAPSHOTS),
     ):
         if table:

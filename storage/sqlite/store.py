@@ -30,15 +30,22 @@ from omium.orchestration.ports import (
     Write,
     Written,
 )
+from omium.orchestration.ports_gates import Amounts, Counter
+from omium.orchestration.ports_memory import MemoryRow
+from omium.storage import budgets as counted
 from omium.storage.batch import Rows, drive
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
+from omium.storage.counting import Counting
 from omium.storage.listening import Hear, Listeners
+from omium.storage.memories import SQLITE_PUT, MemoryReads, as_row
 from omium.storage.migrate import migrate_sqlite
 from omium.storage.project_log import ProjectLog
 from omium.storage.reads import KEEP_TASKS_US, Reads
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
+from omium.storage.sqlite.graphs import SqliteGraphs
+from omium.storage.sqlite.outbox import SqliteOutbox
 from omium.storage.sqlite.reader import Reader
 from omium.storage.sqlite.tail import Tail
 from omium.storage.sqlite.writer import Heard, Writer
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class SqliteStore(ProjectLog, Reads):
+class SqliteStore(ProjectLog, Reads, SqliteOutbox, SqliteGraphs, Counting, MemoryReads):
     """See `orchestration.ports.Store`. Open it with `await SqliteStore.open(path)`."""
 
     def __init__(self, path: Path, files: BlobFiles, clock: Clock, chain: Chain, durability: str):
@@ -175,6 +182,7 @@ class SqliteStore(ProjectLog, Reads):
         def work(db: sqlite3.Connection) -> int:
             freed = db.execute("UPDATE claims SET worker = NULL, wake_at = ? WHERE worker = ?", (now, worker)).rowcount
             db.execute("DELETE FROM workers WHERE id = ?", (worker,))
+            counted.settle_all_of(db, worker, now)
             return freed
 
         return await self.job(work)
@@ -236,6 +244,29 @@ class SqliteStore(ProjectLog, Reads):
         statement = "UPDATE tasks SET document = ?, version = version + 1 WHERE id = ? AND version = ?"
         row = (orjson.dumps(document), task_id, version)
         return await self.job(lambda db: db.execute(statement, row).rowcount == 1, ())
+
+    async def put_memory(self, row: MemoryRow, most: int) -> bool:
+        return await self.job(lambda db: db.execute(SQLITE_PUT, (*as_row(row), most)).rowcount == 1, ())
+
+    # --- budgets and leases -------------------------------------------------------------------------------------
+
+    async def hold(
+        self, hold: str, project: ProjectId, worker: WorkerId, counters: Sequence[Counter], amounts: Amounts
+    ) -> list[str]:
+        now = self.clock.now_us()
+        return await self.job(lambda db: counted.hold(db, hold, project, worker, counters, amounts, now), ())
+
+    async def settle_hold(self, hold: str, amounts: Amounts) -> None:
+        now = self.clock.now_us()
+        await self.job(lambda db: counted.settle(db, hold, amounts, now), ())
+
+    async def lease(self, name: str, worker: WorkerId, holder: str) -> str | None:
+        now = self.clock.now_us()
+        return await self.job(lambda db: counted.lease(db, name, worker, holder, now), ())
+
+    async def unlease(self, name: str, worker: WorkerId, holder: str) -> None:
+        statement = "DELETE FROM leases WHERE name = ? AND worker = ? AND holder = ?"
+        await self.job(lambda db: db.execute(statement, (name, worker, holder)) and None, ())
 
     # --- plans --------------------------------------------------------------------------------------------------
 

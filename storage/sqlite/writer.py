@@ -18,6 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +104,7 @@ class Writer:
         self._closing = False
         self.foreign = 0  # how often another connection's commits were noticed
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # listeners are called in it: anyio can tell by it which loop it is in
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="omium-writer", daemon=True)
 
@@ -257,7 +259,7 @@ class Writer:
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(function, *args)
+            self._loop.call_soon_threadsafe(function, *args, context=self._context)
         except RuntimeError:
             _log.warning("the event loop ended before a commit could be reported")
 

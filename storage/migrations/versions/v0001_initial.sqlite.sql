@@ -46,19 +46,19 @@ CREATE TABLE runs (
 )
  WITHOUT ROWID
 -- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
--- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_owner ON runs (project, owner, id)
--- end of statement
 CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
 CREATE INDEX runs_by_status ON runs (project, status, id)
+-- end of statement
+CREATE INDEX runs_by_owner ON runs (project, owner, id)
+-- end of statement
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -97,6 +97,7 @@ CREATE TABLE approvals (
 	consumed INTEGER NOT NULL,
 	binding TEXT,
 	details BLOB,
+	arguments TEXT,
 	PRIMARY KEY (id)
 )
  WITHOUT ROWID
@@ -119,6 +120,7 @@ CREATE TABLE effects (
 	error BLOB,
 	compensate TEXT,
 	detail BLOB,
+	approval TEXT,
 	PRIMARY KEY (id)
 )
  WITHOUT ROWID
@@ -137,6 +139,29 @@ CREATE TABLE labels (
 	PRIMARY KEY (run_id, seq)
 )
  WITHOUT ROWID
+-- end of statement
+CREATE TABLE decisions (
+	run_id TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	node TEXT NOT NULL,
+	call TEXT NOT NULL,
+	action TEXT NOT NULL,
+	server TEXT,
+	tool TEXT NOT NULL,
+	agent TEXT,
+	effect TEXT NOT NULL,
+	rule TEXT,
+	reason TEXT,
+	input TEXT NOT NULL,
+	version TEXT NOT NULL,
+	micros FLOAT,
+	shadow TEXT,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (run_id, seq)
+)
+ WITHOUT ROWID
+-- end of statement
+CREATE INDEX decisions_by_time ON decisions (at)
 -- end of statement
 CREATE TABLE links (
 	digest TEXT NOT NULL,
@@ -233,6 +258,105 @@ CREATE TABLE tokens (
 -- end of statement
 CREATE UNIQUE INDEX tokens_by_digest ON tokens (digest)
 -- end of statement
+CREATE TABLE memories (
+	project TEXT NOT NULL,
+	owner TEXT NOT NULL,
+	scope TEXT NOT NULL,
+	"key" TEXT NOT NULL,
+	kind TEXT NOT NULL,
+	text TEXT NOT NULL,
+	tags TEXT NOT NULL,
+	outcome TEXT,
+	at BIGINT NOT NULL,
+	words TEXT NOT NULL,
+	PRIMARY KEY (project, owner, scope, "key")
+)
+-- end of statement
+CREATE TABLE pins (
+	project TEXT NOT NULL,
+	server TEXT NOT NULL,
+	tool TEXT NOT NULL,
+	digest TEXT NOT NULL,
+	document BLOB NOT NULL,
+	status TEXT NOT NULL,
+	approved_by TEXT,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (project, server, tool)
+)
+ WITHOUT ROWID
+-- end of statement
+CREATE TABLE endpoints (
+	project TEXT NOT NULL,
+	endpoint TEXT NOT NULL,
+	since BIGINT NOT NULL,
+	PRIMARY KEY (project, endpoint)
+)
+-- end of statement
+CREATE TABLE announced (
+	run_id TEXT NOT NULL,
+	endpoint TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	PRIMARY KEY (run_id, endpoint)
+)
+ WITHOUT ROWID
+-- end of statement
+CREATE TABLE notices (
+	id TEXT NOT NULL,
+	project TEXT NOT NULL,
+	endpoint TEXT NOT NULL,
+	run_id TEXT NOT NULL,
+	seq BIGINT NOT NULL,
+	type TEXT NOT NULL,
+	status TEXT NOT NULL,
+	attempts BIGINT NOT NULL,
+	due_at BIGINT NOT NULL,
+	created_at BIGINT NOT NULL,
+	ended_at BIGINT,
+	problem TEXT,
+	PRIMARY KEY (id)
+)
+-- end of statement
+CREATE INDEX notices_due ON notices (project, endpoint, due_at) WHERE status = 'waiting'
+-- end of statement
+CREATE UNIQUE INDEX notices_once ON notices (run_id, seq, endpoint)
+-- end of statement
+CREATE TABLE leases (
+	name TEXT NOT NULL,
+	worker TEXT NOT NULL,
+	holder TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (name)
+)
+-- end of statement
+CREATE TABLE budgets (
+	project TEXT NOT NULL,
+	name TEXT NOT NULL,
+	spent_usd FLOAT NOT NULL,
+	spent_tokens FLOAT NOT NULL,
+	spent_calls FLOAT NOT NULL,
+	held_usd FLOAT NOT NULL,
+	held_tokens FLOAT NOT NULL,
+	held_calls FLOAT NOT NULL,
+	extra_usd FLOAT NOT NULL,
+	extra_tokens FLOAT NOT NULL,
+	extra_calls FLOAT NOT NULL,
+	updated_at BIGINT NOT NULL,
+	PRIMARY KEY (project, name)
+)
+-- end of statement
+CREATE TABLE holds (
+	id TEXT NOT NULL,
+	name TEXT NOT NULL,
+	project TEXT NOT NULL,
+	worker TEXT NOT NULL,
+	usd FLOAT NOT NULL,
+	tokens FLOAT NOT NULL,
+	calls FLOAT NOT NULL,
+	PRIMARY KEY (id, name)
+)
+-- end of statement
+CREATE INDEX holds_by_worker ON holds (worker)
+-- end of statement
 CREATE TABLE snapshots (
 	run_id TEXT NOT NULL,
 	seq BIGINT NOT NULL,
@@ -250,6 +374,39 @@ CREATE TABLE project_events (
 	prev_hash BLOB NOT NULL,
 	hash BLOB NOT NULL,
 	PRIMARY KEY (project, seq)
+)
+ WITHOUT ROWID
+-- end of statement
+CREATE TABLE graph_checkpoints (
+	project TEXT NOT NULL,
+	thread TEXT NOT NULL,
+	ns TEXT NOT NULL,
+	id TEXT NOT NULL,
+	parent TEXT,
+	run TEXT,
+	kind TEXT NOT NULL,
+	document BLOB NOT NULL,
+	metadata_kind TEXT NOT NULL,
+	about BLOB NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (project, thread, ns, id)
+)
+ WITHOUT ROWID
+-- end of statement
+CREATE INDEX graph_checkpoints_by_run ON graph_checkpoints (project, run) WHERE run IS NOT NULL
+-- end of statement
+CREATE TABLE graph_writes (
+	project TEXT NOT NULL,
+	thread TEXT NOT NULL,
+	ns TEXT NOT NULL,
+	checkpoint TEXT NOT NULL,
+	task TEXT NOT NULL,
+	idx BIGINT NOT NULL,
+	path TEXT NOT NULL,
+	channel TEXT NOT NULL,
+	kind TEXT NOT NULL,
+	value BLOB NOT NULL,
+	PRIMARY KEY (project, thread, ns, checkpoint, task, idx)
 )
  WITHOUT ROWID
 -- end of statement

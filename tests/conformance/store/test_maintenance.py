@@ -157,6 +157,7 @@ async def test_a_damaged_blob_is_found_quarantined_and_healed_by_a_new_copy(stor
     await damage_blob(store, digest)
     (damage,) = await m.verify(m.keeper(store))
     assert (damage.kind, damage.subject) == ("blob", digest)
+    assert damage.data["runs"] == [run_id] and run_id in damage.problem
     assert await m.keeper(store).read(lambda tables: m.runs_needing(tables, digest)) == [run_id]
     assert await m.nearest_valid_checkpoint(m.keeper(store), run_id) == state.nodes["a"].seq
     assert await m.nearest_valid_checkpoint(m.keeper(store), run_id, state.nodes["a"].seq) == 1

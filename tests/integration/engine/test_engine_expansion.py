@@ -256,7 +256,6 @@ async def test_a_plan_becomes_nodes_inside_of_what_made_it(tmp_path: Path) -> No
         (steps({"id": "a", "kind": "cli", "use": "sh"}), "not_registered", "sh"),
         ({"plan": "no plan"}, "invalid_definition", "no steps"),
         (steps({"id": "a", "kind": "wait", "wait": 1, "resources": "gpu"}), "not_registered", "gpu"),
-        (steps({"id": "a", "kind": "wait", "wait": 1, "budget": {"usd": 1}}), "invalid_definition", "not enforced yet"),
         (
             steps({"id": "a", "kind": "approval", "approval": {"prompt": "?", "min_assurance": "signed"}}),
             "invalid_definition",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,9 @@ import anyio
 from omium.orchestration.definition.load import load_workflow
 from omium.orchestration.definition.model import WorkflowDef
 from omium.orchestration.engine.engine import Engine, EngineConfig
+from omium.orchestration.gates.budgets import BudgetRule
+from omium.orchestration.gates.deciding import Policies
+from omium.orchestration.gates.policy import PolicySource, read_policy
 from omium.orchestration.ids import RunId, Seq
 from omium.orchestration.log.events import FIELDS, Event
 from omium.orchestration.log.events import EventType as E
@@ -174,6 +177,8 @@ class World:
             functions={name: FunctionSpec(name, f"tests:{name}", "async") for name in self.functions},
             workflows={one.name: one for one in workflows},
         )
+        self.policies: PolicySource | None = None
+        self.budgets: Sequence[BudgetRule] = ()
         self.machines: list[Machine] = []
         self.killed: list[int] = []
         self.calls: list[Call] = []
@@ -190,7 +195,7 @@ class World:
         """Another machine, ready to execute."""
         number = next(self._pids)
         store = await Store.open(self.path / "omium.db", clock=self.clock, durability="normal")
-        core = Core(store, self.catalog, clock=self.clock)
+        core = Core(store, self.catalog, clock=self.clock, policies=self.policies)
         engine = Engine(
             store,
             {"function": Functions(self, number)},
@@ -200,6 +205,8 @@ class World:
             config=EngineConfig(**{"beat_s": 0.05, **config}),
             clock=self.clock,
             rng=random.Random(number),
+            policies=Policies(store.value, self.policies),
+            budgets=self.budgets,
         )
         core.bind(engine)
         machine = Machine(number, store, engine, core)
@@ -361,11 +368,18 @@ async def eventually(holds: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def world(
-    path: Path, *workflows: WorkflowDef | str, functions: Mapping[str, Function] | None = None, **config: Any
+    path: Path,
+    *workflows: WorkflowDef | str,
+    functions: Mapping[str, Function] | None = None,
+    policy: str | None = None,
+    budgets: Sequence[BudgetRule] = (),
+    **config: Any,
 ) -> AsyncIterator[World]:
     """A world with one machine; `workflows` as definitions or as YAML. At its end everything in it is checked."""
     loaded = [load_workflow(one) if isinstance(one, str) else one for one in workflows]
     made = World(path, loaded, functions or {})
+    made.policies = None if policy is None else PolicySource(read_policy(policy, "policy.yaml"))
+    made.budgets = budgets
     async with made._tasks:
         await made.start(**config)
         try:

@@ -275,13 +275,13 @@ async def test_what_would_be_repeated_is_previewed_first(tmp_path: Path) -> None
             assert "left" in plan.reruns and "top" not in plan.reruns
             assert plan.last_cost_usd >= 0.25
         plan = await core.preview_branch(ME, hand.run_id, "before:left")
-        await core.branch(ME, hand.run_id, "before:left", name="yes", plan_token=plan.token)
+        await core.branch(ME, hand.run_id, "before:left", name="yes", plan_token=plan.plan_token)
         plan = await core.preview_play_from(ME, hand.run_id, "left")
         assert (plan.in_place, plan.last_tokens) == (True, 7)
         await core.play_from_node(ME, hand.run_id, "right")  # what it affects has changed since
-        await refused(core.play_from_node(ME, hand.run_id, "left", plan_token=plan.token), "plan_expired")
+        await refused(core.play_from_node(ME, hand.run_id, "left", plan_token=plan.plan_token), "plan_expired")
         plan = await core.preview_play_from(ME, hand.run_id, "left")
-        await core.play_from_node(ME, hand.run_id, "left", plan_token=plan.token)
+        await core.play_from_node(ME, hand.run_id, "left", plan_token=plan.plan_token)
         await hand.run("left")  # without a call this time: what its older generation did is not repeated by it
         assert (await core.preview_play_from(ME, hand.run_id, "left")).repeated_effects == []
         await core.play_from_node(ME, hand.run_id, "left")
@@ -493,7 +493,7 @@ async def test_runs_are_compared_node_by_node(tmp_path: Path) -> None:
         middle = (await hand.state()).seq
         await hand.run("left", "right", "end")
         same = await core.compare(ME, hand.run_id, hand.run_id)
-        assert (same.first_divergence, {one.change for one in same.nodes}, same.outputs_equal) == (None, {"same"}, True)
+        assert (same.first_divergence, {one.change for one in same.nodes}, same.outputs_equal) == (None, {"same"}, None)
         assert (same.files, same.decisions, same.cost_usd) == ([], [], (0.01, 0.01))
         branch = await core.branch(ME, hand.run_id, middle, name="b")
         unlike = await core.compare(ME, f"{hand.run_id}@{middle}", branch.run.id)

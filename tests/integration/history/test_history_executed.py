@@ -82,7 +82,8 @@ async def test_what_is_in_flight_is_stopped_before_the_answer(tmp_path: Path) ->
         run = await core.run_workflow(ME, "w")
         with anyio.fail_after(10):
             await started.wait()
-            done = await core.rollback(ME, run.id, "node:a")
+            plan = await core.preview_rollback(ME, run.id, "node:a")
+            done = await core.rollback(ME, run.id, "node:a", plan_token=plan.plan_token)
         assert (done.run.status, done.reset, undone) == ("paused", ("b", "c"), ["b"])
         await core.resume(ME, run.id)
         assert await finished(core, run.id) == {"c": "done"}

@@ -169,7 +169,7 @@ async def test_effects_behind_the_position_are_undone_newest_first_and_failures_
         plan = error.data["plan"]
         assert [one["call"] for one in plan["repeated_effects"]] == ["mail"]
         assert undone == []
-        done = await core.rollback(ME, hand.run_id, here, plan_token=plan["token"])
+        done = await core.rollback(ME, hand.run_id, here, plan_token=plan["plan_token"])
         assert undone == [
             ("book", "", {"from": "book"}, {}),
             ("order", "second", {"called": "second"}, {"what": "look"}),
@@ -181,9 +181,10 @@ async def test_effects_behind_the_position_are_undone_newest_first_and_failures_
         undone.clear()
         again = await core.preview_rollback(ME, hand.run_id, here)
         assert [(one.call, one.compensated) for one in again.undone_effects] == [
-            ("first", "done"), ("second", "failed"), ("mail", None), ("", "done"),
+            ("first", "done"), ("second", "failed"), ("", "done"),
         ]  # fmt: skip
-        await core.rollback(ME, hand.run_id, here, plan_token=again.token)
+        assert [one.call for one in again.not_undone_effects] == ["mail"]
+        await core.rollback(ME, hand.run_id, here, plan_token=again.plan_token)
         assert [one[1] for one in undone] == ["second"]  # what is undone stays so, what failed is tried once more
 
 
@@ -260,7 +261,8 @@ async def test_a_run_that_is_held_by_another_worker_is_rolled_back_and_the_answe
         first = await hand.run("a")
         await hand.run("b")
         core._ground._claim_wait_s = 0.0
-        done = await core.rollback(ME, hand.run_id, first)
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
         assert done.run.status == "paused"
         assert len(done.notes) == 1
         assert [(one.node, one.compensated) for one in done.not_undone] == [("b", None)]
@@ -276,7 +278,8 @@ async def test_a_resume_meanwhile_is_not_lost(tmp_path: Path) -> None:
         first = await hand.run("a")
         await hand.run("b")
         await hand.let_go()
-        done = await core.rollback(ME, hand.run_id, first)
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
         assert done.run.status == "executing"
         due = await core.store.next_wake([ME.project])
         assert due is not None and due <= core.clock.now_us()
@@ -370,14 +373,14 @@ async def test_a_plan_is_good_once_for_one_caller_and_for_what_was_looked_at(tmp
         await hand.run("n2")
         bob = Caller(Principal("user:bob"))
         plan = await core.preview_rollback(ME, hand.run_id, first)
-        await refused(core.rollback(bob, hand.run_id, first, plan_token=plan.token), "plan_expired")
+        await refused(core.rollback(bob, hand.run_id, first, plan_token=plan.plan_token), "plan_expired")
         other = await core.preview_rollback(ME, hand.run_id, "start")
-        await refused(core.rollback(ME, hand.run_id, first, plan_token=other.token), "plan_expired")
+        await refused(core.rollback(ME, hand.run_id, first, plan_token=other.plan_token), "plan_expired")
         await hand.run("n3")  # progress elsewhere leaves it good
         await hand.let_go()
-        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.token)
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
         assert done.reset == ("n2", "n3")
-        await refused(core.rollback(ME, hand.run_id, first, plan_token=plan.token), "plan_expired")
+        await refused(core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token), "plan_expired")
         old = await core.preview_rollback(ME, hand.run_id, "start")
         await core.rollback(ME, hand.run_id, first)
-        await refused(core.rollback(ME, hand.run_id, "start", plan_token=old.token), "plan_expired")
+        await refused(core.rollback(ME, hand.run_id, "start", plan_token=old.plan_token), "plan_expired")

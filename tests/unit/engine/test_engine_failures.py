@@ -120,6 +120,11 @@ CORPUS: list[tuple[BaseException, str]] = [
     # by what is known of a process
     (failed("it ended", exit_code=127), "file_not_found"),
     (failed("it ended", exit_code=126), "permission_error"),
+    (failed("it broke the approval protocol", reason="protocol_error", exit_code=126), "validation"),
+    (failed("it asked the same question 4 times", reason="max_resumes"), "validation"),
+    (failed("it ended", category="rate_limited", exit_code=126), "rate_limited"),
+    (failed("it ended", category="bad luck", exit_code=126), "permission_error"),
+    (failed("it ended", category=["timeout"], reason=["memory"], exit_code=126), "permission_error"),
     (failed("it was killed", exit_code=137), "memory_error"),
     (failed("it was stopped", reason="hard_timeout"), "timeout"),
     (failed("it was stopped", reason="idle_timeout"), "timeout"),
@@ -226,6 +231,20 @@ def test_our_own_failures_keep_code_hint_and_what_a_process_left() -> None:
     told = describe(error)
     assert (told["code"], told["hint"], told["exit_code"]) == ("process_failed", "look there", 3)
     assert len(told["stderr"]) == 4_000 and len(told["traceback"]) == 16_000
+
+
+def test_a_vote_that_decided_nothing_keeps_who_voted_for_what() -> None:
+    votes = {"ada": {"choice": "yes", "output": "yes"}, "bob": {"error": "it was late"}}
+    told = describe(OmiumError("precondition_failed", "the vote decided nothing", votes=votes))
+    assert (told["category"], told["votes"]) == ("validation", votes)
+
+
+@pytest.mark.parametrize(("voters", "words"), [(2, 100_000), (1_000, 100)])
+def test_long_votes_are_cut(voters: int, words: int) -> None:
+    votes = {f"voter-{number}": {"choice": number, "output": "word " * words} for number in range(voters)}
+    told = describe(OmiumError("precondition_failed", "the vote decided nothing", votes=votes))
+    assert told["votes"]["voter-1"]["cut"].startswith('{"choice": 1, "output": "word word')
+    assert len(json.dumps(told)) < 30_000
 
 
 def test_a_group_is_described_by_its_first_error_and_keeps_the_whole_trace() -> None:

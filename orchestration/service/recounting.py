@@ -1,0 +1,154 @@
+"""Counting what a run's log says: from which nodes it can go on again, and what its retries came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.ledger import is_unsafe
+from omium.orchestration.history.recorded import has_run
+from omium.orchestration.history.reset import Reset, plan_reset
+from omium.orchestration.ids import Digest, NodeId, RunId, Seq
+from omium.orchestration.log.events import EventType
+from omium.orchestration.log.state import NodeStatus, RunState, RunStatus
+from omium.orchestration.service import roles
+from omium.orchestration.service.reading import Reading, nodes_of
+from omium.orchestration.service.views import Caller
+
+_PAGE = 1_000
+_NOT_YET = frozenset({RunStatus.DRAFT, RunStatus.PLANNING})
+
+
+@dataclass(frozen=True, slots=True)
+class ResumableView:
+    """Whether a run can be played again from a node. reason: why not: `not_started` (the run), `upstream` (something
+    that it needs has no result), `integrity` (a result that it needs, or the run's own input, cannot be read).
+    checkpoint: the newest position before the node began; reruns: nodes that have run and would run again; repeats:
+    calls that have happened and want a plan before they happen again."""
+
+    node: NodeId
+    status: str
+    can_resume: bool
+    reason: str | None
+    checkpoint: Seq | None
+    reruns: int
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryView:
+    """What retrying came to, over the whole log of a run, every generation. retried: nodes that were tried more than
+    once; attempts: all that began; failed: those that failed; recovered: nodes that succeeded after a retry; exhausted:
+    nodes that failed with all their retries used; categories: failed attempts by category."""
+
+    retried: int
+    attempts: int
+    failed: int
+    recovered: int
+    exhausted: int
+    categories: Mapping[str, int]
+
+
+class RecountService(Reading):
+    """Part of the core."""
+
+    async def resumable(self, caller: Caller, run_id: RunId) -> Sequence[ResumableView]:
+        """Every node of a run, in its order, with whether it can be played from."""
+        roles.check(caller, "resumable")
+        await self.row(caller, run_id)
+        state = await self.store.state(run_id)
+        structure = await self.structure(state)
+        starts = await self._starts(run_id)
+        calls = Counter(
+            NodeId(one.node)
+            for one in await self.store.effects(run_id)
+            if one.outcome in (None, "done", "unknown")
+            and is_unsafe(one.kind, one.on_unknown)
+            and one.generation == state.node(NodeId(one.node)).generation
+        )
+        sound: dict[Digest, bool] = {}
+        found = []
+        for node_id, node in nodes_of(state, structure):
+            reset = plan_reset(structure, state, node_id)
+            reason = await self._obstacle(state, structure, reset, sound)
+            before = await self.store.checkpoints(run_id, starts.get(node_id), 1)
+            found.append(
+                ResumableView(
+                    node_id,
+                    node.status.value,
+                    reason is None,
+                    reason,
+                    before[0].seq if before else None,
+                    sum(has_run(state, one) for one in reset.nodes),
+                    sum(calls[one] for one in reset.nodes),
+                )
+            )
+        return found
+
+    async def _starts(self, run_id: RunId) -> dict[NodeId, Seq]:
+        """Where each node last began."""
+        starts: dict[NodeId, Seq] = {}
+        after = Seq(0)
+        while page := await self.store.events(run_id, after, _PAGE):
+            for event in page:
+                if event.type is EventType.NODE_STARTED:
+                    starts[NodeId(event.data["node"])] = event.seq
+            after = page[-1].seq
+        return starts
+
+    async def _obstacle(
+        self, state: RunState, structure: Structure, reset: Reset, sound: dict[Digest, bool]
+    ) -> str | None:
+        if state.status in _NOT_YET:
+            return "not_started"
+        again = {*reset.listed, *reset.nodes}
+        needed = [state.definition, state.inputs]
+        for up in {up for one in again for up in structure.needs_of(one)} - again:
+            node = state.node(up)
+            if node.status is NodeStatus.COMPLETED and node.output is not None:
+                needed.append(node.output)
+            elif node.status not in (NodeStatus.FAILED, NodeStatus.SKIPPED):
+                return "upstream"  # what failed or was skipped has come to an end, which an optional edge may allow
+        for digest in needed:
+            if digest not in sound:
+                sound[digest] = await self._is_sound(digest)
+            if not sound[digest]:
+                return "integrity"
+        return None
+
+    async def _is_sound(self, digest: Digest) -> bool:
+        try:
+            await self.store.value(digest)
+        except OmiumError as error:
+            if error.code not in ("integrity", "not_found"):
+                raise
+            return False
+        return True
+
+    async def retry_stats(self, caller: Caller, run_id: RunId) -> RetryView:
+        """What the retries of a run came to."""
+        roles.check(caller, "retry_stats")
+        await self.row(caller, run_id)
+        kinds: Counter[EventType] = Counter()
+        categories: Counter[str] = Counter()
+        retried: set[str] = set()
+        after = Seq(0)
+        while page := await self.store.events(run_id, after, _PAGE):
+            for event in page:
+                kinds[event.type] += 1
+                if event.type is EventType.NODE_ATTEMPT_FAILED:
+                    categories[str(event.data["error"].get("category", "unknown"))] += 1
+                elif event.type is EventType.NODE_RETRY_STARTED:
+                    retried.add(event.data["node"])
+            after = page[-1].seq
+        return RetryView(
+            retried=len(retried),
+            attempts=kinds[EventType.NODE_STARTED] + kinds[EventType.NODE_RETRY_STARTED],
+            failed=kinds[EventType.NODE_ATTEMPT_FAILED],
+            recovered=kinds[EventType.NODE_RETRY_SUCCEEDED],
+            exhausted=kinds[EventType.NODE_RETRY_EXHAUSTED],
+            categories=dict(sorted(categories.items())),
+        )
