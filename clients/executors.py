@@ -11,28 +11,29 @@ import importlib
 import inspect
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial, reduce
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
 import orjson
 
-from omium.clients.commands import CommandSpec, run_command
+from omium.clients.asked import Asked
+from omium.clients.commands import CommandSpec, Launch, launch_of, run_command
 from omium.clients.functions.code import Sources, Stamp, of_callable, stamp_of
 from omium.clients.functions.context import AsyncContext, wants_context
 from omium.clients.functions.host import FunctionPool
+from omium.clients.functions.printed import Printed
 from omium.clients.functions.threads import call_in_thread
-from omium.clients.processes.stream import StreamName
+from omium.clients.processes.counters import counters
+from omium.clients.watched import Supervision, Watched
 from omium.orchestration.definition.model import OnUnknown
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import new_id
+from omium.orchestration.ids import NodeId, RunId, new_id
 from omium.orchestration.ports import Attempt, Done
 from omium.orchestration.service.catalog import FunctionSpec
 from omium.orchestration.values import Value
@@ -43,7 +44,6 @@ Body = Callable[[dict[str, Any], Attempt], Awaitable[Value]]
 
 PROGRESS_EVERY_S: Final = 5.0
 _THREADS: Final = 64
-_LINE_SHOWN: Final = 500
 _HASHED_WHOLE: Final = 16 * 1024 * 1024  # bytes; of a larger program only size and time of change count
 _RECORDED: Final = frozenset({"ask", "fail"})
 
@@ -54,7 +54,8 @@ class FunctionExecutor:
     specs: by name. callables: functions registered as objects, which need no import; they run on the hosts `async` and
     `thread`. pool: the worker processes, needed if a spec has the host `process`. path: absolute directories from which
     functions are imported, besides what is installed. threads: how many calls may be in threads at a time; one that
-    was abandoned keeps its place until it returns.
+    was abandoned keeps its place until it returns. scratch: the directory of an attempt (run, node, attempt), where
+    what a function in a worker process prints is kept; what the others print is their process's.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class FunctionExecutor:
         callables: Mapping[str, Callable[..., Any]] | None = None,
         path: Sequence[Path] = (),
         threads: int = _THREADS,
+        scratch: Callable[[RunId, NodeId, int], Path] | None = None,
     ) -> None:
         self._specs = specs
+        self._scratch = scratch
         self._pool = pool
         self._callables = dict(callables or {})
         self._path = tuple(str(entry) for entry in path)
@@ -163,8 +166,13 @@ class FunctionExecutor:
             raise OmiumError("unsupported", f"there are no worker processes for the function {spec.name!r}.")
         call = partial(pool.call, spec.ref, timeout_s=spec.timeout_s, sys_path=self._path)
 
+        make = self._scratch
+
         async def body(inputs: dict[str, Any], attempt: Attempt) -> Value:
-            return await call(inputs, context=_context(attempt), on_request=attempt.ask)
+            if make is None:
+                return await call(inputs, context=_context(attempt), on_request=attempt.ask)
+            with Printed(partial(make, attempt.run_id, attempt.node_id, attempt.attempt)) as printed:
+                return await call(inputs, context=_context(attempt), on_request=attempt.ask, on_line=printed.take)
 
         return body
 
@@ -291,12 +299,18 @@ class CommandExecutor:
     """Runs registered commands under the supervisor and under the ledger.
 
     specs: by name. on_unknown: for commands that the operator declared to be safe to repeat (`rerun`) or not to be
-    asked about (`fail`); all others are asked about after a crash.
+    asked about (`fail`); all others are asked about after a crash. supervision: what is kept of them besides.
     """
 
-    def __init__(self, specs: Mapping[str, CommandSpec], on_unknown: Mapping[str, OnUnknown] | None = None) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, CommandSpec],
+        on_unknown: Mapping[str, OnUnknown] | None = None,
+        supervision: Supervision | None = None,
+    ) -> None:
         self._specs = specs
         self._on_unknown = on_unknown or {}
+        self._supervision = supervision or Supervision()
         self._digests: dict[str, tuple[str, dict[Path, Stamp]]] = {}
 
     def digest(self, use: str) -> str:
@@ -317,17 +331,33 @@ class CommandExecutor:
         return digest
 
     async def run(self, use: str, inputs: Value, attempt: Attempt) -> Done:
-        """Run the command on `inputs`; the ledger holds its intent before and its output after."""
+        """Run the command on `inputs`; the ledger holds its intent before and its output after.
+
+        A program that asks a person has done nothing yet, and is run again with the answer, as it was run before.
+        """
         spec = self._spec(use)
-        token = new_id("proc")
-        output = await attempt.effect(
-            "command",
-            partial(self._call, spec, inputs, attempt, token),
-            kind="command",
-            on_unknown=self._on_unknown.get(use),
-            detail={"command": use, "token": token},
-        )
-        return Done(output)
+        if self._supervision.reconciler is not None and attempt.resumed:
+            await self._supervision.reconciler.end(attempt.run_id, attempt.node_id)
+        asked = await Asked.of(attempt)
+        while True:
+            await asked.answered(spec, attempt)
+            token = new_id("proc")
+            try:
+                output = await attempt.effect(
+                    "command",
+                    partial(self._call, spec, inputs, attempt, token, asked),
+                    kind="command",
+                    on_unknown=self._on_unknown.get(use),
+                    detail={"command": use, "token": token},
+                )
+            except OmiumError as error:
+                if error.data.get("reason") == "protocol_error":
+                    counters.protocol_errors += 1
+                if error.data.get("reason") != "approval_requested":
+                    raise
+                await asked.add(error.data["asked"], asked.launch or launch_of(spec, inputs), spec, attempt)
+            else:
+                return Done(output)
 
     def _spec(self, use: str) -> CommandSpec:
         spec = self._specs.get(use)
@@ -335,61 +365,58 @@ class CommandExecutor:
             raise OmiumError("not_registered", f"the command {use!r} is not registered.")
         return spec
 
-    async def _call(self, spec: CommandSpec, inputs: Value, attempt: Attempt, token: str) -> Value:
+    async def _call(self, spec: CommandSpec, inputs: Value, attempt: Attempt, token: str, asked: Asked) -> Value:
         marker = {"run_id": attempt.run_id, "node_id": attempt.node_id, "attempt": str(attempt.attempt)}
-        with _Output(attempt.scratch) as output:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_report, output, attempt)
-                    result = await run_command(
-                        spec, inputs, workspace=attempt.workspace, marker=marker, token=token, on_line=output.take
-                    )
-                    tasks.cancel_scope.cancel()
-            except BaseExceptionGroup as group:  # the tasks' way of raising; the reporter raises nothing of its own
-                error = _only(group)
-                if isinstance(error, OmiumError) and _was_not_started(error):
-                    raise OmiumError(error.code, error.message, error.hint, **{**error.data, "sent": False}) from error
-                raise error from None
+        try:
+            launch = asked.launch or launch_of(spec, inputs)
+            with Watched(self._supervision, spec, launch, attempt, token) as watched:
+                return await self._run(spec, inputs, attempt, watched, launch, asked, marker, token)
+        except OmiumError as error:
+            if not _was_not_started(error):
+                raise
+            raise OmiumError(error.code, error.message, error.hint, **{**error.data, "sent": False}) from error
+
+    async def _run(
+        self,
+        spec: CommandSpec,
+        inputs: Value,
+        attempt: Attempt,
+        watched: Watched,
+        launch: Launch,
+        asked: Asked,
+        marker: Mapping[str, str],
+        token: str,
+    ) -> Value:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_report, watched, attempt)
+                result = await run_command(
+                    spec,
+                    inputs,
+                    workspace=attempt.workspace,
+                    marker=marker,
+                    token=token,
+                    launch=launch,
+                    answers=asked.answers,
+                    on_line=watched.line,
+                    on_start=watched.started,
+                    on_status=watched.status,
+                )
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:  # the tasks' way of raising; the reporter raises nothing of its own
+            raise _only(group) from None
         return result
 
 
-class _Output:
-    """The lines that a command writes: kept in its scratch directory, the last one shown now and then."""
-
-    def __init__(self, scratch: Path | None) -> None:
-        self._logs = None if scratch is None else scratch / "logs"
-        self._files: dict[StreamName, IO[str]] = {}
-        self._stack = ExitStack()
-        self.last: str | None = None
-
-    def __enter__(self) -> _Output:
-        if self._logs is not None:
-            names: tuple[StreamName, ...] = ("stdout", "stderr")
-            for name in names:
-                descriptor = os.open(self._logs / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                file = self._stack.enter_context(open(descriptor, "w", encoding="utf-8", errors="backslashreplace"))
-                self._files[name] = file
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def take(self, stream: StreamName, line: str) -> None:
-        file = self._files.get(stream)
-        if file is not None:
-            file.write(f"{line}\n")
-        if line.strip():
-            self.last = line.strip()[:_LINE_SHOWN]
-
-
-async def _report(output: _Output, attempt: Attempt) -> None:
+async def _report(watched: Watched, attempt: Attempt) -> None:
     """Note the last line from time to time; each note is a commit, so most lines are in the log files only."""
     told: str | None = None
     while True:
         await anyio.sleep(PROGRESS_EVERY_S)
-        if output.last is None or output.last == told:
+        watched.refresh()
+        if watched.last is None or watched.last == told:
             continue
-        told = output.last
+        told = watched.last
         try:
             with anyio.CancelScope(shield=True):
                 await attempt.ask("progress", {"text": told})

@@ -18,10 +18,15 @@ from omium.orchestration.service.core import Core
 from omium.server.config import Config
 from omium.server.hosting import hosted
 from omium.server.upkeep import kept_up
+from omium.server.wiring.external import external_tools, tool_executors
+from omium.server.wiring.gates import gated, policies_of
+from omium.server.wiring.notify import notifying
+from omium.server.wiring.telemetry import tracing
 from omium.storage.open import open_store
 
 if TYPE_CHECKING:
     from omium.clients.executors import CommandExecutor, FunctionExecutor
+    from omium.clients.external.tools import ExternalTools
     from omium.clients.workspaces import GitWorkspaces
     from omium.orchestration.engine.engine import Engine, EngineConfig
 
@@ -52,7 +57,7 @@ async def open_omium(
         )
         stack.push_async_callback(_to_the_end, store.close)
         workspaces = workspaces_of(config)
-        core = Core(store, catalog, clock=time)
+        core = Core(store, catalog, clock=time, policies=policies_of(config.project), budgets=config.project.budgets)
         if engine:
             departure = None
             if leave == "detach" and config.detach:
@@ -60,6 +65,8 @@ async def open_omium(
 
                 departure = Departure(config, store)
                 stack.push_async_callback(_to_the_end, departure.runs_are_free)
+            await stack.enter_async_context(hosted(lambda: tracing(config, store)))
+            await stack.enter_async_context(hosted(lambda: notifying(config, store, time)))
             running = await stack.enter_async_context(hosted(lambda: _engine(config, core, workspaces, time)))
             if departure is not None:
                 stack.push_async_callback(_to_the_end, partial(departure.begins, running))
@@ -76,15 +83,17 @@ async def _to_the_end(leave: Callable[[], Awaitable[object]]) -> None:
 @asynccontextmanager
 async def _engine(config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock) -> AsyncIterator[Engine]:
     """The engine of this process, with everything that it runs nodes with."""
-    from omium.clients.processes.liveness import HostProcesses, marked
+    from omium.clients.processes.liveness import marked
     from omium.orchestration.engine.engine import Engine
+    from omium.server.wiring.supervision import processes_of
 
     async with AsyncExitStack() as stack:
         stack.enter_context(marked())
+        tools = await stack.enter_async_context(external_tools(config.project, core.store, clock))
         engine = Engine(
             core.store,
-            await _executors(stack, config),
-            processes=HostProcesses(),
+            await _executors(stack, config, tools),
+            processes=processes_of(config),
             create_child=core.create_child,
             check_names=core.check_names,
             workspaces=workspaces,
@@ -92,6 +101,7 @@ async def _engine(config: Config, core: Core, workspaces: GitWorkspaces | None, 
             config=_engine_config(config),
             clock=clock,
         )
+        await stack.enter_async_context(gated(engine, config.project, core.policies))
         core.bind(engine)  # before it claims anything: a run that it takes up may start others
         yield await stack.enter_async_context(engine)
 
@@ -110,11 +120,14 @@ def _engine_config(config: Config) -> EngineConfig:
     )
 
 
-async def _executors(stack: AsyncExitStack, config: Config) -> dict[str, Executor]:
+async def _executors(stack: AsyncExitStack, config: Config, tools: ExternalTools | None) -> dict[str, Executor]:
     """How nodes are run, by kind. Worker processes are kept only if a function needs one."""
-    from omium.clients.executors import CommandExecutor, FunctionExecutor
+    from omium.clients.executors import FunctionExecutor
     from omium.clients.functions.host import FunctionPool
     from omium.clients.processes.environment import declared
+    from omium.clients.workspaces.paths import node_dir
+    from omium.server.wiring import agents, coding
+    from omium.server.wiring.supervision import supervised_commands
 
     project = config.project
     pool = None
@@ -122,11 +135,23 @@ async def _executors(stack: AsyncExitStack, config: Config) -> dict[str, Executo
         pool = await stack.enter_async_context(
             FunctionPool(config.limits.processes, env=declared(project.pass_env, project.env), cwd=project.directory)
         )
-    functions = FunctionExecutor(project.functions, pool, callables=project.callables, path=project.path)
-    commands = CommandExecutor(project.commands, project.commands_on_unknown)
+    functions = FunctionExecutor(
+        project.functions,
+        pool,
+        callables=project.callables,
+        path=project.path,
+        scratch=partial(node_dir, config.home),
+    )
+    commands = await stack.enter_async_context(supervised_commands(config))
     await anyio.to_thread.run_sync(_read_code, functions, tuple(project.functions))
     await anyio.to_thread.run_sync(_read_code, commands, tuple(project.commands))
-    return {"function": functions, "cli": commands}
+    cli = coding.cli_executor(project, commands, config.home)
+    return {
+        "function": functions,
+        "cli": cli,
+        **agents.executors(project, functions, pool, tools),
+        **tool_executors(tools),
+    }
 
 
 def _read_code(executor: FunctionExecutor | CommandExecutor, names: tuple[str, ...]) -> None:

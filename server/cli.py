@@ -22,10 +22,12 @@ _PACKAGE: Final = "omium.server.commands"
 COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
     "Start and watch": {
         "demo": ("services", "demo", "Watch a workflow run, die, resume, wait, branch and roll back."),
+        "init": ("scaffolding", "init", "Begin a project."),
         "run": ("running", "run", "Run a workflow and follow it."),
         "runs": ("watching", "runs", "List runs, newest first."),
         "show": ("watching", "show", "Show a run: its state, nodes, questions and output."),
         "events": ("watching", "events", "Print a run's log; follow it as it grows."),
+        "top": ("top", "top", "Watch and steer in the terminal."),
     },
     "Steer": {
         "pause": ("steering", "pause", "Start no new node of a run until it is resumed."),
@@ -55,25 +57,39 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "workflows": ("workflows", "workflows", "List the registered workflows."),
         "workflow": ("workflows", "workflow", "Check workflow files."),
         "simulate": ("workflows", "simulate", "Show what a workflow would do; nothing is executed."),
+        "agent": ("agents", "agent", "Make, list and show agents."),
+        "policy": ("policy", "policy", "Check, test and explain what runs may do outside."),
+        "decisions": ("gates", "decisions", "List what policy decided about calls, and why."),
+        "budgets": ("gates", "budgets", "List what calls have cost, and how much is left."),
+        "raise-budget": ("gates", "raise_budget", "Allow more of a budget."),
     },
     "Serve and look after": {
         "serve": ("services", "serve", "Serve MCP."),
+        "dashboard": ("dashboard", "dashboard", "Open the dashboard of this project in a browser."),
         "worker": ("services", "worker", "Execute runs until it is stopped."),
-        "mcp": ("mcp", "mcp", "Tell MCP clients of this server."),
+        "mcp": ("mcp", "mcp", "Tell MCP clients of this server; look after external servers."),
         "token": ("tokens", "token", "Make, list and revoke the tokens of callers."),
+        "notify": ("notifying", "notify", "List, repeat and test what others are told of."),
+        "deploy": ("deploying", "deploy", "Bundle a project, sign it, and install it where it runs."),
+        "doctor": ("doctoring", "doctor", "Look for what is wrong, and name the command that mends it."),
+        "health": ("doctoring", "health", "Say whether runs can go on: healthy, degraded or unhealthy."),
+        "processes": ("processes", "processes", "List the supervised programs that run on this machine now."),
+        "wrap": ("wrap", "wrap", "Run a program and send heartbeats for it on standard error."),
         "verify": ("upkeep", "verify", "Check the logs, tables and contents of the database."),
+        "audit": ("auditing", "audit", "Export what happened, with the proof that nothing of it was changed."),
         "backup": ("upkeep", "backup", "Copy the database while others work with it."),
         "restore": ("upkeep", "restore", "Put a backup in the place of a database that is gone."),
         "sweep": ("upkeep", "sweep", "Remove content that nothing refers to."),
         "retain": ("upkeep", "retain", "Forget runs that ended long ago, or their contents."),
         "upkeep": ("upkeep", "upkeep", "Show when the database was last looked after, and what came of it."),
+        "completion": ("scaffolding", "completion", "Print what makes a shell complete `omium`."),
     },
 }
 _HOMES: Final = {name: home for section in COMMANDS.values() for name, home in section.items()}
 
 EPILOG: Final = """\
 A RUN is an id, its unique beginning or end, or `last`. Exit codes: 0 done, 1 failed, 2 usage, 3 waiting for somebody,
-4 not found, 5 conflict. `omium COMMAND --help` has examples.
+4 not found, 5 conflict, 6 still under way. `omium COMMAND --help` has examples.
 """
 
 
@@ -133,6 +149,12 @@ class Commands(click.Group):
 
 def _report(error: click.ClickException, *, as_json: bool) -> None:
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and context is not None and context.parent is None:
+        # What every command takes stands behind its name; the likeness of two options would lead astray here.
+        said = f"No such option {error.option_name!r}."
+        if error.option_name in ("--json", "--project", "--database"):
+            said = f"{error.option_name} stands behind the command: omium COMMAND {error.option_name}"
+        error = click.UsageError(said, context)
     hint = f"{context.command_path} --help" if isinstance(context, click.Context) else ""
     message = error.format_message()
     if as_json:

@@ -15,6 +15,7 @@ neither there is an empty project called `default`.
 | OMIUM_CONCURRENT | calls of one caller under way at once |
 | OMIUM_OPEN_LOOPBACK | whether a bind to loopback asks for no credential (`true`) |
 | OMIUM_JWT_ISSUER, _AUDIENCE, _JWKS, _NAME, _ROLE_CLAIM | an issuer whose JWTs are trusted, besides those of the file |
+| OMIUM_SUPERVISION_<SECTION>_<KEY> | a key of `supervision:`, such as OMIUM_SUPERVISION_TIMEOUTS_HARD |
 | OMIUM_DETACH | whether runs go on in the background when a server leaves (`true`) or are parked (`false`) |
 """
 
@@ -25,12 +26,17 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from omium.orchestration.errors import OmiumError
 from omium.server.identity.issuers import AuthSettings
 from omium.server.identity.limits import RequestLimits
 from omium.server.project import Project
+
+if TYPE_CHECKING:
+    from omium.server.declared.supervision import SupervisionFile
+    from omium.server.notify.endpoints import Endpoint
+    from omium.server.telemetry.settings import Telemetry
 
 T = TypeVar("T")
 Durability = Literal["full", "normal"]
@@ -85,6 +91,9 @@ class Config:
     retention: Retention | None = None  # None: nothing is forgotten
     broken: bool = False  # the project file cannot be loaded: nothing of it is registered, and nothing can be executed
     auth: AuthSettings = field(default_factory=AuthSettings)
+    notify: tuple[Endpoint, ...] = ()
+    telemetry: Telemetry | None = None
+    supervision: SupervisionFile | None = None  # None: as a file says that says nothing of it
 
     def chain_key(self) -> bytes | None:
         """The secret of the hash chain; None without one. Raises `invalid_argument` for a file that cannot be it."""
@@ -116,6 +125,11 @@ class Config:
         }
 
 
+def home_of(env: Mapping[str, str]) -> Path:
+    """Omium's own directory, as the environment says."""
+    return (_get(env, "OMIUM_HOME", Path, "a path") or Path("~/.omium")).expanduser().absolute()
+
+
 def load_config(
     start: Path | None = None,
     environ: Mapping[str, str] | None = None,
@@ -134,7 +148,7 @@ def load_config(
     where = start if start is not None else _get(env, "OMIUM_PROJECT", Path, "a path")
     begin = (where or Path.cwd()).expanduser().resolve()
     file = begin if begin.is_file() else _find(begin, explicit=where is not None)
-    home = (_get(env, "OMIUM_HOME", Path, "a path") or Path("~/.omium")).expanduser().absolute()
+    home = home_of(env)
     if file is None:
         project = Project("default", directory=begin)
         project.use_entry_points()
@@ -157,7 +171,18 @@ def load_config(
     config = _config(env, loaded.project, home, file, said, limits, loaded.file.server.auth.settings())
     upkeep, retention = loaded.file.upkeep, loaded.file.retention
     kept = None if retention is None else Retention(retention.after, retention.forget)
-    return replace(config, upkeep=Upkeep(upkeep.enabled, upkeep.every), retention=kept)
+    config = replace(config, upkeep=Upkeep(upkeep.enabled, upkeep.every), retention=kept)
+    if loaded.file.commands or any(name.startswith("OMIUM_SUPERVISION_") for name in env):
+        from omium.server.declared.supervision import with_environment
+
+        config = replace(config, supervision=with_environment(loaded.file.supervision, env))
+    if loaded.file.notify:
+        from omium.server.declared.notify import endpoints_of
+
+        config = replace(config, notify=endpoints_of(loaded.file.notify, loaded.project.directory))
+    if loaded.file.telemetry is not None:
+        config = replace(config, telemetry=loaded.file.telemetry.settings())
+    return config
 
 
 def _config(

@@ -260,10 +260,10 @@ class Demo:
         before = await _tree(core, self._place, run_id)
         plan = await core.preview_rollback(self._caller, run_id, "node:draft")
         for deed in plan.undone_effects:
-            self._say(f"   will undo: {deed.call} of {deed.node} ({deed.compensate or 'cannot be undone'})")
+            self._say(f"   will undo: {deed.call} of {deed.node} ({deed.compensate})")
         began = time.perf_counter()
         result = await core.rollback(
-            self._caller, run_id, "node:draft", reason="the date was wrong", plan_token=plan.token
+            self._caller, run_id, "node:draft", reason="the date was wrong", plan_token=plan.plan_token
         )
         self._figures.rollback_ms = (time.perf_counter() - began) * 1000
         after = await _tree(core, self._place, run_id)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 from omium.orchestration.errors import OmiumError
+from omium.server.telemetry.ids import trace_of_text
 
 HIDDEN: Final = "[hidden]"
 
@@ -70,6 +71,7 @@ def set_up_logging(
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 _hide,
+                _trace,
                 renderer,
             ],
         )
@@ -121,6 +123,16 @@ def _hidden_item(key: str, value: Any, depth: int) -> Any:
 def _hide(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The structlog processor. Runs behind the one that turns exceptions into text, so that their text is covered."""
     return {key: _hidden_item(key, value, 0) for key, value in event.items()}
+
+
+def _trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The structlog processor that names the trace of the run that a line is about, if it is about one."""
+    if "trace_id" not in event:
+        about = " ".join(str(event[key]) for key in ("event", "run", "run_id") if key in event)
+        found = trace_of_text(about)
+        if found is not None:
+            event["trace_id"] = found
+    return event
 
 
 def _choice(env: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

@@ -15,16 +15,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from omium.clients.agents.registry import AGENTS_GROUP, Registry
+from omium.clients.agents.spec import AgentDef, AgentLimits, ModelSpec
+from omium.clients.coding.spec import CodingSpec
 from omium.clients.commands import CommandSpec
+from omium.clients.external.spec import Servers
 from omium.orchestration.definition.model import OnUnknown, WorkflowDef
 from omium.orchestration.definition.names import name_problem
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.gates.budgets import BudgetRule
 from omium.orchestration.ids import ProjectId
 from omium.orchestration.ports_workspace import WorkspaceSpec
 from omium.orchestration.service.catalog import Catalog, CommandEntry, FunctionSpec, Host, is_function_ref
+from omium.server.declared.policy import DeclaredPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,9 +67,16 @@ class Project:
         self.commands: dict[str, CommandSpec] = {}
         self.command_texts: dict[str, str] = {}
         self.commands_on_unknown: dict[str, OnUnknown] = {}
+        self.stated: dict[str, frozenset[str]] = {}  # the fields of commands that hold whatever supervision says
+        self.coding: dict[str, CodingSpec] = {}
         self.workflows: dict[str, WorkflowDef] = {}
         self.sources: dict[str, str] = {}
         self.workspaces: dict[str, WorkspaceSpec] = {}
+        self.agents = Registry()
+        self.servers = Servers()
+        self.servers = Servers()
+        self.policy = DeclaredPolicy()
+        self.budgets: tuple[BudgetRule, ...] = ()
 
     # --- functions ------------------------------------------------------------------------------------------------
 
@@ -121,6 +135,32 @@ class Project:
         self._free("function", spec.name, self.functions)
         self.functions[spec.name] = spec
 
+    # --- agents ---------------------------------------------------------------------------------------------------
+
+    def agent(
+        self,
+        name: str,
+        *,
+        model: ModelSpec | None = None,
+        prompt: str = "",
+        tools: Sequence[str | Callable[..., Any]] = (),
+        limits: AgentLimits | None = None,
+        default: bool = False,
+        **options: Any,
+    ) -> AgentDef:
+        """Register an agent; `options` are the further fields of `clients.agents.spec.AgentDef`. tools: names, and
+        functions, which are registered if they are not yet. default: the plain name means this version from now on."""
+        named = tuple(one if isinstance(one, str) else self._function_named(one) for one in tools)
+        agent = AgentDef(name, model=model, prompt=prompt, tools=named, limits=limits or AgentLimits(), **options)
+        return self.agents.add(agent, default=default)
+
+    def _function_named(self, function: Callable[..., Any]) -> str:
+        name = getattr(function, "__name__", "")
+        spec = self.functions.get(name)
+        if spec is None or spec.ref != f"{function.__module__}:{function.__qualname__}":
+            self.function(function)
+        return name
+
     # --- commands, workflows, workspaces --------------------------------------------------------------------------
 
     def command(
@@ -135,13 +175,19 @@ class Project:
         """Register a command; `options` are the further fields of `clients.commands.CommandSpec`. on_unknown: what
         becomes of it when a crash left its outcome unknown (`ask`, unless given)."""
         _check_name("command", name)
-        self._free("command", name, self.commands)
+        self._free("command", name, {**self.commands, **self.coding})
         spec = CommandSpec(name, tuple(argv), **options)
         self.commands[name] = spec
         self.command_texts[name] = description
         if on_unknown is not None:
             self.commands_on_unknown[name] = on_unknown
         return spec
+
+    def add_coding(self, spec: CodingSpec) -> None:
+        """Register a coding CLI. Nodes of kind `cli` name it as they name commands, so no command may have its name."""
+        _check_name("coding CLI", spec.name)
+        self._free("command", spec.name, {**self.commands, **self.coding})
+        self.coding[spec.name] = spec
 
     def workflow(self, workflow: WorkflowDef | Path | str) -> WorkflowDef:
         """Register a workflow: a definition, or the path of its file."""
@@ -165,7 +211,8 @@ class Project:
 
     def use_entry_points(self) -> None:
         """Register what installed packages offer: functions under `omium.functions` (`package.module:function`, run in
-        worker processes), workflows under `omium.workflows` (a WorkflowDef, or a function that gives one).
+        worker processes), agents under `omium.agents` (an AgentDef, or a function that gives one), workflows under
+        `omium.workflows` (a WorkflowDef, or a function that gives one).
         A name that the project has itself stays its own; one that two packages offer is refused."""
         from importlib.metadata import entry_points
 
@@ -176,6 +223,14 @@ class Project:
             if not is_function_ref(point.value):
                 raise _bad_entry_point(FUNCTIONS_GROUP, point.name, f"{point.value!r} is not package.module:function")
             self.add_function(FunctionSpec(point.name, point.value))
+        own = set(self.agents.names())
+        for point in entry_points(group=AGENTS_GROUP):
+            offered = point.load()
+            agent = offered if isinstance(offered, AgentDef) else offered()
+            if not isinstance(agent, AgentDef):
+                raise _bad_entry_point(AGENTS_GROUP, point.name, "it gives no AgentDef")
+            if agent.name not in own:
+                self.agents.add(replace(agent, source=agent.source or f"entry point {point.name}"))
         own = set(self.workflows)
         for point in entry_points(group=WORKFLOWS_GROUP):
             if point.name in own:
@@ -199,6 +254,8 @@ class Project:
             name: CommandEntry(name, spec.argv, self.command_texts.get(name, ""))
             for name, spec in self.commands.items()
         }
+        for name, cli in self.coding.items():
+            commands[name] = CommandEntry(name, (cli.program,), cli.description)
         return Catalog(
             dict(self.functions),
             commands,
@@ -206,6 +263,9 @@ class Project:
             dict(self.workspaces),
             dict(self.sources),
             frozenset(resources),
+            self.agents.specs(),
+            frozenset(f"{name}/*" for name in self.servers.entries),
+            dict(self.servers.entries),
         )
 
     def _free(self, kind: str, name: str, taken: Mapping[str, Any]) -> None:

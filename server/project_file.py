@@ -20,8 +20,16 @@ from omium.orchestration.definition.load import workflow_of
 from omium.orchestration.definition.problems import Problem, located
 from omium.orchestration.definition.schema import Duration, FileModel, JsonObject, NameText, Prose, WorkflowFile
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ports_workspace import WorkspaceSpec
+from omium.orchestration.ports_workspace import WorkspaceSpec, check_source
 from omium.orchestration.service.catalog import FunctionSpec, Host, is_function_ref, refusal
+from omium.server.declared.agents import AgentFile, agent_problems, register_agents
+from omium.server.declared.budgets import BudgetFile, budget_rules
+from omium.server.declared.coding import CodingFile, register_coding
+from omium.server.declared.external import ServersFile, declared_servers
+from omium.server.declared.notify import EndpointFile, names_differ
+from omium.server.declared.policy import PolicyKey, declared_policy, policy_key_problems
+from omium.server.declared.supervision import SupervisionFile, problems_of, stated
+from omium.server.declared.telemetry import TelemetryFile
 from omium.server.identity.settings import RequestsFile, ServerFile
 from omium.server.project import Project
 
@@ -135,12 +143,22 @@ class ProjectFile(FileModel):
     pass_env: VariableNames = Field(default_factory=list)
     functions: dict[NameText, Annotated[FunctionFile, BeforeValidator(_function)]] = Field(default_factory=dict)
     commands: dict[NameText, CommandFile] = Field(default_factory=dict)
+    coding: dict[NameText, CodingFile] = Field(default_factory=dict)
     workflows: list[Any] = Field(default_factory=list)  # paths, or workflows as in files of their own
     workspaces: dict[NameText, WorkspaceFile] = Field(default_factory=dict)
     limits: LimitsFile = Field(default_factory=LimitsFile)
     server: ServerFile = Field(default_factory=ServerFile)
     upkeep: UpkeepFile = Field(default_factory=UpkeepFile)
     retention: RetentionFile | None = None
+    supervision: SupervisionFile = Field(default_factory=SupervisionFile)
+    policy: PolicyKey | None = None
+    budgets: dict[NameText, BudgetFile] = Field(default_factory=dict)
+    agents: Annotated[list[AgentFile], Field(max_length=1_000)] = Field(default_factory=list)
+    mcp_servers: ServersFile = Field(default_factory=dict)
+    telemetry: TelemetryFile | None = None
+    notify: Annotated[list[EndpointFile], Field(max_length=32), AfterValidator(names_differ)] = Field(
+        default_factory=list
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +187,23 @@ def load_project(path: Path) -> Loaded:
         *_functions(project, file),
         *_commands(project, file),
         *_workspaces(project, file),
+        *problems_of(file.supervision, file.commands),
+        *register_coding(project, file.coding),
+        *register_agents(project, file.agents, document.source),
+        *declared_servers(file.mcp_servers, directory, project.servers),
     ]
     found = located(problems, document.source, document.line_of)
+    found += policy_key_problems(file.policy, directory, document)
     documents, broken = _workflows(project, file, document)
     found += broken
     if found:
         raise refusal(found, False)
+    project.policy = declared_policy(file.policy, directory)
+    project.budgets = budget_rules(file.budgets)
     project.use_entry_points()
+    unfit = agent_problems(project, file.agents, document.source)
+    if unfit:
+        raise refusal(located(unfit, document.source, document.line_of), False)
     _check(project, documents, file.limits.resources)
     return Loaded(project, file)
 
@@ -222,6 +250,7 @@ def _commands(project: Project, file: ProjectFile) -> Iterator[Problem]:
                 output_limit_bytes=one.output_limit,
                 success_codes=tuple(one.success_codes),
             )
+            project.stated[name] = stated(one.model_fields_set)
         except OmiumError as error:
             yield Problem(f"commands.{name}", error.message.rstrip("."), error.hint.rstrip("."))
 
@@ -246,7 +275,12 @@ def _workspaces(project: Project, file: ProjectFile) -> Iterator[Problem]:
         source = one.source
         if source is not None and not (one.kind == "git" and _REMOTE.match(source)):
             source = str(_under(project.directory, source))
-        project.workspace(name, WorkspaceSpec(one.kind, source, one.ref, tuple(one.exclude)))
+        spec = WorkspaceSpec(one.kind, source, one.ref, tuple(one.exclude))
+        try:
+            check_source(name, spec)
+        except OmiumError as error:
+            yield Problem(f"{here}.source", error.message.rstrip("."), "a directory that is there")
+        project.workspace(name, spec)
 
 
 # --- workflows ----------------------------------------------------------------------------------------------------

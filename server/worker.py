@@ -101,15 +101,23 @@ async def _is_busy(config: Config, core: Core, horizon_s: float) -> bool:
     try:
         return core.engine.busy > 0 or await has_work(config, core.store, horizon_s)
     except OmiumError as error:
+        if error.data.get("gone"):
+            raise  # nothing that could be waited for: what it served is no longer there
         _log.warning("whether there is work cannot be seen now: %s", error)
         return True
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < 1e9:  # which is also what is no number
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return seconds
 
 
 def main() -> int:
     """`python -m omium.server.worker`: with the configuration of its environment."""
     parser = argparse.ArgumentParser(prog="omium worker", description="Execute runs.")
     parser.add_argument("--detached", action="store_true", help="be the one background worker, end if there is one")
-    parser.add_argument("--idle", type=float, default=None, help="seconds without work after which it ends")
+    parser.add_argument("--idle", type=_seconds, default=None, help="seconds without work after which it ends")
     arguments = parser.parse_args()
     tune()
     set_up_logging()

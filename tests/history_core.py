@@ -93,7 +93,16 @@ class Hand:
             seq = await self.end(node, {"from": node}, **more)
         return seq
 
-    async def effect(self, node: str, call: str, *, on_unknown: str = "ask", outcome: Any = "done", **more: Any) -> str:
+    async def effect(
+        self,
+        node: str,
+        call: str,
+        *,
+        on_unknown: str = "ask",
+        outcome: Any = "done",
+        effect_kind: str = "tool",
+        **more: Any,
+    ) -> str:
         """A call in the ledger of a node that runs."""
         from omium.orchestration.engine.attempt import effect_id
 
@@ -101,7 +110,9 @@ class Hand:
         identity = effect_id(self.run_id, node, known.generation, call)
         stored = encode({"called": call})
         await self.do(
-            c.IntendEffect(identity, NodeId(node), known.generation, known.attempt, call, "tool", on_unknown, **more)
+            c.IntendEffect(
+                identity, NodeId(node), known.generation, known.attempt, call, effect_kind, on_unknown, **more
+            )
         )
         if outcome is not None:
             settle = c.SettleEffect(identity, outcome, stored.digest if outcome == "done" else None, stored.size)

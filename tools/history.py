@@ -22,7 +22,7 @@ _Place = Annotated[str, BeforeValidator(lambda given: str(given) if type(given) 
 Position = Annotated[
     _Place, Field(description="A seq, a label, 'start', or 'node:<id>' (right after that node)", max_length=500)
 ]
-Preview = Annotated[bool, Field(description="Only plan, change nothing")]
+Preview = Annotated[bool, Field(description="Only plan")]
 Plan = Annotated[str | None, Field(description="From a preview", max_length=200)]
 NodeArg = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -86,7 +86,7 @@ async def rollback(
     idempotency_key: Key = None,
 ) -> HistoryOut:
     """Take a run and its files back to a position and pause it there. Stops what runs, compensates what can be undone,
-    lists what cannot. Nothing is lost: rolling forward is a rollback to a later position. Preview first."""
+    lists what cannot. A later position rolls forward. Calls to undo or repeat need a plan_token."""
     core, caller = desk_of(ctx)
     _either(preview, plan_token)
     found = await the_run(core, caller, run_id)
@@ -117,7 +117,7 @@ async def branch(
     idempotency_key: Key = None,
 ) -> HistoryOut:
     """Create a new run from a position of a run, with other inputs or prompts, in its own copy of the files. The
-    original stays as it is. Give a name unless it is a preview."""
+    original stays as it is. Calls to repeat need a plan_token. Give a name unless it is a preview."""
     core, caller = desk_of(ctx)
     _either(preview, plan_token)
     found = await the_run(core, caller, run_id)
@@ -153,8 +153,8 @@ async def play_from_node(
     plan_token: Plan = None,
     idempotency_key: Key = None,
 ) -> HistoryOut:
-    """Run a node and everything after it again, optionally with other inputs; the rest is kept. Repeats what those
-    nodes do to the outside world. In place, or in a new run if it has completed or was cancelled. Preview first."""
+    """Run a node and everything after it again, optionally with other inputs; the rest is kept. Calls to repeat
+    need a plan_token. In place, or in a new run if it has completed or was cancelled."""
     core, caller = desk_of(ctx)
     _either(preview, plan_token)
     found = await the_run(core, caller, run_id)

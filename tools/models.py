@@ -163,6 +163,7 @@ class PlanOut(Answer):
     asked_again: list[str] | None = None
     repeated_effects: list[Line] | None = None
     undone_effects: list[Line] | None = None
+    not_undone_effects: list[Line] | None = None
     files: list[Line] | None = None
     last_cost_usd: float
     last_tokens: int
@@ -195,7 +196,7 @@ class DifferenceOut(Answer):
 class ComparisonOut(Answer):
     a: RunRef
     b: RunRef
-    outputs_equal: bool
+    outputs_equal: bool | None = None
     first_divergence: Line | None = None
     same_nodes: int
     nodes: list[DifferenceOut]

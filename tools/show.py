@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omium.orchestration.service.evidence import evidence
 from omium.orchestration.service.views import (
     ApprovalView,
     CheckpointView,
@@ -181,7 +182,10 @@ def node_out(node: NodeView) -> NodeOut:
 
 
 def _message(error: Mapping[str, Any] | None) -> str | None:
-    return str(error.get("message") or dict(error)) if error else None
+    if not error:
+        return None
+    said, shown = str(error.get("message") or dict(error)), evidence(error)
+    return f"{said} ({shown})" if shown and shown not in said else said
 
 
 def _seconds(start: int | None, end: int | None) -> float | None:
@@ -261,15 +265,21 @@ def _files(files: Sequence[Mapping[str, Any]], room: int, *, patches: bool = Fal
 
 
 def _decisions(decisions: Sequence[Mapping[str, Any]]) -> list[str] | None:
-    lines = [", ".join(f"{key} {item}" for key, item in one.items() if item is not None) for one in decisions]
+    lines = [f"{one['node']}: a {_decided(one['a'])}, b {_decided(one['b'])}" for one in decisions]
     return some(lines, 1_000) or None
+
+
+def _decided(side: Mapping[str, Any] | None) -> str:
+    if side is None:
+        return "not asked"
+    return f"{side['decision']} ({side['feedback']})" if side.get("feedback") else str(side["decision"])
 
 
 def plan_out(plan: PlanView, call: str) -> HistoryOut:
     """A preview. `call` is how the operation is written without its token."""
     return HistoryOut(
         plan=PlanOut(
-            plan_token=plan.token,
+            plan_token=plan.plan_token,
             expires_at=when(plan.expires_at),
             at=plan.at,
             in_place=plan.in_place,
@@ -278,6 +288,7 @@ def plan_out(plan: PlanView, call: str) -> HistoryOut:
             asked_again=some(plan.asked_again) or None,
             repeated_effects=_effects(plan.repeated_effects),
             undone_effects=_effects(plan.undone_effects),
+            not_undone_effects=_effects(plan.not_undone_effects),
             files=_files(plan.files, 1_500),
             last_cost_usd=round(plan.last_cost_usd, 6),
             last_tokens=plan.last_tokens,

@@ -280,7 +280,7 @@ async def _pending(visit: Visit, root: RunId) -> list[ApprovalView]:
     found: list[ApprovalView] = []
     for row in await _family(core, root):
         if row.id == root or row.status == _ASKING:
-            found += [core.approval_view(one, row) for one in await core.store.approvals(run_id=row.id)]
+            found += [await core.approval_view(one, row) for one in await core.store.approvals(run_id=row.id)]
     return found
 
 

@@ -104,6 +104,19 @@ def overrides(
     return changes or None
 
 
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """The object that a text is, or that the file holds which `@FILE` names. Raises `invalid_argument`, and what
+    `document` raises."""
+    if text.startswith("@"):
+        return document(text[1:])
+    value = literal(text)
+    if not isinstance(value, dict):
+        raise OmiumError(
+            "invalid_argument", f"{option} is no JSON object: {text[:80]!r}.", 'Write \'{"name": "value"}\'.'
+        )
+    return value
+
+
 def _object(value: Any, name: str) -> dict[str, Any]:
     if value is None:
         return {}

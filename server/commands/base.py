@@ -1,7 +1,8 @@
 """What every command has: its options, its exit codes, how its errors look, and how it runs.
 
 Exit codes are a contract: 0 done, 1 failed, 2 usage, 3 waiting for somebody, 4 not found, 5 conflict (the state does
-not allow it, somebody was first, or it has to be previewed), 130 interrupted.
+not allow it, somebody was first, or it has to be previewed), 6 still under way when the time to wait was over, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ USAGE: Final = 2
 WAITING: Final = 3
 NOT_FOUND: Final = 4
 CONFLICT: Final = 5
+STILL: Final = 6
 INTERRUPTED: Final = 130
 
 EXIT_CODES: Final[dict[ErrorCode, int]] = {
@@ -46,6 +48,19 @@ RUN_EXIT_CODES: Final = {
     "waiting_approval": WAITING,
     "paused": WAITING,
 }
+
+
+class Number(click.FloatRange):
+    """A number in a range. Infinity, and what is no number, are in none: neither is a time to wait for."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not -_LARGEST < found < _LARGEST:
+            self.fail(f"{value} is no number that can be used here.", param, ctx)
+        return found
+
+
+_LARGEST: Final = 10 * 366 * 86_400.0  # ten years of seconds
 
 
 @dataclass(frozen=True, slots=True)

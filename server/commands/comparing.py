@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from omium.server.commands.base import DONE, FAILED, Invocation, OmiumCommand, command
-from omium.server.commands.console import Console, duration, money, safe, short
+from omium.server.commands.console import Console, money, safe, short
 from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ diff = _comparison("diff")
 
 def differs(found: ComparisonView) -> bool:
     """Whether two runs gave something else: a node, a file or the output. Cost and time always differ."""
-    return not found.outputs_equal or bool(found.files) or any(node.change != "same" for node in found.nodes)
+    return found.outputs_equal is False or bool(found.files) or any(node.change != "same" for node in found.nodes)
 
 
 def _show(console: Console, found: ComparisonView) -> None:
+    from omium.server.commands.render import span
+
     console.table(
         ("", "a", "b"),
         [
@@ -86,7 +89,7 @@ def _show(console: Console, found: ComparisonView) -> None:
             ("branch", found.a.branch, found.b.branch),
             ("cost", *(money(cost) for cost in found.cost_usd)),
             ("tokens", *found.tokens),
-            ("took", *(duration(ms) for ms in found.duration_ms)),
+            ("took", *(span(console, ms) for ms in found.duration_ms)),
         ],
     )
     parts = (("inputs", found.inputs), ("nodes", found.overrides))
@@ -121,13 +124,20 @@ def _show(console: Console, found: ComparisonView) -> None:
         if file.get("patch"):
             _patch(console, str(file["patch"]))
     for decision in found.decisions:
-        console.text(" ".join(f"{safe(name)}={safe(value)}" for name, value in decision.items() if value is not None))
+        console.text(safe(f"decision of {decision['node']}: a {_decided(decision['a'])}, b {_decided(decision['b'])}"))
     count = len(changed) + len(found.files)
     console.text()
     if differs(found):
         console.text(f"{count} {'difference' if count == 1 else 'differences'}")
     else:
         console.text("no differences" if not (found.inputs or found.overrides) else "no differences in what came of it")
+
+
+def _decided(side: Mapping[str, Any] | None) -> str:
+    if side is None:
+        return "not asked"
+    feedback = side.get("feedback")
+    return f"{side['decision']}{f' ({feedback})' if feedback else ''}"
 
 
 def _patch(console: Console, patch: str) -> None:

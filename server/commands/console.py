@@ -55,7 +55,7 @@ def duration(ms: float | None) -> str:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 9.95:
         return f"{seconds:.1f}s"
-    whole = int(seconds)
+    whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
@@ -69,6 +69,10 @@ def age(at: int, now: int | None = None) -> str:
     """How long ago (or, for what is to come, in how long) a time in microseconds is, in its largest unit."""
     ahead = at - (time.time_ns() // 1000 if now is None else now)
     seconds = abs(ahead) // 1_000_000
+    if ahead > 0:  # what was given a day a moment ago has a day left, not 23 hours
+        size = next(s for s in (86_400, 3600, 60, 1) if seconds >= s or s == 1)
+        seconds += size // 2
+        seconds -= seconds % size
     size, unit = next((s, u) for s, u in ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s")) if seconds >= s or s == 1)
     text = f"{seconds // size}{unit}"
     return f"in {text}" if ahead > 0 else f"{text} ago"

@@ -9,8 +9,9 @@ import click
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, is_id
+from omium.server.commands.arguments import json_object
 from omium.server.commands.base import Invocation, command
-from omium.server.commands.console import safe, short
+from omium.server.commands.console import Console, safe, short
 from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
@@ -27,15 +28,20 @@ _CREDENTIAL = click.option(
 )
 
 
-@command("omium approvals", "omium approvals --run last --all --json")
+@command("omium approvals", "omium approvals last", "omium approvals --run last --all --json")
+@click.argument("approval", required=False)
 @click.option("--run", metavar="RUN", help="Only those of this run.")
 @click.option("--all", "decided", is_flag=True, help="Also those that are decided, expired or withdrawn.")
-async def approvals(invocation: Invocation, run: str | None, decided: bool) -> None:
-    """List what waits for a decision. The oldest comes first."""
+async def approvals(invocation: Invocation, approval: str | None, run: str | None, decided: bool) -> None:
+    """List what waits for a decision, the oldest first; or show one in full, with exactly what would be done. APPROVAL
+    is an id, its unique end or beginning, or `last` when only one waits."""
     from omium.server.commands.render import identifier, when
 
     console = invocation.console
     async with opened(invocation) as (core, caller):
+        if approval is not None:
+            _show(console, await _find(core, caller, approval))
+            return
         run_id = await core.find_run(caller, run) if run else None
         found = await core.list_approvals(caller, run_id=run_id, pending=not decided)
     if console.json:
@@ -63,6 +69,40 @@ async def approvals(invocation: Invocation, run: str | None, decided: bool) -> N
     )
 
 
+def _show(console: Console, one: ApprovalView) -> None:
+    """Everything that a decision rests on."""
+    import json
+
+    from omium.server.commands.render import when
+
+    if console.json:
+        console.view(one)
+        return
+    details = dict(one.details or {})
+    arguments = details.pop("arguments", None)
+    console.text(safe(one.question, lines=True))
+    console.fields(
+        [
+            ("approval", one.id),
+            ("run", f"{one.run_id} ({one.workflow})"),
+            ("node", one.node),
+            ("status", one.decision or one.status),
+            ("asked", when(console, one.requested_at)),
+            ("expires", when(console, one.expires_at)),
+            ("options", ", ".join(one.options)),
+            ("needs", one.min_assurance),
+            ("decided by", one.decided_by),
+            ("feedback", one.feedback),
+            ("consequence", one.consequence),
+            *((name, value if isinstance(value, str) else json.dumps(value)) for name, value in details.items()),
+        ]
+    )
+    if arguments is not None:
+        console.text("exactly:")
+        for line in json.dumps(arguments, indent=2, ensure_ascii=False).splitlines():
+            console.text(f"  {safe(line)}")
+
+
 @command(
     "omium approve last",
     "omium approve 4T9GWM2A --choice retry --feedback 'the server is up again'",
@@ -71,6 +111,9 @@ async def approvals(invocation: Invocation, run: str | None, decided: bool) -> N
 @click.option("--choice", metavar="OPTION", help="The option to choose; approve unless given.")
 @_CREDENTIAL
 @click.option("--feedback", metavar="TEXT", help="A word to the agents that go on from here.")
+@click.option(
+    "--arguments", metavar="JSON", help="Approve with these arguments, or this plan, instead; @FILE reads them."
+)
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
 async def approve(
     invocation: Invocation,
@@ -78,11 +121,13 @@ async def approve(
     choice: str | None,
     credential: bool,
     feedback: str | None,
+    arguments: str | None,
     idempotency_key: str | None,
 ) -> None:
     """Approve what waits for a decision, or choose another option. APPROVAL is an id, its unique end or beginning, or
     `last` when only one waits."""
-    await _decide(invocation, approval, choice or "approve", feedback, idempotency_key, credential)
+    chosen = choice or ("modify" if arguments is not None else "approve")
+    await _decide(invocation, approval, chosen, feedback, idempotency_key, credential, arguments)
 
 
 @command("omium reject 4T9GWM2A --reason 'the figures of May are missing'")
@@ -105,8 +150,10 @@ async def _decide(
     feedback: str | None,
     idempotency_key: str | None,
     credential: bool,
+    arguments: str | None = None,
 ) -> None:
     console = invocation.console
+    instead = None if arguments is None else json_object("--arguments", arguments)
     assurance: Assurance = "elicited"  # somebody with access to this account typed it; no more is known
     async with opened(invocation, executes=True) as (core, caller):
         if credential:
@@ -120,7 +167,13 @@ async def _decide(
                 options=list(found.options),
             )
         decided = await core.decide(
-            caller, found.id, decision, feedback=feedback, assurance=assurance, idempotency_key=idempotency_key
+            caller,
+            found.id,
+            decision,
+            feedback=feedback,
+            arguments=instead,
+            assurance=assurance,
+            idempotency_key=idempotency_key,
         )
     if console.json:
         console.view(decided)

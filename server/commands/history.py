@@ -1,8 +1,8 @@
 """Going back and branching off: `checkpoint`, `checkpoints`, `rollback`, `branch`, `play-from`.
 
 What may destroy or repeat work is shown first: on a terminal the plan is printed and a yes is waited for; elsewhere
-`--preview` prints the plan and `--plan TOKEN` does exactly that. Without either the core refuses what would repeat
-unsafe effects.
+`--preview` prints the plan and `--plan TOKEN` does exactly that, or `--yes` does it unseen. Without any of them the
+core refuses what would repeat calls that have happened, or undo some.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import click
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import PlanToken
-from omium.server.commands.arguments import overrides
+from omium.server.commands.arguments import overrides, undeclared
 from omium.server.commands.base import DONE, INTERRUPTED, Invocation, command
 from omium.server.commands.console import short
 from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
+    from omium.orchestration.ids import RunId
+    from omium.orchestration.service.core import Core
     from omium.orchestration.service.views import HistoryResult, PlanView
 
 _preview = click.option("--preview", is_flag=True, help="Only show what it would do, with a plan to execute.")
@@ -210,6 +212,8 @@ async def branch(
         async def plan_it() -> PlanView:
             return await core.preview_branch(caller, run_id, at, changes)
 
+        await _warned(invocation, core, run_id, changes)
+
         return await _perform(invocation, plan_it, execute, preview=preview, plan=plan, yes=yes)
 
 
@@ -267,6 +271,8 @@ async def play_from(
         async def plan_it() -> PlanView:
             return await core.preview_play_from(caller, run_id, node, changes, reuse)
 
+        await _warned(invocation, core, run_id, changes)
+
         return await _perform(invocation, plan_it, execute, preview=preview, plan=plan, yes=yes)
 
 
@@ -305,6 +311,15 @@ async def _close(
         console.fields([("run", closed.id), ("branch", closed.branch), ("closed", closed.closed)])
 
 
+async def _warned(invocation: Invocation, core: Core, run_id: RunId, changes: dict[str, Any] | None) -> None:
+    """Say which changed inputs nothing reads."""
+    given = (changes or {}).get("inputs")
+    if given:
+        structure = await core.structure(await core.store.state(run_id))
+        for warning in undeclared(given, structure.workflow.inputs):
+            invocation.console.note(warning)
+
+
 async def _perform(
     invocation: Invocation, plan_it: Preview, execute: Execute, *, preview: bool, plan: str | None, yes: bool
 ) -> int:
@@ -323,16 +338,29 @@ async def _perform(
             show_plan(console, found)
         return DONE
     if token is None and yes:
-        token = (await plan_it()).token
+        token = (await plan_it()).plan_token
     elif token is None and console.interactive and console.terminal and not console.json:
         found = await plan_it()
         show_plan(console, found)
         if not await _confirmed("Do it?"):
             console.note("nothing was changed.")
             return INTERRUPTED
-        token = found.token
-    _said(invocation, await execute(token))
+        token = found.plan_token
+    try:
+        done = await execute(token)
+    except OmiumError as error:
+        if error.code == "plan_required":
+            raise _shown_first(error) from None
+        raise
+    _said(invocation, done)
     return DONE
+
+
+def _shown_first(error: OmiumError) -> OmiumError:
+    """The refusal with the ways on from here, of which the plan's is the surest."""
+    token = error.data["plan"]["plan_token"]
+    hint = f"Look at it with --preview. Then add --plan {token} to do exactly that, or --yes to do it unseen."
+    return OmiumError(error.code, error.message, hint, **error.data)
 
 
 async def _confirmed(question: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import click
@@ -19,6 +19,9 @@ _SPINNER_HZ = 8
 
 class Shown(Protocol):
     def event(self, event: EventView) -> None: ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Leave the terminal to a question for as long as the block takes."""
 
 
 @contextmanager
@@ -45,9 +48,14 @@ class Nodes:
         self.ended = 0
         self.failed = 0
         self.waiting: dict[str, str] = {}
+        self.tried: dict[str, str] = {}  # attempts that failed, until it is known what comes of it
 
     def take(self, event: EventView) -> None:
         node = str(event.data.get("node") or "")
+        if event.type == "node.attempt_failed":
+            self.tried[node] = f"attempt {event.data['attempt']} failed: {_said(event.data['error'])}"
+        elif event.type in ("node.retry_backoff", "node.failed", "approval.requested"):
+            self.tried.pop(node, None)
         if event.type in ("node.started", "node.retry_started"):
             self.running[node] = event.at
         elif event.type in ("node.completed", "node.failed", "node.skipped", "node.reused"):
@@ -66,9 +74,27 @@ class Nodes:
             self.ended = 0
 
 
-def told(event: EventView, started: dict[str, int]) -> tuple[str, str] | None:
-    """(what kind of news, the line) for an event that a person wants to see; None for the others. `started`: when the
-    nodes that run were started, microseconds."""
+def _said(error: Any) -> str:
+    """What a failure says, and what shows where to look."""
+    from omium.server.commands.render import problem
+
+    if not isinstance(error, dict):
+        return safe(error)
+    return safe(problem({name: value for name, value in error.items() if name not in ("node", "category")}))
+
+
+def told(event: EventView, nodes: Nodes) -> Iterator[tuple[str, str]]:
+    """(what kind of news, the line) for an event that a person wants to see; nothing for the others. `nodes`: as they
+    stood before it. An attempt that failed is told together with what comes of it."""
+    node = str(event.data.get("node") or "")
+    if event.type == "approval.requested" and node in nodes.tried:
+        yield "bad", f"{safe(node)}  {nodes.tried[node]}"
+    line = _line(event, nodes.running, nodes.tried.get(node))
+    if line is not None:
+        yield line
+
+
+def _line(event: EventView, started: dict[str, int], tried: str | None) -> tuple[str, str] | None:
     data = event.data
     node = safe(data.get("node") or "")
     kind = event.type
@@ -79,15 +105,11 @@ def told(event: EventView, started: dict[str, int]) -> tuple[str, str] | None:
         return "good", f"{node}  reused"
     if kind == "node.skipped":
         return "quiet", f"{node}  skipped: {safe(data['reason'])}"
-    if kind in ("node.failed", "node.attempt_failed"):
-        error = data["error"]
-        said = safe(error.get("message", "") if isinstance(error, dict) else error)
-        return (
-            "bad",
-            f"{node}  {'failed' if kind == 'node.failed' else 'attempt ' + str(data['attempt']) + ' failed'}: {said}",
-        )
+    if kind == "node.failed":
+        return "bad", f"{node}  failed: {_said(data['error'])}"
     if kind == "node.retry_backoff":
-        return "quiet", f"{node}  tries again in {duration(max(0, int(data['due_at']) - event.at) / 1000)}"
+        again = f"tries again in {duration(max(0, int(data['due_at']) - event.at) / 1000)}"
+        return ("bad", f"{node}  {tried}; {again}") if tried else ("quiet", f"{node}  {again}")
     if kind == "node.progress":
         return "quiet", f"{node}  {safe(data['text'])}"
     if kind == "approval.requested":
@@ -119,10 +141,12 @@ class _Lines:
         self._nodes = Nodes()
 
     def event(self, event: EventView) -> None:
-        line = told(event, self._nodes.running)
+        for _, line in told(event, self._nodes):
+            click.echo(f"{rfc3339(event.at)[11:19]}  {line}", err=True)
         self._nodes.take(event)
-        if line is not None:
-            click.echo(f"{rfc3339(event.at)[11:19]}  {line[1]}", err=True)
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class _Picture:
@@ -136,11 +160,18 @@ class _Picture:
     def event(self, event: EventView) -> None:
         from rich.text import Text
 
-        line = told(event, self._nodes.running)
+        for kind, line in told(event, self._nodes):
+            mark, colour = _MARKS[kind]
+            self.live.console.print(Text.assemble((mark, colour), " ", line))
         self._nodes.take(event)
-        if line is not None:
-            mark, colour = _MARKS[line[0]]
-            self.live.console.print(Text.assemble((mark, colour), " ", line[1]))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        self.live.stop()
+        try:
+            yield
+        finally:
+            self.live.start(refresh=True)
 
     def __rich__(self) -> Any:
         from rich.text import Text

@@ -1,4 +1,7 @@
-"""Telling MCP clients of this server: `mcp install`, `mcp list`, `mcp bundle`."""
+"""Telling MCP clients of this server: `mcp install`, `mcp list`, `mcp bundle`.
+
+What is asked of the servers that this one is a client of stands in `external`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omium.orchestration.errors import OmiumError
+from omium.server.commands import external
 from omium.server.commands.base import Invocation, command
 from omium.server.commands.console import safe
 
@@ -24,7 +28,7 @@ _NAME = click.option(
 
 @click.group()
 def mcp() -> None:
-    """Tell MCP clients of this server."""
+    """Tell MCP clients of this server, and look after the servers that it is a client of."""
 
 
 @command(
@@ -180,6 +184,6 @@ def _check_name(name: str) -> None:
         raise OmiumError("invalid_argument", f"{name!r} cannot be a server's name.", "Letters, digits, - and _ only.")
 
 
-_COMMANDS: tuple[Any, ...] = (install, list_clients, bundle)
+_COMMANDS: tuple[Any, ...] = (install, list_clients, bundle, *external.COMMANDS)
 for _command in _COMMANDS:
     mcp.add_command(_command)

@@ -73,10 +73,10 @@ async def opened(
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:
         if await _freed_from_the_dead(invocation, config, core):
-            await _have_it_executed(invocation, config, core)
+            await have_it_executed(invocation, config, core)
         yield core, local_caller(config)
         if executes:
-            await _have_it_executed(invocation, config, core)
+            await have_it_executed(invocation, config, core)
 
 
 def _set_up_logging() -> None:
@@ -113,7 +113,7 @@ async def _freed_from_the_dead(invocation: Invocation, config: Config, core: Cor
     return freed > 0
 
 
-async def _have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:
+async def have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:
     """Start a background worker when a run is due and nobody takes it."""
     import anyio
 

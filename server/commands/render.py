@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omium.orchestration.service.evidence import evidence, own_part
 from omium.orchestration.service.views import ApprovalView, EffectView, EventView, NodeView, PlanView, RunView
 from omium.server.commands.console import Console, age, duration, money, safe, short
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
@@ -27,9 +28,14 @@ def identifier(console: Console, value: str | None) -> str:
 
 def lasted(console: Console, start: int | None, end: int | None) -> str:
     """A duration for a person, whole milliseconds for a program; empty as long as it lasts."""
-    if start is None or end is None:
+    return "" if start is None or end is None else span(console, (end - start) / 1000)
+
+
+def span(console: Console, ms: float | None) -> str:
+    """Milliseconds as a person reads them, `4.1s`; for a program `4117ms`."""
+    if ms is None:
         return ""
-    return duration((end - start) / 1000) if console.terminal else str((end - start) // 1000)
+    return duration(ms) if console.terminal else f"{ms:.0f}ms"
 
 
 def run_table(console: Console, runs: Sequence[RunView]) -> None:
@@ -74,7 +80,7 @@ def show_run(console: Console, run: RunView) -> None:
             ("took", lasted(console, run.started_at, run.ended_at)),
             ("cost", money(run.cost_usd)),
             ("tokens", run.tokens or None),
-            ("progress", f"{run.progress:.0%}"),
+            ("progress", _progress(run)),
             ("position", f"{run.id}@{run.seq}"),
             ("allowed", ", ".join(run.allowed)),
         ]
@@ -85,6 +91,12 @@ def show_run(console: Console, run: RunView) -> None:
     for approval in run.approvals:
         console.text()
         show_approval(console, approval)
+
+
+def _progress(run: RunView) -> str:
+    """The share, and what a share hides: a run may complete although nodes of it failed or were skipped."""
+    counts = ", ".join(f"{count} {status}" for status, count in run.counts.items())
+    return f"{run.progress:.0%}" + (f" ({counts})" if len(run.counts) > 1 else "")
 
 
 def node_table(console: Console, nodes: Sequence[NodeView]) -> None:
@@ -111,6 +123,7 @@ def show_node(console: Console, node: NodeView) -> None:
             ("status", node.status),
             ("reason", node.reason),
             ("error", problem(node.error)),
+            *_failure(node.error),
             ("kind", node.kind),
             ("use", node.use),
             ("needs", ", ".join(node.needs)),
@@ -128,11 +141,27 @@ def show_node(console: Console, node: NodeView) -> None:
     )
 
 
+def _failure(error: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """The rest of a node's failure, as far as it is stored."""
+    told = error or {}
+    trace = own_part(str(told.get("traceback") or "")).rstrip()
+    return [
+        ("hint", told.get("hint")),
+        ("exit code", told.get("exit_code")),
+        ("stderr", str(told.get("stderr") or "").rstrip()),
+        ("traceback", trace),
+    ]
+
+
 def problem(error: Mapping[str, Any] | None) -> str | None:
-    """A failure on one line: the node that is to blame, if it is another one; the category; what was said."""
+    """A failure on one line: the node that is to blame, if it is another one; the category; what was said, and what
+    shows where to look."""
     if not error:
         return None
-    said = error.get("message") or error.get("code") or json.dumps(as_json(error))
+    said = str(error.get("message") or error.get("code") or json.dumps(as_json(error)))
+    shown = evidence(error)
+    if shown and shown not in said:
+        said = f"{said} ({shown})"
     return ": ".join(str(part) for part in (error.get("node"), error.get("category"), said) if part)
 
 
@@ -200,9 +229,9 @@ def show_plan(console: Console, plan: PlanView) -> None:
             ("files", _listed([f"{file.get('status', '')} {file.get('path', '')}".strip() for file in plan.files])),
             ("cost last time", money(plan.last_cost_usd)),
             ("tokens last time", plan.last_tokens or None),
-            ("took last time", duration(plan.last_ms) if plan.last_ms else None),
+            ("took last time", span(console, plan.last_ms) if plan.last_ms else None),
             ("saves", money(plan.saved_cost_usd)),
-            ("plan", plan.token),
+            ("plan", plan.plan_token),
             ("plan expires", age(plan.expires_at) if console.terminal else rfc3339(plan.expires_at)),
         ]
     )
@@ -212,11 +241,19 @@ def show_plan(console: Console, plan: PlanView) -> None:
             ("node", "call", "kind", "outcome"), [(e.node, e.call, e.kind, _outcome(e)) for e in plan.repeated_effects]
         )
     if plan.undone_effects:
-        console.text("These calls have happened after that position:")
+        console.text("These calls have happened after that position and are undone:")
         console.table(
             ("node", "call", "kind", "outcome", "undone by"),
-            [(e.node, e.call, e.kind, _outcome(e), e.compensate or "nothing") for e in plan.undone_effects],
+            [(e.node, e.call, e.kind, _outcome(e), e.compensate) for e in plan.undone_effects],
         )
+    if plan.not_undone_effects:
+        console.text("These calls have happened after that position and stay as they are:")
+        console.table(
+            ("node", "call", "kind", "outcome"),
+            [(e.node, e.call, e.kind, _outcome(e)) for e in plan.not_undone_effects],
+        )
+    for note in plan.notes:
+        console.text(safe(note))
 
 
 def effect_table(console: Console, effects: Sequence[EffectView]) -> None:

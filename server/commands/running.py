@@ -6,12 +6,14 @@ leaves the run to a background worker.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from omium.orchestration.errors import OmiumError
 from omium.server.commands.arguments import document, pairs, undeclared
 from omium.server.commands.base import DONE, INTERRUPTED, RUN_EXIT_CODES, Invocation, command
 from omium.server.commands.console import duration, short
@@ -61,6 +63,7 @@ async def run(
 
     Ends with 0 when the run has completed, 1 when it has failed or was cancelled, 3 when it waits for a decision or is
     paused.
+    At a terminal its questions can be answered right there, with what `omium approve` is worth without a credential.
     Ctrl-C only ends the following: the run goes on in the background.
     """
     if follow is False:
@@ -74,13 +77,16 @@ async def run(
     from omium.server.logs import set_up_logging
 
     set_up_logging("error")
+    _tell_of_storage(invocation)
     config = configuration(invocation)
     caller = local_caller(config, session)
     async with open_omium(config, leave="detach") as core:
         view = await _start(invocation, core, caller, workflow, given, path, session, options)
         _announce(invocation, view)
         to_the_end = follow or (follow is None and sys.stderr.isatty())
-        ended = await _follow(core, caller, view, to_the_end=to_the_end)
+        console = invocation.console
+        asks = console.interactive and console.terminal and not console.json
+        ended = await _follow(core, caller, view, to_the_end=to_the_end, asks=asks)
         view = await core.get_run(caller, view.id, detail=True)
     return _farewell(invocation, view, ended)
 
@@ -105,6 +111,26 @@ async def _start(
     return await core.run_workflow(replace(caller, session=session), workflow, inputs, deadline_s=deadline_s, **options)
 
 
+def _tell_of_storage(invocation: Invocation) -> None:
+    """Say once, in a line, that the database is full or away. The engine waits for it, and what it logs meanwhile would
+    say the same again and again, or nothing."""
+    told: set[str] = set()
+
+    def heard(record: logging.LogRecord) -> bool:
+        for one in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(one, OmiumError) and one.code == "storage_unavailable":
+                if one.message not in told:
+                    told.add(one.message)
+                    invocation.console.note(f"waiting: {one.message} {one.hint}".rstrip())
+                return False
+        return record.levelno >= logging.ERROR
+
+    for name in ("execution", "engine"):
+        logger = logging.getLogger(f"omium.orchestration.engine.{name}")
+        logger.setLevel(logging.WARNING)
+        logger.addFilter(heard)
+
+
 def _announce(invocation: Invocation, view: RunView) -> None:
     """The id as soon as there is one: whatever happens next, the run can be found."""
     if not invocation.console.json:
@@ -114,11 +140,12 @@ def _announce(invocation: Invocation, view: RunView) -> None:
         invocation.console.note(view.id)
 
 
-async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool) -> bool:
+async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool, asks: bool) -> bool:
     """Show what happens until the run has ended, or (unless `to_the_end`) waits for somebody. False when this process
-    was told to go."""
+    was told to go. asks: whoever sits here may decide what the run asks."""
     import anyio
 
+    from omium.server.commands.asking import Asking
     from omium.server.commands.live import progress
 
     told_to_go = False
@@ -143,8 +170,11 @@ async def _follow(core: Core, caller: Caller, view: RunView, *, to_the_end: bool
         if not to_the_end:
             tasks.start_soon(until_settled)
         with progress(view) as shown:
+            asking = Asking(core, caller, shown, tasks) if asks else None
             async for event in core.follow(caller, view.id):
                 shown.event(event)
+                if asking is not None:
+                    asking.hear(event)
                 shown_upto = event.seq
                 if shown_upto >= last:
                     break

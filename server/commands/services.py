@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from omium.server.commands.base import DONE, Invocation, command
+from omium.server.commands.base import DONE, Invocation, Number, command
 from omium.server.commands.console import safe
 from omium.server.commands.opening import configuration, local_caller
 
@@ -128,6 +128,7 @@ async def _over_http(
         hosts=allow_host,
         origins=allow_origin,
         issuers=[issuer.issuer for issuer, _ in config.auth.issuers],
+        read_only=offer.read_only,
     )
 
     def ready(url: str) -> None:
@@ -142,7 +143,7 @@ async def _over_http(
 @command("omium worker", "omium worker --idle 300")
 @click.option(
     "--idle",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="SECONDS",
     help="End after so long without work; never, unless given.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,8 @@ from omium.server.commands.console import safe, short
 from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
+    from omium.orchestration.definition.model import NodeDef
+    from omium.orchestration.service.core import Core
     from omium.orchestration.service.views import RunView
 
 _reason = click.option("--reason", metavar="TEXT", help="Why; it stands in the log.")
@@ -30,7 +33,17 @@ async def pause(
     async with opened(invocation) as (core, caller):
         run_id = await core.find_run(caller, run)
         view = await core.pause(caller, run_id, reason=reason, interrupt=interrupt, idempotency_key=idempotency_key)
+        finishing = await _finishing(core, view) if interrupt else list(view.current)
     _said(invocation, view)
+    if finishing:
+        why = " (on_pause: finish, as functions do unless they say otherwise)" if interrupt else ""
+        invocation.console.note(f"in flight, and going on to its end: {', '.join(finishing[:10])}{why}")
+
+
+async def _finishing(core: Core, view: RunView) -> list[str]:
+    """The nodes in flight that an interruption leaves alone, as their definitions say."""
+    structure = await core.structure(await core.store.state(view.id))
+    return [one for one in view.current if structure.node_def(one).on_pause == "finish"]
 
 
 @command("omium resume last")
@@ -66,7 +79,21 @@ async def signal(invocation: Invocation, run: str, name: str, payload: str | Non
     async with opened(invocation, executes=True) as (core, caller):
         run_id = await core.find_run(caller, run)
         view = await core.signal(caller, run_id, name, None if payload is None else literal(payload))
+        known = _signals((await core.structure(await core.store.state(run_id))).workflow.nodes)
     _said(invocation, view)
+    if name not in known:
+        there = f" It has: {', '.join(sorted(known))}." if known else ""
+        invocation.console.note(f"warning: no node of the workflow waits for a signal {name!r}.{there}")
+
+
+def _signals(nodes: Iterable[NodeDef]) -> set[str]:
+    """The names of the signals that nodes, and those inside of them, wait for."""
+    found: set[str] = set()
+    for node in nodes:
+        if node.wait is not None and node.wait.signal is not None:
+            found.add(node.wait.signal)
+        found |= _signals(node.body)
+    return found
 
 
 def _said(invocation: Invocation, view: RunView) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import click
 
 from omium.orchestration.errors import OmiumError
-from omium.server.commands.base import DONE, FAILED, Invocation, command
+from omium.server.commands.base import DONE, FAILED, Invocation, Number, command
 from omium.server.commands.opening import configuration, opened
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ async def verify(invocation: Invocation, run: str | None, anchor: str | None, ex
         console.table(("kind", "subject", "problem"), [(one.kind, one.subject, one.problem) for one in found])
     else:
         console.text("sound")
+    if any(one.kind == "blob" for one in found):
+        console.note(
+            "what is quarantined stays so: restore a backup (omium restore), or go back to a position before it"
+            " (omium checkpoints RUN, omium rollback). The same content, stored once more by a run, heals it."
+        )
     if found and export:
         console.note(f"nothing was written to {export}: heads of a damaged database prove nothing.")
     return FAILED if found else DONE
@@ -166,7 +171,7 @@ def _told(invocation: Invocation, made: Backup) -> int:
 @command("omium sweep")
 @click.option(
     "--keep-hours",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     default=24.0,
     show_default=True,
     help="Leave what was stored within so many hours: a write under way may be about to refer to it.",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import RunId
-from omium.server.commands.base import DONE, RUN_EXIT_CODES, Invocation, command
+from omium.server.commands.base import DONE, RUN_EXIT_CODES, STILL, Invocation, Number, command
 from omium.server.commands.console import Console, safe
 from omium.server.commands.opening import opened
+
+if TYPE_CHECKING:
+    from omium.orchestration.service.views import NodeView
 
 
 @command("omium runs --status waiting_approval --status paused", "omium runs --workflow release --json")
@@ -58,32 +63,56 @@ async def runs(
         run_table(console, page.runs)
     elif page.hidden:
         console.note("only runs that other runs have started. Show them: omium runs --children")
+    elif statuses or workflow or text or parent or session or before:
+        console.note("no such runs. Without options all are listed: omium runs")
     else:
         console.note("no runs. Start one: omium run WORKFLOW")
     if page.next:
         console.note(f"more: omium runs{' --children' if children else ''} --before {page.next}")
 
 
-@command("omium show last", "omium show 7Q2XKD3M --node draft --output", "omium show last --wait 60 --exit-status")
+@command(
+    "omium show last",
+    "omium show 7Q2XKD3M --node draft --output",
+    "omium show last --wait 60 --exit-status",
+    "omium show last --resumable",
+)
 @click.argument("run")
 @click.option("--node", metavar="NODE", help="Show this node, with its output.")
 @click.option("--output", is_flag=True, help="Print nothing but the output of the run, or of the node.")
 @click.option(
     "--wait",
     "seconds",
-    type=float,
+    type=Number(min=0),
     metavar="SECONDS",
     help="Wait first until it has ended, waits for a decision or is paused, at most so long.",
 )
 @click.option(
     "--exit-status",
     is_flag=True,
-    help="Exit with 1 when the run has failed or was cancelled, with 3 when it waits for a decision or is paused.",
+    help="Exit with 1 when the run has failed or was cancelled, with 3 when it waits for a decision or is paused, with "
+    "6 when --wait was given and it is still under way.",
 )
+@click.option("--resumable", is_flag=True, help="Show from which nodes it can be played again, and what that repeats.")
+@click.option("--retries", is_flag=True, help="Show what was tried again, and what came of it.")
+@click.option("--history", is_flag=True, help="Show what was done to it: decisions, rollbacks, replays, branches.")
 async def show(
-    invocation: Invocation, run: str, node: str | None, output: bool, seconds: float | None, exit_status: bool
+    invocation: Invocation,
+    run: str,
+    node: str | None,
+    output: bool,
+    seconds: float | None,
+    exit_status: bool,
+    resumable: bool,
+    retries: bool,
+    history: bool,
 ) -> int:
-    """Show a run: its state, nodes, questions and output."""
+    """Show a run: its state, nodes, questions and output. Of a node also what it has printed, where that is kept on
+    this machine: commands, and functions in worker processes (host: process)."""
+    if resumable or retries or history:
+        if resumable + retries + history > 1 or node is not None or output:
+            raise OmiumError("invalid_argument", "one of --resumable, --retries and --history is shown at a time.")
+        return await _show_aspect(invocation, run, "resumable" if resumable else "retries" if retries else "history")
     from omium.server.commands.render import next_step, show_node, show_run, show_value
 
     console = invocation.console
@@ -100,7 +129,8 @@ async def show(
                 raise _no_node(run_id, node, [one.id for one in view.nodes])
             known = output or found.output is not None
             value = await core.node_output(caller, run_id, node) if known else None
-    code = RUN_EXIT_CODES.get(view.status, DONE) if exit_status else DONE
+    code = RUN_EXIT_CODES.get(view.status, DONE if seconds is None else STILL) if exit_status else DONE
+    printed = {} if node is None or output or found is None else _printed(invocation, run_id, found)
     if output:
         if node is None and view.output_digest is None:
             raise OmiumError("not_found", f"run {run_id} has no output: it is {view.status}.", next_step(view))
@@ -109,12 +139,16 @@ async def show(
         if console.json:
             from omium.server.commands.wire import as_json, json_text, value_as_json
 
-            console.text(json_text({**as_json(found), "value": value_as_json(value)}))
+            console.text(json_text({**as_json(found), "value": value_as_json(value), "printed": printed}))
         else:
             show_node(console, found)
             if found.output is not None:
                 console.text()
                 show_value(console, value)
+            for stream, text in printed.items():
+                console.text()
+                console.text(console.paint(stream, bold=True))
+                console.text(safe(text, lines=True).rstrip("\n") if console.terminal else text.rstrip("\n"))
     elif console.json:
         console.view(view)
     else:
@@ -125,6 +159,68 @@ async def show(
         if next_step(view):
             console.note(f"next: {next_step(view)}")
     return code
+
+
+def _printed(invocation: Invocation, run_id: RunId, node: NodeView) -> dict[str, str]:
+    """What the last attempt of a node has written to stdout and stderr, as far as it lies on this machine."""
+    from omium.clients.functions.printed import kept
+    from omium.clients.workspaces.paths import node_path
+    from omium.server.config import home_of
+
+    if not node.attempt or node.started_at is None:
+        return {}
+    try:
+        directory = node_path(home_of(os.environ), run_id, node.id, node.attempt)
+    except OmiumError:  # an id that is too long for a directory has none
+        return {}
+    return {str(stream): text for stream, text in kept(directory, node.started_at).items()}
+
+
+async def _show_aspect(invocation: Invocation, run: str, what: Literal["resumable", "retries", "history"]) -> int:
+    from omium.server.commands.render import when
+    from omium.server.commands.wire import as_json, rfc3339
+
+    console = invocation.console
+    async with opened(invocation) as (core, caller):
+        run_id = await core.find_run(caller, run)
+        if what == "retries":
+            stats = await core.retry_stats(caller, run_id)
+            if console.json:
+                console.view(stats)
+                return DONE
+            kinds = ", ".join(f"{name} {count}" for name, count in stats.categories.items())
+            counts = ("attempts", "failed", "retried", "recovered", "exhausted")
+            console.fields([*((name, getattr(stats, name)) for name in counts), ("by category", kinds)])
+            return DONE
+        if what == "resumable":
+            nodes = await core.resumable(caller, run_id)
+            if console.json:
+                console.view(nodes)
+                return DONE
+            console.table(
+                ("node", "status", "playable", "checkpoint", "runs again", "calls again"),
+                [
+                    (one.node, one.status, one.reason or "yes", one.checkpoint, one.reruns, one.repeats or "")
+                    for one in nodes
+                ],
+            )
+            return DONE
+        deeds = (await core.audit(caller, run_id)).deeds
+    if console.json:
+        console.view(
+            [{"seq": e.seq, "at": rfc3339(e.at), "type": e.kind, "actor": e.actor, "data": e.data} for e in deeds]
+        )
+        return DONE
+    rows = []
+    for one in deeds:
+        said = {name: item for name, item in as_json(one.data).items() if not isinstance(item, dict | list)}
+        told = ", ".join(f"{name} {said[name]}" for name in _TOLD if said.get(name) not in (None, ""))
+        rows.append((one.seq, when(console, one.at), one.kind, one.actor, told))
+    console.table(("at", "age", "what", "who", ""), rows)
+    return DONE
+
+
+_TOLD = ("node", "decision", "outcome", "to", "label", "name", "child", "count", "generation", "reason")
 
 
 def _no_node(run_id: RunId, node: str, known: list[str]) -> OmiumError:

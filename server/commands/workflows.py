@@ -9,7 +9,7 @@ import click
 
 from omium.orchestration.errors import OmiumError
 from omium.server.commands.arguments import document, pairs, undeclared
-from omium.server.commands.base import DONE, USAGE, Invocation, command
+from omium.server.commands.base import DONE, NOT_FOUND, USAGE, Invocation, command, report
 from omium.server.commands.console import duration, money, safe
 from omium.server.commands.opening import opened
 
@@ -32,7 +32,7 @@ async def workflows(invocation: Invocation) -> None:
     )
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def workflow() -> None:
     """Check workflow files."""
 
@@ -40,13 +40,15 @@ def workflow() -> None:
 @command("omium workflow validate workflows/release.yaml", name="validate", located=False)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 async def validate(invocation: Invocation, files: tuple[str, ...]) -> int:
-    """Check workflow files as they stand: form, names, graph, expressions. Exits with 2 when something is wrong, and
-    prints each problem as file:line: message. What a file names is looked up only when its project is loaded."""
+    """Check workflow files as they stand: form, names, graph, expressions. Exits with 2 when something is wrong,
+    with 4 when a file is not there, and prints each problem as file:line: message. What a file names is looked up only
+    when its project is loaded."""
     from omium.orchestration.definition.hashing import definition_hash
     from omium.orchestration.definition.load import load_file
 
     console = invocation.console
     checked: list[dict[str, Any]] = []
+    missing = False
     for path in files:
         try:
             definition = load_file(Path(path))
@@ -55,8 +57,9 @@ async def validate(invocation: Invocation, files: tuple[str, ...]) -> int:
                 {"file": path, "line": None, "path": "", "message": error.message, "expected": ""}
             ]
             checked.append({"file": path, "valid": False, "problems": list(problems)})
+            missing = missing or error.code == "not_found"
             if not console.json:
-                click.echo(safe(error.message, lines=True), err=True)
+                report(console, error)
         else:
             checked.append(
                 {
@@ -69,10 +72,11 @@ async def validate(invocation: Invocation, files: tuple[str, ...]) -> int:
                 }
             )
             if not console.json:
-                console.text(f"{safe(path)}: {safe(definition.name)}, {len(definition.nodes)} nodes")
+                count = len(definition.nodes)
+                console.text(f"{safe(path)}: {safe(definition.name)}, {count} {'node' if count == 1 else 'nodes'}")
     if console.json:
         console.view(checked)
-    return DONE if all(one["valid"] for one in checked) else USAGE
+    return NOT_FOUND if missing else DONE if all(one["valid"] for one in checked) else USAGE
 
 
 workflow.add_command(validate)

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.service.core import Core
+from omium.server.dashboard.app import build_dashboard
 from omium.server.http import events, rest
 from omium.server.http.access import METADATA, Access, base_url
 from omium.server.http.bodies import Bodies
@@ -41,7 +42,7 @@ _SENT = (
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
     """loopback: whether only this machine reaches it; hosts and origins: what passes besides its own; issuers: URLs of
-    those who give out credentials; max_body: bytes;
+    those who give out credentials; read_only: the pages change nothing; max_body: bytes;
     times in seconds: for a body to arrive, between heartbeats of a feed, for an open request at the end, for the head
     of a request, for a client that reads nothing."""
 
@@ -49,6 +50,7 @@ class HttpSettings:
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
     issuers: Sequence[str] = ()
+    read_only: bool = False
     max_body: int = 4 * 1024 * 1024
     max_connections: int = 1_000
     body_s: float = 30.0
@@ -88,6 +90,7 @@ def build_app(
     endpoints = McpEndpoints(server, limits, max_body=chosen.max_body)
     api = rest.Api(core, Ending(chosen.grace_s), limits, chosen.heartbeat_s)
     described = document(ENDPOINTS, server.version or "0")
+    pages = build_dashboard(core, authority, limits, api.ending, read_only=chosen.read_only)
 
     async def openapi(_: Request) -> Response:
         return JSON(described)
@@ -109,16 +112,18 @@ def build_app(
             *(Route(path, metadata, methods=["GET"]) for path in known),
             *endpoints.routes(),
             *more,
+            *pages.routes,
         ],
         middleware=[
             Middleware(Ends, ending=api.ending),
             Middleware(Guard, loopback=chosen.loopback, hosts=chosen.hosts, origins=chosen.origins),
             *_cors(chosen),
+            pages.door,
             Middleware(
                 Access,
                 authority=authority,
                 limits=limits,
-                public=(HEALTH, *known, *public),
+                public=(HEALTH, *known, *public, *pages.public),
                 issuers=bool(chosen.issuers),
             ),
             Middleware(Bodies, max_bytes=chosen.max_body, within_s=chosen.body_s),

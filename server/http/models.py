@@ -71,6 +71,59 @@ class Approval(Shown):
     consequence: str
 
 
+class PolicyDecision(Shown):
+    """What policy said of a call. `input`: the digest of the question; `version`: of the policy; `micros`: how long it
+    took; `shadow`: what a version on trial would have said, where it differs."""
+
+    run_id: str
+    seq: int
+    node: str
+    call: str
+    action: str
+    server: str | None
+    tool: str
+    agent: str | None
+    effect: str
+    rule: str | None
+    reason: str | None
+    input: str
+    version: str
+    micros: float | None
+    shadow: str | None
+    at: Time
+
+
+class DecisionWithQuestion(Shown):
+    row: PolicyDecision
+    question: AnyValue = Field(description="What was asked, with secrets taken out; null once that is erased")
+
+
+class Decisions(Shown):
+    decisions: list[DecisionWithQuestion]
+
+
+class Amounts(Shown):
+    usd: float
+    tokens: float
+    calls: float
+
+
+class Budget(Shown):
+    """A counter; `extra` comes on top of its limits, `held` is for calls under way."""
+
+    name: str
+    budget: str | None = Field(description="The declared budget that it is of")
+    spent: Amounts
+    held: Amounts
+    extra: Amounts
+    limits: dict[str, float]
+    present: bool = Field(description="Of the period of now")
+
+
+class Budgets(Shown):
+    budgets: list[Budget]
+
+
 class Node(Shown):
     id: str
     kind: str
@@ -125,7 +178,7 @@ class Run(Shown):
     session: str | None
     owner: str
     workspace: str | None
-    progress: float = Field(description="The share of its nodes that have ended, 0 to 1")
+    progress: float = Field(description="The share of its nodes that have come to their end, 0 to 1")
     counts: dict[str, int]
     current: list[str]
     nodes: list[Node]
@@ -207,6 +260,14 @@ class Pause(Because):
 class Decide(Asked):
     decision: Short
     feedback: Annotated[str, Field(max_length=16_000)] | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class Raise(Asked):
+    name: Short
+    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tokens: Annotated[int, Field(ge=0)] = 0
+    calls: Annotated[int, Field(ge=0)] = 0
 
 
 # --- queries ------------------------------------------------------------------------------------------------------
@@ -222,6 +283,7 @@ class RunsQuery(Asked):
     text: Annotated[Short | None, Field(description="In id, workflow or title")] = None
     parent: Annotated[Short | None, Field(description="Branches of this run")] = None
     session: Short | None = None
+    children: Annotated[bool, Field(description="Also the runs that other runs have started")] = False
     before: Annotated[Short | None, Field(description="The next page")] = None
     limit: Annotated[int, Field(ge=1, le=500)] = 50
 
@@ -238,6 +300,12 @@ class EventsQuery(Asked):
 
 class FeedQuery(Asked):
     after: Annotated[int, Field(ge=0, le=2**53)] = 0
+
+
+class DecisionsQuery(Asked):
+    run_id: Short | None = None
+    effect: list[Literal["allow", "deny", "require_approval"]] = Field(default_factory=list, max_length=3)
+    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
 
 
 class ApprovalsQuery(Asked):

@@ -178,6 +178,7 @@ async def list_runs(call: Call) -> Response:
         text=query.text,
         parent=None if query.parent is None else RunId(query.parent),
         session=query.session,
+        children=query.children,
         before=None if query.before is None else RunId(query.before),
         limit=query.limit,
     )
@@ -254,9 +255,32 @@ async def decide(call: Call) -> Response:
     body: m.Decide = call.body
     approval_id = ApprovalId(call.request.path_params["approval_id"])
     work = call.api.core.decide(
-        call.caller, approval_id, body.decision, feedback=body.feedback, assurance="none", idempotency_key=call.key
+        call.caller,
+        approval_id,
+        body.decision,
+        feedback=body.feedback,
+        arguments=body.arguments,
+        assurance="none",
+        idempotency_key=call.key,
     )
     return shown(m.Approval, await committed(work))
+
+
+async def list_decisions(call: Call) -> Response:
+    query: m.DecisionsQuery = call.query
+    run_id = None if query.run_id is None else RunId(query.run_id)
+    found = await call.api.core.decisions(call.caller, run_id=run_id, effects=query.effect, limit=query.limit)
+    return shown(m.Decisions, {"decisions": found})
+
+
+async def list_budgets(call: Call) -> Response:
+    return shown(m.Budgets, {"budgets": await call.api.core.budgets(call.caller)})
+
+
+async def raise_budget(call: Call) -> Response:
+    body: m.Raise = call.body
+    work = call.api.core.raise_budget(call.caller, body.name, usd=body.usd, tokens=body.tokens, calls=body.calls)
+    return shown(m.Budget, await committed(work))
 
 
 async def list_workflows(call: Call) -> Response:
@@ -297,6 +321,15 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         "POST", f"{_APPROVAL}/decide", "change", decide, "Decide a pending question; the run goes on by itself.",
         m.Approval, body=m.Decide, keyed=True,
+    ),
+    Endpoint(
+        "GET", "/api/v1/decisions", "read", list_decisions, "List what policy decided about calls, newest first.",
+        m.Decisions, m.DecisionsQuery,
+    ),
+    Endpoint("GET", "/api/v1/budgets", "read", list_budgets, "List what calls have cost by budget.", m.Budgets),
+    Endpoint(
+        "POST", "/api/v1/budgets/raise", "change", raise_budget, "Allow more of a budget; for admins.", m.Budget,
+        body=m.Raise,
     ),
     Endpoint("GET", "/api/v1/workflows", "read", list_workflows, "List the registered workflows.", m.Workflows),
 )  # fmt: skip

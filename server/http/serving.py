@@ -19,6 +19,7 @@ from omium.orchestration.service.views import Caller
 from omium.server.config import Config
 from omium.server.http.access import identify
 from omium.server.http.app import HttpApp, HttpSettings, build_app
+from omium.server.http.operations import operations
 from omium.server.http.patience import http_protocol, websocket_protocol
 from omium.server.identity.composing import authority_for, rate_limits_for
 from omium.server.mcp import build_server
@@ -138,10 +139,13 @@ async def serve_core(
 
     Raises `forbidden` for an address that others reach while nobody could authenticate, and what `listen` raises."""
     authority = await authority_for(config, core, address[0], local)
+    server = build_server(core, identify, **offer)
+    watched = operations(core, config.project.id, loopback=settings.loopback, version=server.version or "0")
     app = build_app(
-        core, build_server(core, identify, **offer), authority, rate_limits_for(config, core.clock), settings
-    )
-    with listen(*address) as bound:
+        core, server, authority, rate_limits_for(config, core.clock), settings,
+        more=watched.routes, public=watched.public,
+    )  # fmt: skip
+    with listen(*address) as bound, watched.counting():
         url = url_of(bound)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_signal, app)

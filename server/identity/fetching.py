@@ -1,5 +1,5 @@
-"""Fetching a small JSON document from an address that an operator configured, or that a fetched document names, without
-being made to reach what only this machine can reach.
+"""Fetching a small JSON document from an address that an operator configured, or that a fetched document names, and
+posting one there, without being made to reach what only this machine can reach.
 
 The address is resolved once, everything it resolves to has to be public, and the connection goes to exactly what was
 checked: a name that resolves to something else a moment later gains nothing. Redirects and proxies are not followed.
@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -22,11 +23,14 @@ from omium.orchestration.errors import OmiumError
 if TYPE_CHECKING:
     import ssl
 
+    import httpx
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _LARGEST: Final = 256 * 1024  # bytes of a document
 _WITHIN_S: Final = 10.0
+_CLIENT_S: Final = 60.0  # of one step; whoever asks bounds the whole
 _LONGEST: Final = 2_048  # characters of a URL
 _NUMERIC: Final = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)\.?")  # a last label that makes a host an IPv4 address
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -41,13 +45,20 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 
 class Fetch:
-    """allow_loopback: addresses of this machine too, and those over plain http; for development and tests. tls: a
-    context with which certificates are checked, that of httpx unless given."""
+    """allow_loopback: addresses of this machine too, and those over plain http; for development and tests.
+    allow_private: whatever address an operator's own network gives, also over plain http. tls: a context with which
+    certificates are checked, that of httpx unless given."""
 
     def __init__(
-        self, *, allow_loopback: bool = False, resolve: Resolve = resolve, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        allow_loopback: bool = False,
+        allow_private: bool = False,
+        resolve: Resolve = resolve,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._loopback = allow_loopback
+        self._loopback = allow_loopback or allow_private
+        self._private = allow_private
         self._resolve = resolve
         self._tls = tls
 
@@ -60,6 +71,18 @@ class Fetch:
                 return await self._get(url, host, await self._address(host, port), scheme)
         except TimeoutError:
             raise OmiumError("timeout", f"{host} did not answer within {_WITHIN_S:.0f} s.") from None
+
+    async def post(self, url: str, content: bytes, headers: Mapping[str, str], within_s: float = _WITHIN_S) -> int:
+        """Send the content; the status of the answer, whose body is not read. Raises `forbidden` for an address that is
+        none of ours to reach, `timeout`, and `unsupported` when nobody answers there."""
+        host, port, scheme = self._checked(url)
+        try:
+            with anyio.fail_after(within_s):
+                address = await self._address(host, port)
+                async with self._asked("POST", url, host, address, scheme, headers, content) as answer:
+                    return answer.status_code
+        except TimeoutError:
+            raise OmiumError("timeout", f"{host} did not answer within {within_s:g} s.") from None
 
     def _checked(self, url: str) -> tuple[str, int, str]:
         """Host, port and scheme. Raises `forbidden`."""
@@ -77,17 +100,19 @@ class Fetch:
             raise OmiumError("forbidden", f"{host!r} is no host.")
         if literal is not None:
             self._admit(literal, host)
-        if parts.scheme != "https" and not (parts.scheme == "http" and self._loopback and _is_here(host, literal)):
+        plain_is_fine = self._private or (self._loopback and _is_here(host, literal))
+        if parts.scheme != "https" and not (parts.scheme == "http" and plain_is_fine):
             raise OmiumError("forbidden", f"{parts.scheme!r:.40} is not fetched from.", "Use https.")
         return host, port or (443 if parts.scheme == "https" else 80), parts.scheme
 
     def _admit(self, address: Address, host: str) -> None:
         for one in _meant(address):
-            if not _is_public(one) and not (self._loopback and one.is_loopback):
+            here = (self._private and _is_somewhere(one)) or (self._loopback and one.is_loopback)
+            if not _is_public(one) and not here:
                 raise OmiumError(
                     "forbidden",
                     f"{host} is at {address}, which is no public address.",
-                    "An issuer's keys are fetched from public addresses only.",
+                    "Only public addresses are reached, unless the configuration says otherwise.",
                     host=host,
                 )
 
@@ -106,37 +131,17 @@ class Fetch:
         return found[0]
 
     async def _get(self, url: str, host: str, address: Address, scheme: str) -> dict[str, Any]:
-        import httpx
-
-        target = httpx.URL(url)
-        pinned = target.copy_with(host=str(address))
-        headers = {
-            "Host": target.netloc.decode("ascii"),
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": "omium",
-        }
-        # The certificate is checked for the name, though the connection goes to the address.
-        extensions = {"sni_hostname": host} if scheme == "https" else {}
-        verify = self._tls if self._tls is not None else True
-        try:
-            async with (
-                httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=verify, timeout=_WITHIN_S) as client,
-                client.stream("GET", pinned, headers=headers, extensions=extensions) as answer,
-            ):
-                if answer.status_code != 200:
-                    raise OmiumError("unsupported", f"{host} answered {answer.status_code}.", "200 is expected.")
-                if "content-encoding" in answer.headers:
-                    raise OmiumError("unsupported", f"{host} answered in an encoding that was not asked for.")
-                content = bytearray()
-                async for piece in answer.aiter_raw():
-                    content += piece
-                    if len(content) > _LARGEST:
-                        raise OmiumError("unsupported", f"{host} answered with more than {_LARGEST} bytes.")
-        except httpx.TimeoutException as error:
-            raise OmiumError("timeout", f"{host} did not answer in time.") from error
-        except httpx.HTTPError as error:
-            raise OmiumError("unsupported", f"{host} cannot be reached: {type(error).__name__}.") from error
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        async with self._asked("GET", url, host, address, scheme, headers) as answer:
+            if answer.status_code != 200:
+                raise OmiumError("unsupported", f"{host} answered {answer.status_code}.", "200 is expected.")
+            if "content-encoding" in answer.headers:
+                raise OmiumError("unsupported", f"{host} answered in an encoding that was not asked for.")
+            content = bytearray()
+            async for piece in answer.aiter_raw():
+                content += piece
+                if len(content) > _LARGEST:
+                    raise OmiumError("unsupported", f"{host} answered with more than {_LARGEST} bytes.")
         try:
             document = orjson.loads(content)
         except orjson.JSONDecodeError as error:
@@ -144,6 +149,37 @@ class Fetch:
         if not isinstance(document, dict):
             raise OmiumError("unsupported", f"{host} answered with JSON that is no object.")
         return document
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        url: str,
+        host: str,
+        address: Address,
+        scheme: str,
+        headers: Mapping[str, str],
+        content: bytes | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer of exactly this address, as far as its head. Raises `timeout` and `unsupported`."""
+        import httpx
+
+        target = httpx.URL(url)
+        pinned = target.copy_with(host=str(address))
+        headers = {**headers, "Host": target.netloc.decode("ascii"), "User-Agent": "omium"}
+        # The certificate is checked for the name, though the connection goes to the address.
+        extensions = {"sni_hostname": host} if scheme == "https" else {}
+        verify = self._tls if self._tls is not None else True
+        try:
+            async with (
+                httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=verify, timeout=_CLIENT_S) as client,
+                client.stream(method, pinned, headers=headers, content=content, extensions=extensions) as answer,
+            ):
+                yield answer
+        except httpx.TimeoutException as error:
+            raise OmiumError("timeout", f"{host} did not answer in time.") from error
+        except httpx.HTTPError as error:
+            raise OmiumError("unsupported", f"{host} cannot be reached: {type(error).__name__}.") from error
 
 
 def _literal(host: str) -> Address | None:
@@ -175,6 +211,12 @@ def _meant(address: Address) -> list[Address]:
         if any(address in network for network in _NAT64) or int(address) >> 32 == 0:
             meant.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return meant
+
+
+def _is_somewhere(address: Address) -> bool:
+    """Whether an address is one host that somebody may well run a service on. Link-local ones are where clouds hand
+    out credentials of a machine, so they are reached by nobody's leave."""
+    return not (address.is_multicast or address.is_unspecified or address.is_link_local or address.is_reserved)
 
 
 def _is_public(address: Address) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 import uuid
@@ -117,6 +118,22 @@ def _interpreter_s(room: Room, sizes: Sizes) -> float:
 
 def _changed_kb(room: Room, sizes: Sizes) -> float:
     return float(sizes["state_kb"]) / 100  # the hundredth that changes
+
+
+def _worktree_s(room: Room, sizes: Sizes) -> float:
+    """A bare `git worktree add` of a repository of that size; the median of as many."""
+    from tests.bench.ours.checkouts import make_repository
+
+    with tempfile.TemporaryDirectory(dir=room.directory) as name:
+        source, bare = make_repository(Path(name) / "source", sizes["files"], sizes["file_kb"]), Path(name) / "bare"
+        subprocess.run(["git", "clone", "--quiet", "--bare", str(source), str(bare)], check=True)
+        took = []
+        for number in range(sizes["times"]):
+            add = ["git", "worktree", "add", "--quiet", "--detach", str(Path(name) / f"tree-{number}"), "main"]
+            began = time.perf_counter()
+            subprocess.run(add, cwd=bare, check=True, stderr=subprocess.DEVNULL)
+            took.append(time.perf_counter() - began)
+        return sorted(took)[len(took) // 2]
 
 
 def _rewritten_s(room: Room, sizes: Sizes) -> float:
@@ -306,6 +323,23 @@ def _history() -> tuple[Measure, ...]:
             rounds=3,
         ),
         Measure(
+            "checkouts",
+            (
+                Line("checkout_first_s", "s", "checkout_first", "under 5", below=5, any_size=True),
+                Line(
+                    "checkout_s",
+                    "s",
+                    "checkout",
+                    "at most 1.3 times `git worktree add`",
+                    of_floor=1 / 1.3,
+                    floor=_worktree_s,
+                ),
+            ),
+            {"files": 10_000, "file_kb": 1, "times": 5},
+            {"files": 1_000, "file_kb": 1, "times": 3},
+            rounds=3,
+        ),
+        Measure(
             "storage",
             (
                 Line(
@@ -396,6 +430,17 @@ def _starting() -> tuple[Measure, ...]:
             {"times": 3},
         ),
         Measure(
+            "pages",
+            (
+                Line("page_list_10000_p95", "ms", "list_ms", "under 500", below=500, any_size=True),
+                Line("page_search_10000_p95", "ms", "search_ms", "under 500", below=500, any_size=True),
+                Line("page_run_5000_p95", "ms", "run_ms"),
+                Line("page_graph_5000_p95", "ms", "graph_ms"),
+            ),
+            {"runs": 10_000, "steps": 5_000, "times": 20},
+            {"runs": 500, "steps": 200, "times": 5},
+        ),
+        Measure(
             "calls",
             (
                 Line("call_overhead_p95", "ms", "call_overhead_ms", "under 10", below=10, any_size=True),
@@ -403,6 +448,36 @@ def _starting() -> tuple[Measure, ...]:
             ),
             {"times": 500},
             {"times": 100},
+        ),
+        Measure(
+            "tools",
+            (
+                Line("tool_call", "ms", "tool_call_ms"),
+                Line("tool_call_held", "ms", "tool_held_ms"),
+                Line("tool_overhead", "%", "tool_overhead", "under 10: policy, pins, schema and redaction", below=10),
+                Line("tool_node", "ms", "tool_node_ms"),
+            ),
+            {"times": 1000},
+            {"times": 200},
+        ),
+        Measure(
+            "policies",
+            (
+                Line("policy_20_rules", "us", "policy_us", "under 20", below=20, any_size=True),
+                Line("policy_20_rules_cel", "us", "policy_cel_us", "under 250", below=250, any_size=True),
+                Line("policy_1000_rules_p95", "us", "policy_1000_p95_us", "under 1,000", below=1000, any_size=True),
+            ),
+            {"times": 500},
+            {"times": 100},
+        ),
+        Measure(
+            "quiet",
+            (
+                Line("quiet_processes_cpu", "%", "quiet_cpu", "under 2", below=2, any_size=True),
+                Line("quiet_processes_memory", "MB", "quiet_mb", "under 64", below=64, any_size=True),
+            ),
+            {"times": 100},
+            None,
         ),
     )
 

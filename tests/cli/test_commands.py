@@ -184,10 +184,12 @@ def test_steering_a_run_that_nobody_executes(project: Place) -> None:
     run = draft(project)
     assert ok(project, "pause", run, "--reason", "wait")["status"] == "paused"
     assert call(project, "show", run, "--exit-status").exit_code == 3
-    assert call(project, "pause", run).exit_code == 5
+    assert ok(project, "pause", run)["status"] == "paused"  # a repeat is answered with the state
     assert ok(project, "signal", run, "go", "--payload", '{"n": 1}')["id"] == run
     assert ok(project, "resume", run)["status"] == "executing"
     assert call(project, "cancel", run[-8:], "--reason", "enough").stdout == f"{run}\tcancelled\n"
+    assert call(project, "cancel", run).stdout == f"{run}\tcancelled\n"
+    assert call(project, "resume", run).exit_code == 5
     told = [json.loads(line) for line in call(project, "events", run, "--json").stdout.splitlines()]
     kinds = [event["type"] for event in told]
     assert kinds[-4:] == ["run.paused", "signal.received", "run.resumed", "run.cancelled"]
@@ -247,7 +249,7 @@ def test_validating_files_names_file_and_line(project: Place, tmp_path: Path) ->
     told = json.loads(call(project, "workflow", "validate", good, str(bad), "--json").stdout)
     assert [one["valid"] for one in told] == [True, False]
     assert told[1]["problems"][0]["line"] in (3, 4)
-    assert call(project, "workflow", "validate", str(tmp_path / "none.yaml")).exit_code == 2
+    assert call(project, "workflow", "validate", str(tmp_path / "none.yaml")).exit_code == 4
     assert call(project, "workflow", "validate").exit_code == 2
 
 
@@ -279,11 +281,11 @@ def test_checkpoints_rollback_branch_and_compare(used_project: Place) -> None:
     assert "bo" in call(used_project, "branch-tree", hello).stdout
     plan = ok(used_project, "rollback", hello, "greeted", "--preview")
     assert plan["reruns"] == ["shout"]
-    assert call(used_project, "rollback", hello, "start", "--plan", plan["token"]).exit_code == 5
+    assert call(used_project, "rollback", hello, "start", "--plan", plan["plan_token"]).exit_code == 5
     plan = ok(used_project, "rollback", hello, "greeted", "--preview")
-    result = ok(used_project, "rollback", hello, "greeted", "--plan", plan["token"])
+    result = ok(used_project, "rollback", hello, "greeted", "--plan", plan["plan_token"])
     assert (result["run"]["status"], result["reset"]) == ("paused", ["shout"])
-    assert call(used_project, "rollback", hello, "greeted", "--plan", plan["token"]).exit_code == 5
+    assert call(used_project, "rollback", hello, "greeted", "--plan", plan["plan_token"]).exit_code == 5
     page = ok(used_project, "checkpoints", hello)["checkpoints"]
     assert {one["label"] for one in page} >= {"greeted"}
     assert any(one["superseded"] for one in page)

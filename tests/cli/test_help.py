@@ -97,7 +97,16 @@ def test_every_command_takes_json_and_shows_an_example_that_parses(name: str) ->
 
 def test_every_command_but_local_ones_can_be_pointed_at_a_project() -> None:
     local = {name for name, command in ALL.items() if not any(p.name == "project" for p in command.params)}
-    assert local == {"demo", "workflow validate", "mcp bundle"}
+    assert local == {
+        "demo",
+        "workflow validate",
+        "mcp bundle",
+        "init",
+        "completion",
+        "deploy key",
+        "deploy verify",
+        "deploy list",
+    }
 
 
 def test_a_misspelt_command_is_a_usage_error_that_names_the_nearest() -> None:

@@ -1,8 +1,8 @@
 """Writes the pages that say what the code says already: `python -m tests.docs.generate [--demo]`.
 
 `docs/commands.md` comes from the commands themselves, `docs/tools.md` and `docs/resources.md` from the server; in
-`docs/workflows.md` the types and defaults of keys. A test holds them against what is on disk. With --demo the demo is
-played, and README shows what it said.
+`docs/workflows.md` and `docs/policy.md` the types and defaults of keys, in `docs/comparison.md` the figures. A test
+holds them against what is on disk. With --demo the demo is played, and README shows what it said.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from omium.tools.tool import ToolSpec, build_tool
 from omium.tools.toolsets import TOOLSETS
 from omium.tools.uris import STATIC, TEMPLATES
 from tests.cli.harness import PROGRAM
+from tests.docs.figures import with_figures
 from tests.docs.reference import filled
 from tests.docs.rest import rest_page
 from tests.house.tree import ROOT
@@ -36,10 +37,14 @@ COMMANDS_INTRODUCTION = """\
 
 - A **RUN** is an id, its unique beginning or end (at least 4 characters), or `last`, the newest that no other run has
   started. A position of it is `RUN@NUMBER`.
-- Results go to standard output: a table on a terminal, tab-separated values without a heading in a pipe, JSON with
-  `--json`. Progress, hints and warnings go to standard error.
+- Results go to standard output: a table on a terminal, tab-separated values without a heading in a pipe (times in UTC,
+  durations as `4117ms`), JSON with `--json`. Progress, hints and warnings go to standard error.
 - An error is a line `error: ...`, often with a `hint: ...`, and with `--json` the object
   `{"error": {"code", "message", "hint", "data"}}`; both on standard error.
+- What would call something again that a run has called (a tool, a command, an effect of a function), or would call a
+  compensation, is shown first: `rollback`, `branch` and `play-from` ask at a terminal; elsewhere they end with 5 and
+  want `--plan TOKEN`, which `--preview` gives, or `--yes`. Only commands and tools that are declared with
+  `on_unknown: rerun` are called again without that.
 - A run never depends on the command that started it. Where runs have to be executed and nobody does, a command leaves a
   background worker behind, which ends when it is idle.
 
@@ -51,6 +56,7 @@ COMMANDS_INTRODUCTION = """\
 | 3 | waiting for a decision |
 | 4 | not found |
 | 5 | conflict: the state does not allow it, somebody was first, or it has to be previewed |
+| 6 | the time of `show --wait --exit-status` is over, and the run is still under way |
 | 130 | interrupted, or a question answered with no |
 """
 
@@ -58,6 +64,11 @@ TOOLS_INTRODUCTION = """\
 What `omium-mcp serve` offers to an MCP client. `--read-only` leaves only the tools that read. Every answer is an object
 with a schema, which clients get with the list of tools; errors are objects too, with `code`, `message`, `hint`, what is
 allowed now, and the next call.
+
+One rule holds for `rollback`, `branch` and `play_from_node`: what would call something again that the run has called,
+or may have (a tool, a command, an effect of a function), or would call a compensation, is refused with `plan_required`
+and the plan in `data.plan`. The same call with its `plan_token` does just that, once, within ten minutes; a try that is
+refused leaves the token good. Calls that the operator declared with `on_unknown: rerun` are repeated without a plan.
 """
 
 
@@ -128,9 +139,11 @@ def with_demo(readme: str, output: str) -> str:
 
 def pages() -> dict[Path, str]:
     """The generated pages by their path."""
-    workflows = ROOT / "docs" / "workflows.md"
+    by_hand = [ROOT / "docs" / name for name in ("workflows.md", "policy.md")]
+    comparison, benchmarks = ((ROOT / "docs" / name).read_text("utf-8") for name in ("comparison.md", "benchmarks.md"))
     return {
-        workflows: filled(workflows.read_text("utf-8")),
+        **{page: filled(page.read_text("utf-8")) for page in by_hand},
+        ROOT / "docs" / "comparison.md": with_figures(comparison, benchmarks),
         ROOT / "docs" / "commands.md": "\n".join(_commands()) + "\n",
         ROOT / "docs" / "tools.md": "\n".join(_tools()) + "\n",
         ROOT / "docs" / "resources.md": "\n".join(_resources()) + "\n",

@@ -18,8 +18,15 @@ from pydantic.fields import FieldInfo
 
 from omium.orchestration.definition import schema
 from omium.orchestration.definition.document import read_document
+from omium.orchestration.gates.policy import schema as policies
 from omium.orchestration.service.views import Role
 from omium.server import project_file
+from omium.server.declared import coding as declared_coding
+from omium.server.declared import external as declared_external
+from omium.server.declared import notify as declared_notify
+from omium.server.declared import policy as declared_policy
+from omium.server.declared import supervision as declared_supervision
+from omium.server.declared import telemetry as declared_telemetry
 from omium.server.identity import settings
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -31,9 +38,29 @@ MODELS: dict[str, type[BaseModel]] = {
         *(schema.RepeatFile, schema.ApprovalFile, schema.ApprovalsFile, schema.WaitFile, schema.RetryFile),
         *(schema.ConsensusFile, schema.BudgetFile),
         *(settings.ServerFile, settings.AuthFile, settings.JwtFile, settings.RequestsFile),
+        *(declared_notify.EndpointFile, declared_telemetry.TelemetryFile),
     )
 }
+POLICY_MODELS: dict[str, type[BaseModel]] = {
+    model.__name__: model
+    for model in (
+        *(declared_policy.PolicyKeyFile, declared_policy.OpaFile, policies.PolicyFile, policies.RuleFile),
+        *(policies.MatchFile, policies.ConditionFile, policies.SizeFile, policies.DuringFile),
+        *(policies.CallLimitsFile, policies.TermsFile),
+    )
+}
+"""Those of docs/policy.md."""
+
 _SECTIONS = {
+    "OpaFile": "open-policy-agent",
+    "RuleFile": "rules",
+    "MatchFile": "names",
+    "ConditionFile": "arguments",
+    "SizeFile": "arguments",
+    "DuringFile": "times",
+    "CallLimitsFile": "limits-and-approvals",
+    "TermsFile": "limits-and-approvals",
+    "AgentFile": "agents",
     "FunctionFile": "functions",
     "CommandFile": "commands",
     "WorkspaceFile": "workspaces",
@@ -42,6 +69,8 @@ _SECTIONS = {
     "ServerFile": "callers",
     "AuthFile": "callers",
     "JwtFile": "callers",
+    "EndpointFile": "notifications-and-traces",
+    "TelemetryFile": "notifications-and-traces",
     "UpkeepFile": "upkeep-and-retention",
     "RetentionFile": "upkeep-and-retention",
     "NodeFile": "nodes",
@@ -70,6 +99,26 @@ _WORDS: list[tuple[Any, str]] = [
     (project_file.Constants, "map of texts"),
     (project_file.VariableNames, "list of names"),
     (Role, "role"),
+    (declared_policy.PolicyKey, "[policy](policy.md)"),
+    (declared_supervision.SupervisionFile, "[supervision](supervision.md)"),
+    (dict[schema.NameText, declared_coding.CodingFile], "map of [CLIs](coding.md)"),
+    (declared_external.ServersFile, "map of [servers](external.md)"),
+    (policies.Scalar, "text, number, boolean or null"),
+    (list[policies.Scalar], "list of texts, numbers, booleans or nulls"),
+    (policies.Globs, "glob, or list of them"),
+    (policies.Roots, "path, or list of them"),
+    (policies.HostPatterns, "host, or list of them"),
+    (policies.Regexes, "expression, or list of them"),
+    (policies.RedactKinds, "kind, or list of them"),
+    (policies.ByteCount, "size"),
+    (policies.Rate, "rate"),
+    (policies.Text, "text"),
+    (policies.RuleId, "id"),
+    (policies.TimeOfDay, "time"),
+    (policies.Zone, "time zone"),
+    (policies.PositiveDuration, "duration"),
+    (declared_policy.ShadowKey, "profile or path"),
+    (Literal["omium.dev/policy/v1"], "`omium.dev/policy/v1`"),
     (settings.Algorithm, "algorithm"),
     (Any, "any value"),
     (str, "text"),
@@ -110,7 +159,7 @@ def filled(page: str) -> str:
     """The page with the types and defaults of its tables as they are."""
 
     def fill(match: re.Match[str]) -> str:
-        found = keys(MODELS[match[1]])
+        found = keys({**MODELS, **POLICY_MODELS}[match[1]])
         lines = []
         for row in map(_row, match[2].splitlines()):
             said = found.get(row.key.strip("`"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.house.tree import ROOT
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"\A# ([\w./-]+\.\w+)\n")
 _PLACEHOLDER = re.compile(r"<([a-z ]+)>")

@@ -14,6 +14,7 @@ import pytest
 
 from omium.orchestration.definition.document import read_document
 from omium.orchestration.definition.load import load_workflow
+from omium.orchestration.gates.policy.testing import CasesFile
 from omium.server.cli import cli
 from omium.server.http.app import ENDPOINTS
 from omium.server.project_file import load_project
@@ -108,10 +109,13 @@ def test_host_configurations_name_our_command(snippet: Snippet) -> None:
 
 @of("yaml")
 def test_definitions_are_valid(snippet: Snippet, tmp_path: Path) -> None:
-    """A workflow, the list of its nodes, or (keys of) an omium.yaml, of which the functions need not exist."""
+    """A workflow, the list of its nodes, cases of a policy, or (keys of) an omium.yaml, of which the functions need not
+    exist."""
     value = read_document(snippet.text, str(snippet)).value
     if isinstance(value, list):
         load_workflow(f"name: snippet\nnodes:\n{_indented(snippet.text)}", source=str(snippet))
+    elif "cases" in value:
+        CasesFile.model_validate(value)
     elif "nodes" in value:
         load_workflow(snippet.text, source=str(snippet))
     else:

@@ -26,7 +26,9 @@ def test_every_example_is_listed_has_a_readme_and_is_played_here() -> None:
     for example in here:
         assert f"({example}/README.md)" in listed
         assert lines_of(example), example
-    assert here == {"release_notes", "fan_out_research", "safe_deploy", "embedded"}
+    known = {"release_notes", "fan_out_research", "safe_deploy", "embedded", "trip_desk", "editorial", "code_change",
+             "guarded_tools"}  # fmt: skip
+    assert here == known
 
 
 def test_release_notes(tmp_path: Path) -> None:
@@ -105,3 +107,41 @@ def test_embedded(tmp_path: Path) -> None:
         assert said[0][0] == "Add them up? yes"
         assert said[0][1].endswith("completed: {'words': 9}")
         assert said[1] == said[0][1:]
+
+
+def test_trip_desk(tmp_path: Path) -> None:
+    with copied("trip_desk", tmp_path) as place:
+        done = play(place, "trip_desk", {}, {"run": 3})
+        shown = json.loads(done[2].out)
+        assert shown["summary"] == "Booked the night train." and json.loads(shown["answer"])["number"] == 1
+        assert (place.directory / "bookings.txt").read_text() == "night train 89\n"
+        assert "clerk@1 (default)" in done[3].out
+
+
+def test_editorial(tmp_path: Path) -> None:
+    with copied("editorial", tmp_path) as place:
+        done = play(place, "editorial", {}, {})
+        assert json.loads(done[1].out) == {"headline": "Stone outlasts us all", "publish": True}
+        assert "reader.strict" in done[2].out
+
+
+def test_guarded_tools(tmp_path: Path) -> None:
+    with copied("guarded_tools", tmp_path) as place:
+        done = play(place, "guarded_tools", {}, {"run": 3})
+        assert "take the umbrella" in done[1].out and "write-notes" in done[1].out
+        assert json.loads(done[3].out) == {"said": "I left a note."}
+        assert "no-secrets-in-notes" in done[4].out and "delete_all" not in done[4].out
+        assert "shady/weather\tpinned" in done[5].out
+        assert (place.directory / "notes.txt").read_text() == "Rain in Bergen: take the umbrella\n"
+        for database in place.directory.parent.rglob("omium.db*"):
+            content = database.read_bytes()
+            assert b"ghp_" not in content and b"root@shady.example" not in content
+
+
+def test_code_change(tmp_path: Path) -> None:
+    with copied("code_change", tmp_path) as place:
+        done = play(place, "code_change", {}, {"run": 3})
+        assert "code wants to call Write" in done[1].out
+        told = output(done[3])
+        assert told["said"] == "soup.html is written."
+        assert [one["tool"] for one in told["denied"]] == ["Bash"]

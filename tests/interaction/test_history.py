@@ -184,8 +184,8 @@ async def test_what_would_repeat_unsafe_effects_wants_a_plan(studio: Studio, mod
             refused = await visitor.error("play_from_node", run_id=run_id, node="send")
             assert refused["code"] == "plan_required"
             assert refused["data"]["plan"]["reruns"] == ["send"]
-            assert "data.plan.token" in refused["next"]
-            token = refused["data"]["plan"]["token"]
+            assert "data.plan.plan_token" in refused["next"]
+            token = refused["data"]["plan"]["plan_token"]
             stolen = await bob.error("play_from_node", run_id=run_id, node="send", plan_token=token)
             assert stolen["code"] == "plan_expired"
             planned = await visitor.ok("play_from_node", run_id=run_id, node="send", preview=True)

@@ -53,11 +53,11 @@ class ScriptedModel:
         if tools & {"Bash", "ToolSearch"}:
             self.requests.append(body)
             if self._results.awaited:
-                await self._results.give(_last_result(body))
+                await self._results.give(last_result(body))
             block = await self._steps.take()
         if not body.get("stream"):
-            return JSONResponse(_message([block]))
-        return StreamingResponse(_events([block]), media_type="text/event-stream")
+            return JSONResponse(message_of([block]))
+        return StreamingResponse(events_of([block]), media_type="text/event-stream")
 
 
 class _Hand:
@@ -81,7 +81,7 @@ class _Hand:
         self._take.close()
 
 
-def _last_result(body: dict[str, Any]) -> str:
+def last_result(body: dict[str, Any]) -> str:
     """The text of the newest tool result in a conversation."""
     for message in reversed(body["messages"]):
         content = message["content"]
@@ -98,7 +98,7 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _message(blocks: list[dict[str, Any]]) -> dict[str, Any]:
+def message_of(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     uses = any(block["type"] == "tool_use" for block in blocks)
     return {
         "id": f"msg_{uuid.uuid4().hex}",  # the client joins messages of one id
@@ -112,8 +112,8 @@ def _message(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-async def _events(blocks: list[dict[str, Any]]) -> AsyncIterator[bytes]:
-    whole = _message(blocks)
+async def events_of(blocks: list[dict[str, Any]]) -> AsyncIterator[bytes]:
+    whole = message_of(blocks)
     started = {**whole, "content": [], "stop_reason": None}
     yield _event("message_start", message=started)
     for index, block in enumerate(blocks):

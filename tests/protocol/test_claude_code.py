@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ from tests.protocol.tour import DEFAULT_TOOLS, Called, check, travel
 
 pytestmark = pytest.mark.anyio
 
-_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _ALLOWED = "mcp__omium,ToolSearch,ListMcpResourcesTool,ReadMcpResourceTool"
 
 
@@ -51,13 +49,6 @@ class ClaudeCode:
         return await self.model.use("ReadMcpResourceTool", {"server": "omium", "uri": uri})
 
 
-def program() -> Path:
-    """The native binary, which the package's own start-up script would run."""
-    system = {"Linux": "linux", "Darwin": "darwin"}[platform.system()]
-    machine = _MACHINES[platform.machine().lower()]
-    return nodejs.script(f"@anthropic-ai/claude-code-{system}-{machine}", "claude")
-
-
 @asynccontextmanager
 async def claude(
     project: Project, directory: Path, *, url: str | None = None, settings: dict[str, Any] | None = None
@@ -66,7 +57,7 @@ async def claude(
     configuration = project.client_configuration(directory / "mcp.json", url)
     own = directory / "claude"
     own.mkdir()
-    binary = await anyio.to_thread.run_sync(program)
+    binary = await anyio.to_thread.run_sync(nodejs.claude_code)
     options = ["--output-format", "stream-json", "--verbose", "--setting-sources", "", "--strict-mcp-config"]
     options += ["--mcp-config", str(configuration), "--allowedTools", _ALLOWED]
     if settings is not None:

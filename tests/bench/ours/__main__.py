@@ -12,7 +12,20 @@ import anyio
 
 from omium.server.memory import tune
 from tests.bench.figures import Figure, exit_on_sigterm
-from tests.bench.ours import across, calls, commands, history, kill, runs, waiting
+from tests.bench.ours import (
+    across,
+    calls,
+    checkouts,
+    commands,
+    history,
+    kill,
+    pages,
+    policies,
+    quiet,
+    runs,
+    tools,
+    waiting,
+)
 from tests.bench.ours.work import Work, from_json
 
 MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
@@ -30,6 +43,11 @@ MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
     "cancel": across.cancelling,
     "commands": commands.commands,
     "calls": calls.calls,
+    "pages": pages.pages,
+    "policies": policies.policies,
+    "tools": tools.tools,
+    "checkouts": checkouts.checkouts,
+    "quiet": quiet.quiet,
 }
 
 

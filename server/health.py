@@ -1,0 +1,78 @@
+"""Whether a process can do its work: for load balancers, supervisors of services, and people.
+
+`healthy`: everything works. `degraded`: runs can be looked at, but something needs a person or does not go on.
+`unhealthy`: the database cannot even be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+import anyio
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import ProjectId
+from omium.orchestration.ports import Processes, Store
+
+T = TypeVar("T")
+Status = Literal["healthy", "degraded", "unhealthy"]
+WITHIN_S: Final = 2.0
+LATE_US: Final = 60_000_000  # a run that is due for so long, and that nobody has taken
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """checks: by name, `ok` or what is wrong. active and pending: runs that execute, and questions that wait; queued:
+    runs that wait for a worker; workers: processes known to live; dead: workers that were killed and whose runs nobody
+    has taken over yet. The numbers are None when the database could not be asked."""
+
+    status: Status
+    checks: Mapping[str, str]
+    active: int | None = None
+    pending: int | None = None
+    queued: int | None = None
+    workers: int | None = None
+    dead: int | None = None
+
+
+async def health_of(
+    store: Store, project: ProjectId, processes: Processes, now_us: int, within_s: float = WITHIN_S
+) -> Health:
+    """Look, within bounds: a database that does not answer for so many seconds does not answer."""
+    reads = await _tried(_counted(store, project, processes), within_s)
+    if isinstance(reads, str):
+        return Health("unhealthy", {"database": reads, "writes": "not tried"})
+    active, pending, queued, workers, dead, due = reads
+    late = due is not None and due < now_us - LATE_US
+    # It changes nothing, but has to be let in to find that out.
+    writes = await _tried(store.change_task("", -1, {}), within_s)
+    checks = {
+        "database": "ok",
+        "writes": writes if isinstance(writes, str) else "ok",
+        "workers": f"{dead} died" if dead else ("nobody takes what is due" if late else "ok"),
+    }
+    fine = all(told == "ok" for told in checks.values())
+    return Health("healthy" if fine else "degraded", checks, active, pending, queued, workers, dead)
+
+
+async def _counted(
+    store: Store, project: ProjectId, processes: Processes
+) -> tuple[int, int, int, int, int, int | None]:
+    counted = await store.count(project)
+    alive = [processes.alive(one) for one in await store.workers() if project in one.serving]
+    queued = await store.queued([project])
+    running, due = counted.runs.get("executing", 0), await store.next_wake([project])
+    return running, counted.approvals, queued, alive.count(True), alive.count(False), due
+
+
+async def _tried(asked: Awaitable[T], within_s: float) -> T | str:
+    """The answer, or why there is none."""
+    try:
+        with anyio.fail_after(within_s):
+            return await asked
+    except TimeoutError:
+        return f"no answer within {within_s:g} s"
+    except OmiumError as error:
+        return error.message
