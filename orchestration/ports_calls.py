@@ -122,6 +122,7 @@ class Tools(Protocol):
     async def call(
         self, name: str, arguments: Mapping[str, Any], attempt: Attempt, *, key: str, agent: str | None = None
     ) -> Value:
-        """Call a tool under policy, approvals, budget and ledger; its structured content, or its text. `key`
-        and `agent`: see `Call`. Raises OmiumError: `not_registered`, `denied`, `tool_failed` (the server's own error; `data["sent"]`
-        False when nothing was sent), `budget_exceeded`, `timeout`, `invalid_argument` (its schema); and `Suspended`."""
+        """Call a tool under policy, approvals, budget and ledger; its structured content, or its text. `key` and
+        `agent`: see `Call`. Raises OmiumError: `not_registered`, `denied`, `tool_failed` (the server's own error;
+        `data["sent"]` False when nothing was sent), `budget_exceeded`, `timeout`, `invalid_argument` (its schema); and
+        `Suspended`."""

@@ -46,8 +46,8 @@ class GraphWrite:
 
 @dataclass(frozen=True, slots=True)
 class GraphQuery:
-    """Which checkpoints; what is None matches all. before: ids below it. after: the last that was seen of a list that is
-    read in parts, as (id, thread, ns)."""
+    """Which checkpoints; what is None matches all. before: ids below it. after: the last that was seen of a list
+    that is read in parts, as (id, thread, ns)."""
 
     project: ProjectId
     thread: str | None = None

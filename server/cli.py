@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "workflow": ("workflows", "workflow", "Check workflow files."),
         "simulate": ("workflows", "simulate", "Show what a workflow would do; nothing is executed."),
         "agent": ("agents", "agent", "Make, list and show agents."),
+        "genie": ("genie", "genie", "Have epics brought about, and see how they stand."),
         "policy": ("policy", "policy", "Check, test and explain what runs may do outside."),
         "decisions": ("gates", "decisions", "List what policy decided about calls, and why."),
         "budgets": ("gates", "budgets", "List what calls have cost, and how much is left."),

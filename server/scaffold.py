@@ -15,7 +15,7 @@ from omium.orchestration.errors import OmiumError
 TEMPLATES: Final[Mapping[str, str]] = {
     "release-notes": "Drafts release notes, asks, and publishes them.",
     "research": "Asks many sources at once; branch it to look from another angle.",
-    "epic": "Develops an epic story by story in a copy of the code, tests, asks, delivers.",
+    "epic": "Takes a goal through plan, code, tests, review and merge, with agents and people.",
     "pipeline": "Extracts, cleans in parts, loads once, reports.",
 }
 _SUFFIX: Final = ".j2"

@@ -22,9 +22,7 @@ def as_columns(row: GraphRow) -> tuple[Any, ...]:
     return (row.project, row.thread, row.ns, row.id, row.parent, row.run, *row.document, *row.metadata, row.at)
 
 
-def write_columns(
-    project: ProjectId, thread: str, ns: str, checkpoint: str, write: GraphWrite
-) -> tuple[Any, ...]:
+def write_columns(project: ProjectId, thread: str, ns: str, checkpoint: str, write: GraphWrite) -> tuple[Any, ...]:
     """In the order of the table."""
     return (project, thread, ns, checkpoint, write.task, write.idx, write.path, write.channel, *write.value)
 

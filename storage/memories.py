@@ -36,9 +36,7 @@ PG_PUT: Final = (
     )
     + " RETURNING 1"
 )  # fmt: skip
-_FORGET: Final = (
-    "DELETE FROM memories WHERE project = :project AND owner = :owner AND scope = :scope AND key = :key"
-)
+_FORGET: Final = "DELETE FROM memories WHERE project = :project AND owner = :owner AND scope = :scope AND key = :key"
 _ESCAPE: Final = "!"
 
 
@@ -109,8 +107,6 @@ class MemoryReads:
         project, owner = query.project, query.owner
 
         def work(tables: Tables) -> int:
-            return sum(
-                tables.run(_FORGET, project=project, owner=owner, scope=scope, key=key) for scope, key in found
-            )
+            return sum(tables.run(_FORGET, project=project, owner=owner, scope=scope, key=key) for scope, key in found)
 
         return await self._keeper().write(work) if found else 0

@@ -138,6 +138,4 @@ def _phase_out(phase: PhaseView) -> PhaseOut:
 
 def _error_out(error: Any) -> PhaseErrorOut:
     category, message = error.get("category"), error.get("message")
-    return PhaseErrorOut(
-        category=str(category) if category else None, message=str(message) if message else None
-    )
+    return PhaseErrorOut(category=str(category) if category else None, message=str(message) if message else None)

@@ -175,6 +175,7 @@ class AgentExecutor:
 
     async def _run(self, adapter: Adapter, task: Task, session: Session) -> Outcome:
         """Have the adapter run; give what it ended with if it is a result, raise what it is otherwise."""
+        await session.ask_for_model()
         try:
             outcome = await adapter.run(task, session)
         except Suspended:
@@ -238,8 +239,11 @@ class AgentExecutor:
 def status_category(error: BaseException) -> str | None:
     """What the HTTP status of a provider's refusal means; None where there is none, or the type says it better."""
     status = getattr(error, "status_code", None)
-    if not isinstance(status, int):
-        return None
+    return category_of_status(status) if isinstance(status, int) else None
+
+
+def category_of_status(status: int) -> str | None:
+    """What an HTTP status means; None for one that is no refusal."""
     if status in (401, 403):
         return "permission_error"
     if status == 429:

@@ -20,9 +20,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from omium.orchestration.definition.schema import FileModel
 from omium.orchestration.errors import OmiumError
@@ -114,7 +114,7 @@ class Said:
 
 def answer(script: Script, place: int, attempt: int, told: Sequence[str]) -> Said:
     """The answer after `place` others. told: what the model was told so far, oldest first. Raises ScriptedFailure."""
-    turn = _turn(script, place, attempt)
+    turn = _turn(script.turns_for(told[0] if told else ""), place, attempt)
     text = None
     if turn.text is not None:
         plain = turn.text if isinstance(turn.text, str) else json.dumps(turn.text)
@@ -131,9 +131,9 @@ def answer(script: Script, place: int, attempt: int, told: Sequence[str]) -> Sai
     return Said(text, calls, usage.input, usage.output)
 
 
-def _turn(script: Script, place: int, attempt: int) -> Turn:
+def _turn(turns: Sequence[Turn], place: int, attempt: int) -> Turn:
     passed = 0
-    for turn in script.turns:
+    for turn in turns:
         if turn.error is not None:
             if passed == place and attempt <= turn.error.attempts:
                 raise ScriptedFailure(turn.error.message, turn.error.status)

@@ -189,9 +189,7 @@ class Session:
     async def _made(self, tool: Tool, arguments: dict[str, Any], key: str) -> Value:
         if tool.kind == "external":
             assert self._external is not None
-            return await self._external.call(
-                tool.name, arguments, self._attempt, key=key, agent=self.agent.name
-            )
+            return await self._external.call(tool.name, arguments, self._attempt, key=key, agent=self.agent.name)
         functions = self._functions
         assert functions is not None
 
@@ -254,6 +252,15 @@ class Session:
         if decided.decision == "answer":
             return human_said(said) if said else "The person gave no answer; go on as you think best."
         return human_said(f"{decided.decision}: {said}" if said else decided.decision)
+
+    async def ask_for_model(self) -> None:
+        """Leave to use the agent's model, once for a generation of the node: what is sent to it, nobody reads first.
+        Raises `denied`, and `Suspended` where policy has a person decide."""
+        model = self.agent.model
+        if model is not None and model.provider != "scripted":  # which answers from a file of the project's
+            about = {"provider": model.provider, "base_url": model.base_url}
+            name = model.name or model.provider
+            await self._attempt.gate(Call(f"{self._prefix}model", "model", name, about, agent=self.agent.name))
 
     # --- models -----------------------------------------------------------------------------------------------------
 

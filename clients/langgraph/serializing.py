@@ -62,7 +62,7 @@ class StrictSerializer(JsonPlusSerializer):
             self._scan(data, 0)
 
     def _scan(self, data: bytes, depth: int) -> Any:
-        """Read a document without building anything. Raises `not_allowed` for what it names, `integrity` for its form."""
+        """Read a document without building anything. Raises `not_allowed` for what it names, or `integrity`."""
         if depth > _DEEPEST:
             raise OmiumError("integrity", "a checkpoint is nested too deeply.")
         found: list[OmiumError] = []

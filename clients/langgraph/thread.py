@@ -55,9 +55,7 @@ class ThreadSaver(BaseCheckpointSaver[int]):
     async def _keep(self) -> None:
         if self.closed:
             return
-        told = {
-            ns: {**one, "writes": list(self._writes.get(ns, {}).values())} for ns, one in self._latest.items()
-        }
+        told = {ns: {**one, "writes": list(self._writes.get(ns, {}).values())} for ns, one in self._latest.items()}
         await self._ctx.checkpoint(cast(Value, {"checkpoints": told, "more": self.more}))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -66,7 +64,9 @@ class ThreadSaver(BaseCheckpointSaver[int]):
         one = self._latest.get(ns)
         if one is None or named.get("checkpoint_id") not in (None, "", one["id"]):
             return None
-        writes = sorted(self._writes.get(ns, {}).values(), key=lambda write: (write["path"], write["task"], write["idx"]))
+        writes = sorted(
+            self._writes.get(ns, {}).values(), key=lambda write: (write["path"], write["task"], write["idx"])
+        )
         return CheckpointTuple(
             _config(ns, one["id"]),
             self.serde.loads_typed(of_json(one["document"])),

@@ -53,7 +53,7 @@ Reuse = Literal["none", "unchanged"]
 
 
 class OmiumClient:
-    """A client, as an async context manager. Made by `stdio` or `http`; `connection` is for tests and other transports."""
+    """A client, as an async context manager, made by `stdio` or `http`. connection: for other transports."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -70,8 +70,8 @@ class OmiumClient:
         options: Sequence[str] = (),
         patience_s: float = PATIENCE_S,
     ) -> Self:
-        """Over a server of its own, in a process below this one, for the project in this directory. It starts again when
-        it dies; runs go on meanwhile, or are taken up by the next one. environment: instead of this process's."""
+        """Over a server of its own, in a process below this one, for the project in this directory. It starts again
+        when it dies; runs go on meanwhile, or are taken up by the next one. environment: instead of this process's."""
         variables = {**(os.environ if environment is None else environment), "OMIUM_PROJECT": str(project)}
         arguments = [*command[1:], "--toolsets", ",".join(toolsets), *options]
         server = StdioServerParameters(command=command[0], args=arguments, env=variables)
@@ -101,8 +101,8 @@ class OmiumClient:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self.connection.__aexit__(kind, error, trace)
+    ) -> None:
+        await self.connection.__aexit__(kind, error, trace)
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Any tool by its name, for those that have no method here. What is None is not sent."""
@@ -242,7 +242,12 @@ class OmiumClient:
     ) -> Operation:
         """Raises `plan_required`, with the plan in its data, where calls would be undone or repeated."""
         return await self._operation(
-            "rollback", run_id=run_id, to=to, reason=reason, plan_token=plan_token, idempotency_key=_key(idempotency_key)
+            "rollback",
+            run_id=run_id,
+            to=to,
+            reason=reason,
+            plan_token=plan_token,
+            idempotency_key=_key(idempotency_key),
         )
 
     async def branch(
@@ -281,7 +286,7 @@ class OmiumClient:
         plan_token: str | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
-        """In place, or in a new run if it has completed or was cancelled: the answer's `run` is the one that goes on."""
+        """In place, or in a new run if it has completed or was cancelled: the answer's `run` goes on."""
         return await self._operation(
             "play_from_node",
             run_id=run_id,

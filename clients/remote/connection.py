@@ -69,17 +69,17 @@ class Connection:
             await self._ready(time.monotonic() + self._patience_s)
         except BaseException:
             self._tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await self._tasks.__aexit__(None, None, None)
+            await self._tasks.__aexit__(None, None, None)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
+        """What the block raised goes on as it is, not in a group: the task in here is nobody's business."""
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
-        return await self._tasks.__aexit__(kind, error, trace)
+        await self._tasks.__aexit__(None, None, None)
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The structured answer of a tool. Raises what the server refused as OmiumError, and `tool_failed` with

@@ -42,8 +42,8 @@ class NodeAttempt:
 
     __slots__ = (
         "_blobs", "_draws", "_execution", "_kept", "_over", "_pending", "asked", "attempt", "base", "cancelled",
-        "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id", "resumed", "run_id", "scope",
-        "scratch", "succeeded", "timeout_s", "tree", "vars", "workspace",
+        "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id", "resumed",
+        "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -69,6 +69,7 @@ class NodeAttempt:
         self.succeeded = False  # it is over and has given a result
         self.cancelled = False
         self._over: anyio.Event | None = None
+        self.decided_on: dict[str, Digest] = {}  # by call: what policy was last asked about it
         self.asked: c.RequestApproval | None = None  # a person has to decide before the work goes on
         self._draws = 0
         self._pending: list[c.Command] = []
@@ -182,8 +183,9 @@ class NodeAttempt:
         if known is not None and known.outcome == "done" and known.result is not None:
             return await self.load(known.result)
         allowed = await calls.leave(self, call)
+        asked = self.decided_on.pop(call.key, None)
         held = await budgets.reserve_for(self, call, allowed)
-        detail = {"tool": call.tool, "server": call.server, "pin": call.pin, "rule": allowed.rule}
+        detail = {"tool": call.tool, "server": call.server, "pin": call.pin, "rule": allowed.rule, "asked": asked}
         try:
             return await self.effect(
                 call.key,

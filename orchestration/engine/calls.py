@@ -103,6 +103,7 @@ async def _decide(attempt: NodeAttempt, call: Call, arguments: Value) -> Decisio
     decision = await attempt.engine.policies.decide(run.policy, question)
     asked = encode({**question.as_dict(), "arguments": attempt.engine.redact(arguments)})
     shadow = decision.shadow
+    attempt.decided_on[call.key] = asked.digest
     attempt.later(
         c.NoteDecision(
             node=attempt.node_id,

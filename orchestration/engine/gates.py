@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omium.orchestration.definition.expressions import holds, render
-from omium.orchestration.definition.model import ApprovalSpec, NodeDef, WorkflowDef
+from omium.orchestration.definition.model import ApprovalSpec, Assurance, NodeDef, WorkflowDef
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, new_id
 from omium.orchestration.log import commands as c
@@ -74,11 +74,12 @@ def error_gate(node_id: NodeId, error: Mapping[str, Any]) -> ApprovalSpec:
     return ApprovalSpec(_literal(f"{node_id} failed ({error['category']}): {error['message']}"), ERROR_OPTIONS)
 
 
-def unknown_gate(node_id: NodeId, calls: Sequence[str]) -> ApprovalSpec:
-    """What is asked when a crash left it unknown whether a call happened."""
+def unknown_gate(node_id: NodeId, calls: Sequence[str], min_assurance: Assurance = "elicited") -> ApprovalSpec:
+    """What is asked when a crash left it unknown whether a call happened. min_assurance: what the decision was worth
+    that let the call through: who says that it is made again must be good for as much."""
     what = f"the calls {', '.join(calls)}" if calls else "its work"
     text = f"{node_id} was interrupted by a crash, and it is unknown whether {what} happened. Run it again?"
-    return ApprovalSpec(_literal(text), UNKNOWN_OPTIONS)
+    return ApprovalSpec(_literal(text), UNKNOWN_OPTIONS, min_assurance=min_assurance)
 
 
 def plan_gate(node_id: NodeId, steps: int) -> ApprovalSpec:

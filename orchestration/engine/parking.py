@@ -180,7 +180,11 @@ def _settle_unknown(run: Execution, turn: Turn, node_id: NodeId, node: NodeState
     """A human said to try again: what was unknown counts as not having happened."""
     for identity, effect in run.folded.effects.items():
         if effect.node == node_id and effect.generation == node.generation and effect.outcome in (None, "unknown"):
-            turn.commands.append(c.SettleEffect(identity, "not_sent", error={"message": "decided by a human"}))
+            turn.commands.append(
+                c.SettleEffect(
+                    identity, "not_sent", error={"message": "it counts as not made: a person said to call again"}
+                )
+            )
 
 
 def _refusal(run: Execution, node: NodeState, approval: ApprovalState) -> dict[str, Any]:

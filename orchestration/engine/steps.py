@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import anyio
 
 from omium.orchestration.definition.address import child, container_of, indexed
 from omium.orchestration.definition.expressions import holds, render
-from omium.orchestration.definition.model import NodeDef
+from omium.orchestration.definition.model import Assurance, NodeDef
 from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.definition.voting import used
 from omium.orchestration.engine import gates, scopes, starting
@@ -21,12 +21,15 @@ from omium.orchestration.engine.failures import backoff_s, describe, may_retry
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import NodeStatus
+from omium.orchestration.log.state import EffectState, NodeStatus
 from omium.orchestration.ports import Done
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution
     from omium.orchestration.engine.turn import Turn
+
+
+_ASSURANCES = get_args(Assurance)  # the weakest first
 
 
 class Ended:
@@ -430,13 +433,31 @@ class _Unknown:
     """What is to be done about a node of which it is not known whether its calls happened."""
 
     policy: Literal["ask", "fail"]
-    calls: Sequence[str]
+    effects: Sequence[EffectState]
 
     def request(self, run: Execution, node_id: NodeId, told: dict[str, Any]) -> c.RequestApproval:
-        about = {"calls": list(self.calls), "error": _without_traceback(told)}
-        spec, now = gates.unknown_gate(node_id, self.calls), run.engine.clock.now_us()
+        names = [_called(effect) for effect in self.effects]
+        about: dict[str, Any] = {"calls": names, "error": _without_traceback(told)}
+        asked = [str(effect.detail["asked"]) for effect in self.effects if effect.detail and "asked" in effect.detail]
+        if len(asked) == 1:
+            about["arguments"] = asked[0]
+        rested_on = [
+            run.folded.approvals.get(effect.approval) for effect in self.effects if effect.approval is not None
+        ]
+        needed = [one.min_assurance for one in rested_on if one is not None]
+        minimum = max(("elicited", *needed), key=_ASSURANCES.index)
+        spec, now = gates.unknown_gate(node_id, names, cast(Assurance, minimum)), run.engine.clock.now_us()
         generation = run.folded.node(node_id).generation
         return gates.request(node_id, generation, spec, {}, now, kind="unknown_effect", details=about)
+
+
+def _called(effect: EffectState) -> str:
+    """What was called, as a person knows it: the tool, or the name that the node gave the call."""
+    detail = effect.detail or {}
+    tool = detail.get("tool")
+    if tool is None:
+        return effect.call
+    return f"{detail['server']}/{tool}" if "server" in detail else str(tool)
 
 
 def _unknown(run: Execution, node_id: NodeId, cut_off: bool = False) -> _Unknown | None:
@@ -453,7 +474,7 @@ def _unknown(run: Execution, node_id: NodeId, cut_off: bool = False) -> _Unknown
         policies = {definition.on_unknown}
     for policy in ("fail", "ask"):
         if policy in policies:
-            return _Unknown(policy, [effect.call for effect in unsettled])
+            return _Unknown(policy, unsettled)
     return None
 
 

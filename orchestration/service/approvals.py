@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.errors import OmiumError
@@ -85,7 +88,42 @@ class ApprovalService:
             self.catalog.check_steps(nodes)  # type: ignore[attr-defined]
         elif not isinstance(arguments, dict):
             raise OmiumError("invalid_argument", f"arguments are an object, not {type(arguments).__name__}.")
+        elif view.scope == "call":
+            await self._check_call(view, arguments)
         return encode(arguments)
+
+    async def _check_call(self, view: ApprovalView, arguments: dict[str, Any]) -> None:
+        """Refuse arguments that could not be sent anyway, so that the question stays open: those that the tool does not
+        take (`invalid_argument`), and those that policy denies (`denied`). Policy is asked again when it is made."""
+        from omium.orchestration.definition.json_schema import value_problems
+        from omium.orchestration.gates.deciding import Policies
+        from omium.orchestration.gates.policy import Question
+
+        state: RunState = await self.store.state(view.run_id)  # type: ignore[attr-defined]
+        told = dict(view.details or {})
+        server, tool = told.get("server"), str(told.get("tool"))
+        if server is not None:
+            for pin in await self.store.pins(state.project, server):  # type: ignore[attr-defined]
+                schema = pin.document.get("definition", {}).get("inputSchema") if pin.tool == tool else None
+                problems = value_problems(schema, arguments) if schema is not None else []
+                if problems:
+                    raise OmiumError("invalid_argument", f"{server}/{tool} does not take these: {problems[0]}")
+        question = Question(
+            action=told["action"],
+            server=server,
+            tool=tool,
+            arguments=arguments,
+            workflow=state.workflow,
+            node=view.node,
+            agent=told.get("agent"),
+            principal=state.owner,
+            project=state.project,
+            at=datetime.fromtimestamp(self.clock.now_us() / 1e6, UTC),  # type: ignore[attr-defined]
+        )
+        policies = Policies(self.store.value, self.policies)  # type: ignore[attr-defined]
+        decision = await policies.decide(state.policy, question)
+        if decision.effect == "deny":
+            raise OmiumError("denied", f"policy does not allow these arguments: {decision.reason}.", rule=decision.rule)
 
     async def own_assurance(self, caller: Caller, approval_id: ApprovalId) -> Assurance:
         """What a decision of this approval is worth for being the caller's, before anything else is known of it."""

@@ -194,13 +194,17 @@ def _phase(
         failed=[node_id for node_id, _ in failed],
         started_at=own.started_at,
         ended_at=own.ended_at,
-        worked_ms=sum(node.worked_us for _, node in leaves) // 1000,
+        worked_ms=sum(_took_us(node) for _, node in leaves) // 1000,
         cost_usd=sum(float(one.get("cost_usd") or 0) for one in usage),
         tokens=sum(int(one.get("tokens") or 0) for one in usage),
         error=errors[0] if errors else own.error,
         approval=next((node.approval for _, node in nodes if node.approval and _waits(node)), None),
         position=f"node:{phase}" if own.status is NodeStatus.COMPLETED else None,
     )
+
+
+def _took_us(node: NodeState) -> int:
+    return node.ended_at - node.started_at if node.started_at is not None and node.ended_at is not None else 0
 
 
 def _waits(node: NodeState) -> bool:

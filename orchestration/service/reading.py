@@ -254,7 +254,7 @@ class Reading:
 
     async def approval_view(self, row: ApprovalRow, run: RunRow) -> ApprovalView:
         details, arguments = row.details, None
-        if row.scope in ("call", "plan") and details is not None and "arguments" in details:
+        if row.scope in ("call", "plan", "unknown_effect") and details is not None and "arguments" in details:
             arguments = await self.store.value(Digest(details["arguments"]))
             details = {**details, "arguments": arguments}  # what is stored names it only
         return ApprovalView(

@@ -202,7 +202,14 @@ async def _approver(core: Core, local: Caller) -> Caller:
     except EOFError:
         raise OmiumError("unauthenticated", "no token was typed.") from None
     tokens = Tokens(core.store, local.project, core.clock)
-    found = await Audited(tokens, core.store, local.project, core.clock).caller_of(f"Bearer {secret.strip()}")
+    try:
+        found = await Audited(tokens, core.store, local.project, core.clock).caller_of(f"Bearer {secret.strip()}")
+    except OmiumError as error:
+        if error.code != "unauthenticated":
+            raise
+        raise OmiumError(
+            "unauthenticated", "what was typed is no token that is good for this project.", "Look: omium token list"
+        ) from error
     if found.role not in ("approver", "admin"):
         raise OmiumError("forbidden", f"{found.principal} has the role {found.role}.", "It takes an approver's token.")
     return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -18,6 +18,8 @@ from omium.server.commands.opening import configuration, have_it_executed, opene
 
 if TYPE_CHECKING:
     from omium.server.terminal.app import Top
+
+_LIGHT: Final = ("7", "9", "10", "11", "12", "13", "14", "15")
 
 
 @command("omium top", "omium top --theme light")
@@ -57,13 +59,13 @@ async def top(invocation: Invocation, theme: str) -> None:
             await app.run_async()
 
 
-def is_dark(theme: str, environ: os._Environ[str] | dict[str, str]) -> bool:
+def is_dark(theme: str, environ: Mapping[str, str]) -> bool:
     """What the user said, or what the terminal says of itself: `COLORFGBG` ends with the background's number, of which
     7 and 9 to 15 are light."""
     if theme != "auto":
         return theme == "dark"
     background = environ.get("COLORFGBG", "").rpartition(";")[2]
-    return not (background.isdigit() and (background == "7" or int(background) >= 9))
+    return background not in _LIGHT
 
 
 class _Said(Console):

@@ -23,7 +23,7 @@ def feed_route(site: Site) -> Route:
         caller = caller_of(request)
         return _Words(site, caller.principal, again_of(request))
 
-    return Route("/api/dashboard/changes", serve, methods=["GET"])
+    return Route("/changes", serve, methods=["GET"])
 
 
 class _Words(Response):

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from omium.clients.agents.spec import SCRIPTED, AgentDef, AgentLimits, ModelSpec, Price
+from omium.clients.agents.spec import SCRIPTED, AgentDef, AgentLimits, ModelSpec, Price, WorkerSpec
 from omium.orchestration.definition.document import read_file, validate
 from omium.orchestration.definition.problems import Problem, located
 from omium.orchestration.definition.schema import Duration, FileModel, JsonObject, NameText, Prose
@@ -93,6 +93,20 @@ class AgentLimitsFile(FileModel):
         )
 
 
+class WorkerFile(FileModel):
+    """python: the interpreter of a virtual environment; script: the program; both relative to the file."""
+
+    python: Annotated[str, Field(min_length=1, max_length=4_096)]
+    script: Annotated[str, Field(min_length=1, max_length=4_096)]
+    pass_env: Annotated[list[Variable], Field(max_length=50)] = Field(default_factory=list)
+
+    def worker(self, directory: Path) -> WorkerSpec:
+        # Not resolved: what a virtual environment calls its interpreter is a link to another, which is outside of it.
+        python = (directory / Path(self.python).expanduser()).absolute()
+        script = (directory / Path(self.script).expanduser()).resolve()
+        return WorkerSpec(python, script, directory.resolve(), tuple(self.pass_env))
+
+
 class AgentFile(FileModel):
     name: NameText
     version: Version = "1"
@@ -109,6 +123,8 @@ class AgentFile(FileModel):
     input: JsonObject | None = None
     output: JsonObject | None = None
     on_retry: Literal["continue", "restart"] = "continue"
+    factory: Annotated[str, Field(max_length=400)] | None = None
+    worker: WorkerFile | None = None
     description: Prose = ""
     capabilities: Annotated[list[Word], Field(max_length=50)] = Field(default_factory=list)
     tags: Annotated[list[Word], Field(max_length=50)] = Field(default_factory=list)
@@ -140,6 +156,8 @@ class AgentFile(FileModel):
             description=self.description,
             capabilities=tuple(self.capabilities),
             tags=tuple(self.tags),
+            factory=self.factory,
+            worker=None if self.worker is None else self.worker.worker(directory),
             source=source,
         )
 

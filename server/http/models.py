@@ -68,6 +68,7 @@ class Approval(Shown):
     feedback: str | None
     decided_at: Time | None
     details: OurJson | None
+    arguments: AnyValue = Field(description="What it is about: those of a call, or a plan; secrets are taken out")
     consequence: str
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import anyio
 from rich.text import Text
@@ -36,7 +36,7 @@ class Top(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "omium top"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (120, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - the base declares an instance variable
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(place), f"pane('{name}')", name, show=False) for place, name in enumerate(PANES, 1)),
         Binding("t", "colours", "light", show=False),
@@ -165,13 +165,13 @@ class Top(App[None]):
     def _draw_status(self) -> None:
         board, palette = self.board, self.palette
         text = Text.assemble("omium top  ", safe(board.caller.project), "   ", no_wrap=True, overflow="ellipsis")
+        if self._trouble:
+            text.append(f"{safe(self._trouble)}   ", palette.bad)
         text.append(f"{len(board.approvals)} waiting", palette.ask if board.approvals else "")
         text.append(f"   {board.executing} running   ")
         text.append(f"{board.unhealthy} stalled", palette.bad if board.unhealthy else "")
         text.append("   ")
         text.append(f"{len(board.alerts)} alerts", palette.bad if board.alerts else "")
-        if self._trouble:
-            text.append(f"   {safe(self._trouble)}", palette.bad)
         self.screen_stack[0].query_one("#status", Static).update(text)
 
     # --- what the panes ask for -------------------------------------------------------------------------------------
@@ -185,10 +185,13 @@ class Top(App[None]):
         except OmiumError as error:
             self.say(f"{error.message} {error.hint}".strip(), bad=True)
             self._watch.ring()
+        except Exception as error:  # a deed that fails unforeseen must not take the screen away
+            _log.exception("what was asked for has failed")
+            self.say(f"It failed unexpectedly: {type(error).__name__}.", bad=True)
 
     def say(self, text: str, *, bad: bool = False) -> None:
-        severe = "error" if bad else "information"
-        self.notify(safe(text, lines=True)[:1_000], severity=severe, timeout=8 if bad else 4, markup=False)
+        severity: Literal["error", "information"] = "error" if bad else "information"
+        self.notify(safe(text, lines=True)[:1_000], severity=severity, timeout=8 if bad else 4, markup=False)
 
     def open_run(self, run: RunId) -> None:
         if not isinstance(self.screen, RunScreen):
@@ -200,6 +203,15 @@ class Top(App[None]):
 
     async def have_executed(self) -> None:
         await self._executed()
+
+    def _fatal_error(self) -> None:
+        """As the base says it, without the values of variables: they may hold what nobody should read there."""
+        from rich.segment import Segments
+        from rich.traceback import Traceback
+
+        shown = self.console.render(Traceback(show_locals=False, width=None), self.console.options)
+        self._exit_renderables.append(Segments(shown))
+        self._close_messages_no_wait()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 

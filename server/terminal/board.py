@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -165,7 +165,8 @@ class Board:
         if not roles.allows(self.caller.role, "decide"):
             return f"Your role is {self.caller.role}; deciding takes operator, approver or admin."
         best = roles.stronger(await self.core.own_assurance(self.caller, view.id), "elicited")
-        if roles.ASSURANCES.index(best) < [*roles.ASSURANCES].index(view.min_assurance):
+        known: Mapping[str, int] = {name: place for place, name in enumerate(roles.ASSURANCES)}
+        if known[best] < known.get(view.min_assurance, len(known)):
             way = roles.way_to_decide(view.id, view.min_assurance)
             return f"The gate asks for {view.min_assurance}, and a key pressed here is {best}. Elsewhere: {way}"
         return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 
@@ -16,6 +18,11 @@ _ONE_BY_ONE = 50  # removals; more are quicker done anew
 class Rows(DataTable[Text]):
     """Shows rows by their keys. `Chosen` says which row the cursor is on, also when that changes without a key being
     pressed; `Opened` that Enter was pressed on it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", show=False),
+        Binding("end", "scroll_bottom", show=False),
+    ]
 
     class Chosen(Message):
         def __init__(self, rows: Rows, key: str | None) -> None:

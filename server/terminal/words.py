@@ -20,6 +20,7 @@ from omium.server.terminal.board import UNHEALTHY, Alert, Going, Line, Waiting
 
 LONGEST: Final = 60_000  # characters of a question that somebody can be said to have seen
 _LONGEST_CELL: Final = 200
+_FIRST: Final = ("server", "tool")  # of what a question shows, before its arguments; the rest stands below them
 _MARKS: Final = {"good": "✓", "bad": "✗", "ask": "?", "quiet": "·"}
 
 
@@ -159,8 +160,8 @@ def fields(pairs: Sequence[tuple[str, object]], palette: Palette) -> Text:
     text = Text(end="")
     for name, value in pairs:
         if value not in (None, ""):
-            text.append(f"{safe(name)[:40]:<12} ", palette.quiet)
-            text.append(safe(value, lines=True).replace("\n", "\n" + " " * 13) + "\n")
+            text.append(f"{safe(name)[:40]:<8} ", palette.quiet)
+            text.append(safe(value, lines=True).replace("\n", "\n" + " " * 9) + "\n")
     return text
 
 
@@ -168,27 +169,24 @@ def approval_text(view: ApprovalView, now: int, palette: Palette) -> tuple[Text,
     """Everything that a decision rests on, and whether that is all of it: what is longer than `LONGEST` is cut."""
     details: dict[str, Any] = dict(view.details or {})
     details.pop("arguments", None)
-    text = Text(safe(view.question, lines=True) + "\n", style="bold", end="")
-    rest = Text(end="")
-    rest.append_text(
-        fields(
-            [
-                ("workflow", f"{view.workflow}  run {short(view.run_id)}"),
-                ("node", view.node),
-                ("asked", age(view.requested_at, now)),
-                ("expires", age(view.expires_at, now)),
-                ("options", ", ".join(view.options)),
-                ("needs", view.min_assurance if view.min_assurance != "none" else None),
-                ("then", view.consequence),
-                *((name, _shown(value)) for name, value in details.items()),
-            ],
-            palette,
-        )
-    )
+    about = [f"{view.workflow}, run {short(view.run_id)}", f"node {view.node}" if view.node else ""]
+    due = f"asked {age(view.requested_at, now)}, expires {age(view.expires_at, now)}"
+    needs = "" if view.min_assurance == "none" else f" (needs {view.min_assurance})"
+    first = [name for name in _FIRST if name in details]
+    head = [
+        ("of", ", ".join(part for part in about if part)),
+        ("when", due),
+        ("options", ", ".join(view.options) + needs),
+        ("then", view.consequence),
+        *((name, _shown(details[name])) for name in first),
+    ]
+    text = Text(end="")
+    text.append(safe(view.question, lines=True) + "\n", "bold")
+    text.append_text(fields(head, palette))
     if view.arguments is not None:
-        rest.append("exactly:\n", palette.ask)
-        rest.append("\n".join(f"  {line}" for line in json_text(value_as_json(view.arguments)).splitlines()) + "\n")
-    text = Text.assemble(text, rest, end="")
+        text.append("exactly:\n", palette.ask)
+        text.append("\n".join(f"  {line}" for line in json_text(value_as_json(view.arguments)).splitlines()) + "\n")
+    text.append_text(fields([(name, _shown(value)) for name, value in details.items() if name not in first], palette))
     if len(text) <= LONGEST:
         return text, True
     text.truncate(LONGEST)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -23,14 +24,28 @@ if TYPE_CHECKING:
 ADAPTERS_GROUP = "omium.agent_adapters"
 
 
-def adapters() -> dict[str, Adapter]:
+def adapters(path: Sequence[Path] = ()) -> dict[str, Adapter]:
     """Every framework that agents may name: ours, and those of installed packages (entry points of the group
-    `omium.agent_adapters`, each an `Adapter` or what makes one). None imports its framework here."""
+    `omium.agent_adapters`, each an `Adapter` or what makes one). None imports its framework here. path: where the
+    project's own modules are, for frameworks that import some."""
     from importlib.metadata import entry_points
 
     from omium.clients.agents.ag2_adapter.adapter import Ag2Adapter
+    from omium.clients.agents.agent_framework_adapter import AgentFrameworkAdapter
+    from omium.clients.agents.openai_agents_adapter import OpenAiAgentsAdapter
+    from omium.clients.agents.pydantic_ai_adapter import PydanticAiAdapter
+    from omium.clients.agents.worker_adapter.adapter import WorkerAdapter
+    from omium.clients.langgraph.adapter import LanggraphAdapter
 
-    found: dict[str, Adapter] = {"ag2": Ag2Adapter()}
+    ours: tuple[Adapter, ...] = (
+        Ag2Adapter(),
+        AgentFrameworkAdapter(),
+        LanggraphAdapter(path),
+        OpenAiAgentsAdapter(),
+        PydanticAiAdapter(),
+        WorkerAdapter(),
+    )
+    found = {one.framework: one for one in ours}
     for point in entry_points(group=ADAPTERS_GROUP):
         if point.name in found:
             raise OmiumError("invalid_definition", f"the framework {point.name!r} is offered twice.")
@@ -51,7 +66,7 @@ def executors(
     pins = getattr(external, "pins", None)
     agents: AgentExecutor = AgentExecutor(
         project.agents.by_use(),
-        adapters(),
+        adapters(project.path),
         functions=functions,
         describe=describer(project, pool),
         external=external,

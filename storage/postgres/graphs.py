@@ -44,9 +44,7 @@ def _copied(table: str, columns: Sequence[str]) -> str:
     )
 
 
-_COPY: Final = (
-    f"WITH copied AS ({_copied('graph_checkpoints', COLUMNS)}) {_copied('graph_writes', KEPT)}"
-)
+_COPY: Final = f"WITH copied AS ({_copied('graph_checkpoints', COLUMNS)}) {_copied('graph_writes', KEPT)}"
 
 
 class PostgresGraphs(GraphReads):

@@ -47,7 +47,8 @@ class SqliteGraphs(GraphReads):
                 for table in ("graph_writes", "graph_checkpoints"):
                     db.execute(f"DELETE FROM {table} WHERE project = ? AND thread = ?", (project, thread))  # noqa: S608
                 return
-            where, values = ["project = ?"], [project]
+            where = ["project = ?"]
+            values: list[Any] = [project]
             for column, wanted in (("thread", thread), ("run", run)):
                 if wanted is not None:
                     where.append(f"{column} = ?")

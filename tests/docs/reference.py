@@ -21,6 +21,7 @@ from omium.orchestration.definition.document import read_document
 from omium.orchestration.gates.policy import schema as policies
 from omium.orchestration.service.views import Role
 from omium.server import project_file
+from omium.server.declared import budgets as declared_budgets
 from omium.server.declared import coding as declared_coding
 from omium.server.declared import external as declared_external
 from omium.server.declared import notify as declared_notify
@@ -102,6 +103,7 @@ _WORDS: list[tuple[Any, str]] = [
     (declared_policy.PolicyKey, "[policy](policy.md)"),
     (declared_supervision.SupervisionFile, "[supervision](supervision.md)"),
     (dict[schema.NameText, declared_coding.CodingFile], "map of [CLIs](coding.md)"),
+    (declared_budgets.BudgetFile, "[mapping](approvals.md#budgets)"),
     (declared_external.ServersFile, "map of [servers](external.md)"),
     (policies.Scalar, "text, number, boolean or null"),
     (list[policies.Scalar], "list of texts, numbers, booleans or nulls"),

@@ -48,8 +48,9 @@ def place(troubled: tuple[Path, dict[str, str]], tmp_path: Path) -> Iterator[Pla
 
 @pytest.mark.parametrize("part", PARTS, ids=str)
 def test_the_commands_of_a_part_do_what_it_says(
-    part: Snippet, place: Place, troubled: tuple[Path, dict[str, str]]
+    part: Snippet, place: Place, troubled: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(place.directory)  # where the files go that a command names
     for line in command_lines(part.text):
         program, *arguments = words(line, troubled[1])
         assert program == "omium", line

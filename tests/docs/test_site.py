@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,15 @@ from tests.house.tree import ROOT, files
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 COMPARISON = (DOCS / "comparison.md").read_text("utf-8")
-LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src", "form": "action"}
+LOADS = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "form": "action",
+}
 SHOWN_LINKS = {"canonical", "prev", "next", "alternate"}  # of these nothing is loaded
 
 
@@ -119,15 +128,32 @@ class Links(HTMLParser):
             self.loads.append(told[LOADS[tag]])
 
 
+def build(checkout: Path, into: Path) -> subprocess.CompletedProcess[str]:
+    """Build strictly, so that a warning fails it. Not with `--quiet`, which keeps warnings from being counted."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(into)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built strictly: a warning would end it."""
     into = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(into)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    built = build(ROOT, into)
     assert built.returncode == 0, built.stdout + built.stderr
     return into
+
+
+def test_what_leads_nowhere_fails_the_build(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(DOCS, checkout / "docs")
+    shutil.copyfile(ROOT / "mkdocs.yml", checkout / "mkdocs.yml")
+    wrong = {"nowhere.md": "[a](nowhere.md)", "images/no.svg": "![a](images/no.svg)", "#none": "[a](start.md#none)"}
+    with (checkout / "docs" / "index.md").open("a") as page:
+        page.write("\n".join(("", *wrong.values())))
+    (checkout / "docs" / "extra.md").write_text("# Not in the navigation\n")
+    built = build(checkout, tmp_path / "site")
+    assert built.returncode != 0
+    assert [one for one in (*wrong, "extra.md") if one not in built.stderr] == []
 
 
 @pytest.fixture(scope="module")

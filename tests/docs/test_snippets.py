@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from omium.clients.agents.script import Script
 from omium.orchestration.definition.document import read_document
 from omium.orchestration.definition.load import load_workflow
 from omium.orchestration.gates.policy.testing import CasesFile
@@ -23,7 +24,8 @@ from tests.docs.snippets import PAGES, Snippet, command_lines, snippets, words
 from tests.house.tree import ROOT
 
 ALL = [snippet for page in PAGES for snippet in snippets(page)]
-SCRIPTS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SCRIPTS, EXTRAS = set(PROJECT["scripts"]), set(PROJECT["optional-dependencies"])
 SETTING_UP = {
     "python3 -m venv .venv",
     ".venv/bin/pip install -q .",
@@ -67,6 +69,10 @@ def check_line(line: str) -> None:
         parse_omium(server[1:])
     elif program == "curl":
         check_request(arguments)
+    elif evaluated := re.fullmatch(r'eval "\$\((.+)\)"', line):
+        check_line(evaluated[1])
+    elif extras := re.fullmatch(r"pip install 'omium-mcp\[([a-z,]+)\]'", line):
+        assert set(extras[1].split(",")) <= EXTRAS, line
     elif " -m tests." in line:
         module = arguments[1]
         known = set(re.findall(r'"(--[a-z-]+)"', (ROOT / module.replace(".", "/") / "__main__.py").read_text()))
@@ -101,8 +107,12 @@ def test_a_command_that_does_not_exist_would_be_seen() -> None:
 
 
 @of("json")
-def test_host_configurations_name_our_command(snippet: Snippet) -> None:
-    for server in json.loads(snippet.text)["mcpServers"].values():
+def test_host_configurations_name_our_command_and_scripts_can_be_followed(snippet: Snippet) -> None:
+    value = json.loads(snippet.text)
+    if "turns" in value:
+        assert Script.model_validate(value).turns
+        return
+    for server in value["mcpServers"].values():
         assert server["command"] in SCRIPTS
         parse_omium(server["args"])
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from omium.server.scaffold import scaffold
 from tests.cli.harness import PATIENCE_S, Ended
 from tests.examples.play import EXAMPLES, copied, interpreter, lines_of, play
 from tests.house.tree import files
@@ -27,7 +28,7 @@ def test_every_example_is_listed_has_a_readme_and_is_played_here() -> None:
         assert f"({example}/README.md)" in listed
         assert lines_of(example), example
     known = {"release_notes", "fan_out_research", "safe_deploy", "embedded", "trip_desk", "editorial", "code_change",
-             "guarded_tools"}  # fmt: skip
+             "guarded_tools", "frameworks", "epic"}  # fmt: skip
     assert here == known
 
 
@@ -46,6 +47,34 @@ def test_release_notes(tmp_path: Path) -> None:
         calls = (outbox / "calls.jsonl").read_text().splitlines()
         assert len(calls) == 2  # none was made again in the branch
         assert json.loads((outbox / "announcements.jsonl").read_text()) == {"version": "1.0"}
+
+
+def test_epic(tmp_path: Path) -> None:
+    """Its tests fail once and are mended, two people's decisions are waited for, and the repository has the merge."""
+    lines = lines_of("epic")
+    codes = [0, 3, 0, 3, 0, 0, 0]  # making the repository, then Genie until its gates, and the decisions
+    with copied("epic", tmp_path) as place:
+        subprocess.run(interpreter(lines[0]), cwd=place.directory, check=True)
+        for line, code in zip(lines[1:], codes[1:], strict=True):
+            ended = place.omium(*line.split()[1:])
+            assert ended.code == code, f"{line}: {ended.code} {ended.out}{ended.err}"
+            place.settled()
+        nodes = {node["id"]: node["status"] for node in place.json("show", "last")["nodes"]}
+        assert nodes["test.loop[0].fix"] == "skipped" and nodes["test.loop[1].fix"] == "completed"
+        log = [*GIT, "log", "--merges", "--format=%s"]
+        told = subprocess.run(log, cwd=place.directory / "repository", capture_output=True, text=True, check=True)
+        assert told.stdout.startswith("Merge epic/")
+        assert (place.directory / "repository" / "slug.py").exists()
+
+
+def test_the_epic_is_the_one_that_its_template_begins(tmp_path: Path) -> None:
+    scaffold("epic", tmp_path, "epic")
+    own = {"README.md", "omium.yaml", "epic.yaml"}  # where the code lies is the difference
+    shared = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    shared = [path for path in shared if path.parts[0] not in own | {"code", "tests"}]
+    assert len(shared) > 10
+    for path in shared:
+        assert (EXAMPLES / "epic" / path).read_text("utf-8") == (tmp_path / path).read_text("utf-8"), path
 
 
 def test_fan_out_research(tmp_path: Path) -> None:

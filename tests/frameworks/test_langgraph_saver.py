@@ -155,7 +155,7 @@ async def test_other_threads_wait_for_the_loop_and_the_loop_does_not_wait_for_it
         assert caught.value.code == "not_allowed" and "ainvoke" in caught.value.hint
 
 
-# --- what is rebuilt ---------------------------------------------------------------------------------------------------
+# --- what is rebuilt ------------------------------------------------------------------------------------------------
 
 
 @dataclass

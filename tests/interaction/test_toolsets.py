@@ -23,6 +23,7 @@ from tests.interaction.test_surface import estimated_tokens, on_the_wire
 pytestmark = pytest.mark.anyio
 
 FURTHER = [name for name in TOOLSETS if name != "default"]
+SAYS_THE_SAME = {"remember", "forget"}  # the same call again changes nothing, so it needs no key
 WAITING = {
     **WORKFLOWS,
     "patient": """
@@ -75,13 +76,16 @@ async def test_its_tools_are_typed_annotated_and_cheap(studio: Studio, toolset: 
         assert None not in tool.annotations.model_dump(exclude={"title"}).values()
         says = "changes nothing" in re.sub(r"\s+", " ", tool.description.lower())
         assert tool.annotations.read_only_hint is says
-        assert tool.annotations.read_only_hint is ("idempotency_key" not in tool.input_schema["properties"])
+        takes_key = "idempotency_key" in tool.input_schema["properties"]
+        assert takes_key is not (tool.annotations.read_only_hint or tool.name in SAYS_THE_SAME)
     assert estimated_tokens(json.dumps(on_the_wire(tools), separators=(",", ":"))) < 2_600
 
 
 async def test_read_only_leaves_what_reads(studio: Studio) -> None:
     names = {tool.name for tool in await tools_of(studio, *FURTHER, read_only=True)}
-    assert names == {spec.name for one in FURTHER for spec in TOOLSETS[one]} - {"send_signal", "close_branch"}
+    assert names == {spec.name for one in FURTHER for spec in TOOLSETS[one]} - {
+        "send_signal", "close_branch", "start_epic", "rollback_phase", "remember", "forget",
+    }  # fmt: skip
 
 
 def test_the_instructions_fit_and_name_only_what_is_there() -> None:
@@ -109,6 +113,13 @@ async def test_what_is_not_there_is_a_typed_failure(studio: Studio, mode: Mode) 
             ("list_events", {"run_id": nowhere}, "not_found"),
             ("close_branch", {"run_id": nowhere, "outcome": "adopted"}, "not_found"),
             ("branch_tree", {"run_id": nowhere}, "not_found"),
+            ("get_epic", {"run_id": nowhere}, "not_found"),
+            ("rollback_phase", {"run_id": nowhere, "phase": "x"}, "not_found"),
+            ("start_epic", {"goal": "x", "workflow": "nothing"}, "not_found"),
+            ("remember", {"key": "a b", "text": "x"}, "invalid_argument"),
+            ("remember", {"key": "a", "text": "x", "scope": "elsewhere"}, "invalid_argument"),
+            ("recall", {"scope": "epic:"}, "invalid_argument"),
+            ("forget", {"scope": "epic:../x"}, "invalid_argument"),
             ("validate_workflow", {"definition": ""}, "invalid_argument"),
             ("validate_workflow", {"definition": "x", "format": "toml"}, "invalid_argument"),
             ("run_state_at", {"run_id": nowhere}, "invalid_argument"),

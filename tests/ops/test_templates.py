@@ -19,7 +19,10 @@ WAITS = {"release-notes": 3, "epic": 3}
 OUTPUTS: dict[str, Any] = {
     "release-notes": {"page": "1.0.md", "lines": 13},
     "research": {"answer": "yes", "votes": {"yes": 2, "no": 1}, "heard": ["almanac", "neighbour", "journal"]},
-    "epic": {"files": ["library.py", "test_lower.py", "test_upper.py"]},
+    "epic": {
+        "into": "delivered",
+        "files": ["shorten.py", "slug.py", "test_shorten.py", "test_slug.py", "test_titles.py", "titles.py"],
+    },
     "pipeline": {"rows": 3, "loaded": 3, "refused": 1, "total": "114.75"},
 }
 

@@ -192,7 +192,7 @@ async def test_wrong_tokens_can_be_tried_only_so_often(tmp_path: Path) -> None:
 
 async def test_the_feed_of_changes_needs_a_credential_and_says_when_to_look(house: House, tmp_path: Path) -> None:
     with anyio.fail_after(PATIENCE_S):
-        async with house.browser() as browser, browser.http.stream("GET", "/api/dashboard/changes") as answer:
+        async with house.browser() as browser, browser.http.stream("GET", "/changes") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             lines = answer.aiter_lines()
             assert await anext(lines) == ": here"

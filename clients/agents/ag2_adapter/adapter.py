@@ -51,6 +51,10 @@ class Ag2Adapter:
 
     def check(self, agent: AgentDef) -> Sequence[tuple[str, str]]:
         model = agent.model
+        if agent.factory is not None:
+            return [("factory", "means nothing to AG2")]
+        if agent.worker is not None:
+            return [("worker", "goes with the framework worker")]
         if model is None:
             return [("model", "is missing; an AG2 agent needs one")]
         if model.provider == SCRIPTED:

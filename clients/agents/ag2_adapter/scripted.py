@@ -67,7 +67,9 @@ class _ScriptedClient(LLMClient):
             await context.send(message)
         return ModelResponse(
             message,
-            tool_calls=ToolCallsEvent([ToolCallEvent(id=one, name=name, arguments=made) for one, name, made in said.calls]),
+            tool_calls=ToolCallsEvent(
+                [ToolCallEvent(id=one, name=name, arguments=made) for one, name, made in said.calls]
+            ),
             usage=Usage(said.input_tokens, said.output_tokens, said.input_tokens + said.output_tokens),
             model=self._config.name,
             provider="scripted",

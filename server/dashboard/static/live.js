@@ -122,7 +122,7 @@ function over() {
 
 function open() {
   if (feed.source || feed.over || document.hidden) return;
-  const url = feed.run ? `/api/v1/runs/${encodeURIComponent(feed.run)}/events?after=${feed.after}` : "/api/dashboard/changes";
+  const url = feed.run ? `/api/v1/runs/${encodeURIComponent(feed.run)}/events?after=${feed.after}` : "/changes";
   const source = feed.source = new EventSource(url);
   source.onopen = () => { feed.tries = 0; if (!feed.held) tell("", "Live"); };
   source.onmessage = (message) => {

@@ -153,7 +153,10 @@ async def test_modified_arguments_are_what_is_sent_and_are_judged_anew(tmp_path:
         await w.finished(first)
         assert out.made == [{"table": "drafts"}]
         second = await start(w, "write")
-        await w.approve(second, "modify", arguments={"table": "secrets"})
+        with pytest.raises(OmiumError, match="does not allow these arguments"):
+            await w.approve(second, "modify", arguments={"table": "secrets"})
+        assert len(await w.core.list_approvals(ME, run_id=second)) == 1  # it stays open
+        await w.approve(second, "reject")
         assert (await w.finished(second)).output == {"work": "denied"}
         third = await start(w, "write")
         await w.approve(third, "modify", arguments={"table": "payments"})  # which needs more than a form
@@ -260,10 +263,40 @@ async def test_a_crash_after_the_decision_was_used_asks_whether_the_call_happene
         await w.crash(old)
         await w.until(run, lambda state: any(a.scope == "unknown_effect" for a in state.approvals.values()))
         assert len(out.made) == happened
+        (asked,) = await w.core.list_approvals(ME, run_id=run)
+        assert asked.details is not None and asked.details["calls"] == ["db/write"]
+        assert asked.arguments["arguments"] == {"table": "notes"}  # type: ignore[index, call-overload]
         await w.approve(run, "retry")  # the decision that the intent used still covers it
         await w.finished(run)
         assert len(out.made) == happened + 1
         assert len((await w.machine.store.state(run)).approvals) == 2
+
+
+async def test_who_has_a_call_made_again_must_be_good_for_as_much_as_who_allowed_it(tmp_path: Path) -> None:
+    async def dying(attempt: Attempt, tool: str, table: str) -> Any:
+        async def action(allowed: Allowed) -> Any:
+            if attempt.attempt == 2:
+                await w.functions["hold"](attempt, "gone")
+            return "fine"
+
+        return await attempt.call(Call("one", "tool", tool, {"table": table}, server="db"), action, kind="tool")
+
+    async with world(tmp_path, FLOW, functions={"work": dying}, policy=POLICY) as w:
+        run = await start(w, "write", "payments")
+        await w.status(run, "waiting_approval")
+        (asked,) = await w.core.list_approvals(ME, run_id=run)
+        await w.core.decide(ME, asked.id, "approve", assurance="out_of_band")
+        await w.entered("gone")
+        old = w.machine
+        await w.start()
+        await w.crash(old)
+        await w.until(run, lambda state: any(a.scope == "unknown_effect" for a in state.approvals.values()))
+        (again,) = await w.core.list_approvals(ME, run_id=run)
+        assert again.min_assurance == "out_of_band"
+        with pytest.raises(OmiumError, match="out_of_band"):
+            await w.approve(run, "retry")
+        await w.core.decide(ME, again.id, "retry", assurance="out_of_band")
+        await w.finished(run)
 
 
 async def test_leave_that_was_given_stays_given(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from omium.orchestration.service import roles
 from omium.orchestration.service.views import Caller, Role
 from tests.unit.identity.verbs import public_coroutines
 
-WITHOUT_CALLER = {"create_child", "structure", "view_of"}  # what the engine and the verbs themselves use
+WITHOUT_CALLER = {"approval_view", "create_child", "structure", "view_of"}  # what the engine and the verbs themselves use
 
 
 def test_every_verb_of_the_core_is_in_the_table() -> None:
@@ -26,7 +26,7 @@ def test_what_the_roles_may() -> None:
     assert may["viewer"] < may["operator"] < may["admin"] == set(roles.MAY)
     assert may["viewer"] < may["approver"] < may["admin"]
     assert may["approver"] - may["viewer"] == {"decide"}
-    assert may["admin"] - may["operator"] == {"create_token", "list_tokens", "revoke_token", "erase"}
+    assert may["admin"] - may["operator"] == {"create_token", "list_tokens", "revoke_token", "erase", "raise_budget"}
     assert may["operator"] >= {"run_workflow", "cancel", "rollback", "branch", "checkpoint", "decide"}
 
 
