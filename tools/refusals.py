@@ -55,6 +55,7 @@ def answering(handle: Handler[P]) -> Handler[P]:
             return await handle(ctx, params)
         except OmiumError as error:
             _log.info("%s: %s", ctx.method, error.code)
+            await ctx.lifespan_context.core.refusals.role(error)
             raise refused(error) from error
 
     return answer

@@ -24,6 +24,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import ConfigDict
 
+from omium.orchestration.errors import OmiumError
 from omium.tools.failures import failure_result
 from omium.tools.models import Answer
 from omium.tools.present import ANSWER, as_text, line
@@ -94,6 +95,8 @@ class BorderTool(Tool):
         try:
             answer = await super().run(arguments, context)
         except ToolError as error:
+            if isinstance(error.__cause__, OmiumError):
+                await context.request_context.lifespan_context.core.refusals.role(error.__cause__)
             return failure_result(error, self.name)
         return answer if isinstance(answer, InputRequiredResult) else answer_result(answer)
 

@@ -325,8 +325,8 @@ class OmiumClient:
         feedback: str | None = None,
         idempotency_key: str | None = None,
     ) -> Decision:
-        """Propose a decision. A human decides, who is asked through `ask`; what a program decides alone counts only where
-        the gate asks for nothing more."""
+        """Propose a decision. A human decides, who is asked through `ask`; what a program decides alone counts only
+        where the gate asks for nothing more."""
         answer = await self.call(
             "approve",
             approval_id=approval_id,

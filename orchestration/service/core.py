@@ -39,6 +39,7 @@ from omium.orchestration.service.memory import MemoryService
 from omium.orchestration.service.nodes import NodeService
 from omium.orchestration.service.reading import Reading, row_of, run_view
 from omium.orchestration.service.recounting import RecountService
+from omium.orchestration.service.refusals import RefusalLog
 from omium.orchestration.service.simulating import SimulationService
 from omium.orchestration.service.views import Caller, RunView
 from omium.orchestration.service.watching import STATUS_CHANGES, watching
@@ -85,6 +86,7 @@ class RunService(Reading):
         self.clock = clock or SystemClock()
         self.policies = policies
         self.budget_rules = tuple(budgets)
+        self.refusals = RefusalLog(store, self.clock)
         self._policy: tuple[Policy, Encoded] | None = None  # the present version, with its document
         self._documents: dict[str, tuple[WorkflowDef, Encoded]] = {}  # by name: a registered one changes rarely
 

@@ -8,7 +8,7 @@ has to; a verb that is not in the table, or a role that there is not, is refused
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.service.views import Assurance, Caller, Role
@@ -47,6 +47,14 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
 ASSURANCES: Final[tuple[Assurance, ...]] = get_args(Assurance)  # the weakest first
 
 
+class RoleRefused(OmiumError):
+    """`forbidden`, for the role of `caller`. data: role, verb, and the roles that are needed."""
+
+    def __init__(self, caller: Caller, message: str, hint: str, **data: Any) -> None:
+        super().__init__("forbidden", message, hint, role=caller.role, **data)
+        self.caller = caller
+
+
 def allows(role: str, verb: str) -> bool:
     """Whether the role may use the verb; False for either being unknown."""
     return role in MAY.get(verb, ())
@@ -57,11 +65,10 @@ def check(caller: Caller, verb: str) -> None:
     if allows(caller.role, verb):
         return
     needed = [role for role in ROLES if allows(role, verb)]
-    raise OmiumError(
-        "forbidden",
+    raise RoleRefused(
+        caller,
         f"{caller.principal} has the role {caller.role}, which may not use {verb}.",
         f"It takes the role {' or '.join(needed)}." if needed else "",
-        role=caller.role,
         verb=verb,
         needed=needed,
     )
@@ -83,11 +90,10 @@ def check_decision(caller: Caller, minimum: str) -> None:
     """Raises `forbidden` when the caller's role decides nothing at a gate with this minimum."""
     check(caller, "decide")
     if caller.role == "operator" and ASSURANCES.index(minimum) > ASSURANCES.index("elicited"):
-        raise OmiumError(
-            "forbidden",
+        raise RoleRefused(
+            caller,
             f"{caller.principal} has the role operator, which may not decide where a gate asks for {minimum}.",
             "It takes the role approver or admin.",
-            role=caller.role,
             verb="decide",
             needed=["approver", "admin"],
             required=minimum,

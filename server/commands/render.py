@@ -180,6 +180,7 @@ def show_approval(console: Console, approval: ApprovalView) -> None:
             ("status", approval.status),
             ("question", approval.question),
             ("options", ", ".join(approval.options)),
+            ("needs", approval.min_assurance),
             ("run", approval.run_id),
             ("workflow", approval.workflow),
             ("node", approval.node),
@@ -198,7 +199,7 @@ def show_approval(console: Console, approval: ApprovalView) -> None:
 def _details(details: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     """What the question shows, line by line; anything else as JSON."""
     return [
-        ("shows" if name == "show" else name, value if isinstance(value, str) else json_text(as_json(value)))
+        ("shows" if name == "show" else name, value if isinstance(value, str) else json_text(as_json(value), indent=None))
         for name, value in (details or {}).items()
     ]
 

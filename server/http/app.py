@@ -22,7 +22,7 @@ from omium.server.http import events, rest
 from omium.server.http.access import METADATA, Access, base_url
 from omium.server.http.bodies import Bodies
 from omium.server.http.ending import Ending, Ends
-from omium.server.http.failures import JSON, on_bug, on_http_error, on_omium_error
+from omium.server.http.failures import JSON, error_response, on_bug, on_http_error
 from omium.server.http.guard import Guard
 from omium.server.http.openapi import DOCUMENT_PATH, document
 from omium.server.http.protocol import McpEndpoints
@@ -101,6 +101,11 @@ def build_app(
     async def metadata(request: Request) -> Response:
         told = {"resource": f"{base_url(request.scope)}/mcp", "authorization_servers": list(chosen.issuers)}
         return JSON({**told, "bearer_methods_supported": ["header"], "resource_name": "Omium"})
+
+    async def on_omium_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, OmiumError)
+        await core.refusals.role(error)
+        return error_response(error)
 
     known = (METADATA, f"{METADATA}/mcp") if chosen.issuers else ()
     asgi = Starlette(

@@ -78,11 +78,6 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: OmiumError, 
     await response(scope, receive, send)
 
 
-def on_omium_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, OmiumError)
-    return error_response(error)
-
-
 def on_http_error(request: Request, error: Exception) -> Response:
     """What the router refuses: an unknown path, or a method that a path does not take."""
     assert isinstance(error, HTTPException)

@@ -5,19 +5,16 @@ The header ends here: a caller carries no credential, so none can be logged, sto
 
 from __future__ import annotations
 
-import logging
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Principal, ProjectId
 from omium.orchestration.ports import Clock, Store
+from omium.orchestration.service.refusals import RefusalLog
 from omium.orchestration.service.roles import ROLES
 from omium.orchestration.service.views import Caller, Role
-
-_log = logging.getLogger(__name__)
 
 REALM: Final = 'Bearer realm="omium"'
 _BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*) *")  # RFC 6750, section 2.1
@@ -25,8 +22,6 @@ _LONGEST: Final = 16_384  # characters of a header
 _NOT_MINE: Final = ("missing", "foreign")
 
 ACCESS_DENIED: Final = "access.denied"
-_SAME_AFTER_S: Final = 60.0  # between two records of the same denial
-_REMEMBERED: Final = 256  # kinds of denials
 
 
 class Authority(Protocol):
@@ -100,11 +95,8 @@ class Audited:
 
     def __init__(self, authority: Authority, store: Store, project: ProjectId, clock: Clock) -> None:
         self._authority = authority
-        self._store = store
         self._project = project
-        self._clock = clock
-        self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()  # when written, and not since
-        self._written_at = float("-inf")  # of any kind, once there are too many kinds to tell apart
+        self._refusals = RefusalLog(store, clock)
 
     async def caller_of(self, authorization: str | None) -> Caller:
         try:
@@ -116,20 +108,4 @@ class Audited:
 
     async def _note(self, error: OmiumError) -> None:
         told = {key: error.data[key] for key in ("reason", "token", "issuer", "role") if error.data.get(key)}
-        kind = (error.code, repr(sorted(told.items())))
-        now = self._clock.monotonic()
-        at, left_out = self._seen.get(kind, (float("-inf"), 0))
-        crowded = kind not in self._seen and len(self._seen) >= _REMEMBERED
-        if now - at < _SAME_AFTER_S or (crowded and now - self._written_at < _SAME_AFTER_S):
-            if kind in self._seen:
-                self._seen[kind] = (at, left_out + 1)
-            return
-        if crowded:
-            self._seen.popitem(last=False)
-        self._seen[kind] = (now, 0)
-        self._written_at = now
-        data = {"code": error.code, **told, "before_and_not_written": left_out}
-        try:
-            await self._store.record(self._project, ACCESS_DENIED, Principal("server"), data)
-        except OmiumError as failure:  # whoever was refused is told that, and not that the log cannot be written
-            _log.error("a refusal could not be recorded: %s", failure)
+        await self._refusals.record(self._project, ACCESS_DENIED, Principal("server"), {"code": error.code, **told})
