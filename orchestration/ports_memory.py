@@ -56,8 +56,8 @@ class Memories(Protocol):
     """Part of the store."""
 
     async def put_memory(self, row: MemoryRow, most: int) -> bool:
-        """Store it, in the place of the one of the same project, owner, scope and key. False, and nothing is stored, when
-        it would be a new one and the owner has `most` in this project."""
+        """Store it, in the place of the one of the same project, owner, scope and key. False, and nothing is stored,
+        when it would be a new one and the owner has `most` in this project."""
 
     async def memories(self, query: MemoryQuery, *, offset: int, limit: int) -> list[MemoryRow]:
         """Newest first."""

@@ -258,7 +258,7 @@ class Session:
         Raises `denied`, and `Suspended` where policy has a person decide."""
         model = self.agent.model
         if model is not None and model.provider != "scripted":  # which answers from a file of the project's
-            about = {"provider": model.provider, "base_url": model.base_url}
+            about: dict[str, Value] = {"provider": model.provider, "base_url": model.base_url}
             name = model.name or model.provider
             await self._attempt.gate(Call(f"{self._prefix}model", "model", name, about, agent=self.agent.name))
 

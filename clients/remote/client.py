@@ -467,8 +467,29 @@ def _over_http(url: str, token: str | None, ask: Ask | None) -> Connect:
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[Client]:
+        refused = False
+
+        async def look(response: httpx2.Response) -> None:
+            nonlocal refused
+            refused = refused or response.status_code == httpx2.codes.UNAUTHORIZED
+
+        try:
+            async with open_http(look) as client:
+                yield client
+        except Exception as error:
+            if not refused:
+                raise
+            raise OmiumError(
+                "unauthenticated",
+                "the server takes no such credential." if token else "the server asks for a credential.",
+                "Give a token that `omium token create` has made.",
+            ) from error
+
+    @asynccontextmanager
+    async def open_http(look: Callable[[httpx2.Response], Awaitable[None]]) -> AsyncIterator[Client]:
         async with httpx2.AsyncClient(
             headers=headers,
+            event_hooks={"response": [look]},
             timeout=httpx2.Timeout(_CONNECT_S, read=ANSWER_S),
             trust_env=False,  # no proxy or .netrc of the environment sees the token
             follow_redirects=False,

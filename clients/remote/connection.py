@@ -59,6 +59,7 @@ class Connection:
         self._link: _Link | None = None
         self._changed = anyio.Event()
         self._why = ""
+        self._refused: OmiumError | None = None  # why there will be no connection, however often it is tried
         self._tasks: anyio.abc.TaskGroup | None = None
         self.reconnected = 0  # how often it was made again
 
@@ -123,6 +124,8 @@ class Connection:
     async def _ready(self, end: float) -> _Link:
         with anyio.move_on_after(max(0.0, end - time.monotonic())):
             while self._link is None or self._link.lost.is_set():
+                if self._refused is not None:
+                    raise self._refused
                 await self._changed.wait()
             return self._link
         raise unreachable(self._why)
@@ -139,7 +142,9 @@ class Connection:
                     pause = _FIRST_S
                     await link.lost.wait()
             except OmiumError as error:
-                self._why = error.message
+                self._refused = error
+                self._tell()
+                return
             except Exception as error:  # the boundary to a transport: whatever it fails with, another one is tried
                 self._why = _words(error)
                 _log.info("the connection to the server failed: %s", self._why)

@@ -24,8 +24,8 @@ _TITLE: Final = 120
 @dataclass(frozen=True, slots=True)
 class PhaseView:
     """One phase. nodes, failed: how many nodes are in it, and which have failed, the innermost. cost_usd and tokens:
-    of its present generation. worked_ms: how long its nodes have worked, together. error: why it, or the first node in
-    it, failed. approval: what it waits for. position: where a rollback to its end goes; None unless it has completed."""
+    of its present generation. worked_ms: how long its nodes have taken, together. error: why it, or the first node in
+    it, failed. approval: what it waits for. position: where a rollback to its end goes; None until it completes."""
 
     id: NodeId
     kind: str
@@ -71,9 +71,11 @@ class EpicService:
             inputs: Mapping[str, Any] | None = None,
             *,
             title: str = "",
+            priority: int = 0,
             workspace: str | None = None,
             deadline_s: float | None = None,
             idempotency_key: str | None = None,
+            start: bool = True,
         ) -> RunView: ...
 
         async def preview_rollback(self, caller: Caller, run_id: RunId, to: str | int) -> PlanView: ...

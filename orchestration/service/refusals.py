@@ -1,4 +1,4 @@
-"""What was refused to somebody, in the log of their project, written so rarely that nobody fills it by being refused."""
+"""What was refused to somebody, in the log of the project, so rarely that nobody fills it by being refused."""
 
 from __future__ import annotations
 

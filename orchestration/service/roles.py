@@ -34,7 +34,8 @@ _OPERATE: Final = (
     "run_workflow", "pause", "resume", "cancel", "signal",
     "checkpoint", "rollback", "branch", "close_branch", "play_from_node",
     "remember", "forget", "start_epic", "rollback_phase",
-    "preview_rollback", "preview_branch", "preview_play_from", "preview_rollback_phase",  # they issue the token that the operation takes
+    # These issue the token that the operation takes.
+    "preview_rollback", "preview_branch", "preview_play_from", "preview_rollback_phase",
 )  # fmt: skip
 _ADMINISTER: Final = ("create_token", "list_tokens", "revoke_token", "erase", "raise_budget")
 

@@ -33,8 +33,8 @@ _CREDENTIAL = click.option(
 @click.option("--run", metavar="RUN", help="Only those of this run.")
 @click.option("--all", "decided", is_flag=True, help="Also those that are decided, expired or withdrawn.")
 async def approvals(invocation: Invocation, approval: str | None, run: str | None, decided: bool) -> None:
-    """List what waits for a decision, the oldest first; or show one in full, with exactly what would be done. APPROVAL
-    is an id, its unique end or beginning, or `last` when only one waits."""
+    """List what waits for a decision. The oldest comes first; with APPROVAL (an id, its unique end or beginning, or
+    `last` when only one waits) that one is shown in full, with exactly what would be done."""
     from omium.server.commands.render import identifier, when
 
     console = invocation.console

@@ -31,8 +31,8 @@ _Command = Callable[..., Any]
 
 def _connected(body: _Command) -> _Command:
     """The options that say which server."""
-    url = click.option("--url", metavar="URL", help="A server that runs, such as http://127.0.0.1:8765/mcp; one of its own "
-                       "for the project otherwise.")  # fmt: skip
+    told = "A server that runs, such as http://127.0.0.1:8765/mcp; one of its own for the project otherwise."
+    url = click.option("--url", metavar="URL", help=told)
     token = click.option("--token-env", metavar="NAME", help=f"With --url: the variable with the token; {_TOKEN}.")
     return url(token(body))
 

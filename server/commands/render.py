@@ -198,8 +198,9 @@ def show_approval(console: Console, approval: ApprovalView) -> None:
 
 def _details(details: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     """What the question shows, line by line; anything else as JSON."""
+    names = {"show": "shows"}
     return [
-        ("shows" if name == "show" else name, value if isinstance(value, str) else json_text(as_json(value), indent=None))
+        (names.get(name, name), value if isinstance(value, str) else json_text(as_json(value), indent=None))
         for name, value in (details or {}).items()
     ]
 

@@ -31,8 +31,8 @@ _LIGHT: Final = ("7", "9", "10", "11", "12", "13", "14", "15")
     help="Colours for this background; auto asks COLORFGBG, and takes dark without it. The key t changes it.",
 )
 async def top(invocation: Invocation, theme: str) -> None:
-    """Watch and steer in the terminal: what waits for a decision, runs, processes, alerts and the log, live. The key ?
-    lists all keys. Needs the extra `tui`: pip install 'omium-mcp[tui]'."""
+    """Watch and steer in the terminal. Shows what waits for a decision, runs, processes, alerts and the log, live; the
+    key ? lists all keys. Needs the extra `tui`: pip install 'omium-mcp[tui]'."""
     try:
         from omium.server.terminal.app import Top
     except ModuleNotFoundError as error:

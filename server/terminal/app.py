@@ -100,7 +100,6 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         self.theme = _THEMES[self._dark]
-        self.query_one(ApprovalsPane).to_its_list()
         self.run_worker(self._listen(), group="listen")
         self.run_worker(self.look_around(), group="around")
         self.set_interval(AROUND_S, self.look_around)
@@ -223,7 +222,8 @@ class Top(App[None]):
         self.screen_stack[0].query_one(TabbedContent).active = name
 
     def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
-        event.pane.query_one(Pane).to_its_list()
+        if event.tabbed_content.active == event.pane.id:
+            event.pane.query_one(Pane).to_its_list()
 
     def action_colours(self) -> None:
         self._dark = not self._dark

@@ -59,7 +59,8 @@ class Pane(Vertical):
         raise AssertionError("each pane draws itself")
 
     def to_its_list(self) -> None:
-        self.query(Rows).first().focus()
+        """Have keys go to the list, at once: a focus that comes later, when another pane is shown, turns back to it."""
+        self.screen.set_focus(self.query(Rows).first())
 
 
 class ApprovalsPane(Pane):
@@ -345,7 +346,7 @@ class LogPane(Pane):
         yield RichLog(max_lines=KEPT_LINES, wrap=False, markup=False, highlight=False, id="log")
 
     def to_its_list(self) -> None:
-        self.query_one(RichLog).focus()
+        self.screen.set_focus(self.query_one(RichLog))
 
     def take(self, lines: list[Line]) -> None:
         self._lines.extend(lines)

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from omium.clients.agents.script import Script
+from omium.clients.genie.spec import EpicSpec
 from omium.orchestration.definition.document import read_document
 from omium.orchestration.definition.load import load_workflow
 from omium.orchestration.gates.policy.testing import CasesFile
@@ -124,6 +125,8 @@ def test_definitions_are_valid(snippet: Snippet, tmp_path: Path) -> None:
     value = read_document(snippet.text, str(snippet)).value
     if isinstance(value, list):
         load_workflow(f"name: snippet\nnodes:\n{_indented(snippet.text)}", source=str(snippet))
+    elif "goal" in value:
+        EpicSpec.model_validate(value)
     elif "cases" in value:
         CasesFile.model_validate(value)
     elif "nodes" in value:

@@ -11,7 +11,7 @@ from typing import Any
 
 def run(task: Any) -> Any:
     turns = task.model["options"]["turns"]
-    state = task.state or {"turn": 0, "last": task.message, "repairs": 0, "answer": None}
+    state = task.kept or {"turn": 0, "last": task.message, "repairs": 0, "answer": None}
     print("frameworks print whatever they like")
     if task.news:
         state["last"] = f"{state['last']}\n{task.news}"

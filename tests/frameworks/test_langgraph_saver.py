@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -181,7 +180,7 @@ HOSTILE = [
     ("msgpack", b"\xc1"),
     ("json", b'{"lc": 2, "type": "constructor", "id": ["os", "system"], "args": ["touch pwned"]}'),
     ("json", b'{"lc": 1, "type": "constructor", "id": ["langchain_core", "messages", "HumanMessage"], "kwargs": {}}'),
-    ("pickle", pickle.dumps(print)),
+    ("pickle", b"cbuiltins\nprint\n(Vpwned\ntR."),
     ("nonsense", b""),
 ]
 

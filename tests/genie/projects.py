@@ -1,4 +1,4 @@
-"""The epic's example in a directory of its own, and clients of it: in this process, or over a server's standard streams."""
+"""The epic's example in a directory of its own, and clients of it."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from omium.server.http.access import identify
 from omium.server.http.app import HttpSettings
 from omium.server.identity.limits import RequestLimits
 from omium.server.identity.tokens import revoke_token
+from omium.storage.maintenance import keeper
 from tests.http.served import (
     JSON,
     WAYS,
@@ -387,6 +389,38 @@ async def test_what_a_refused_tool_says_is_its_own_form(closed: Served) -> None:
         result = await visitor.client.call_tool("run_workflow", {"workflow": "chain"})
         assert isinstance(result, CallToolResult)
         assert failure_of(result)["code"] == "forbidden"
+
+
+async def test_what_a_role_may_not_do_is_recorded_once_a_minute_whatever_the_door(closed: Served) -> None:
+    token, other = await closed.token("viewer", "vera"), await closed.token("viewer", "viktor")
+    approver = await closed.token("approver", "anna")
+    for way in WAYS:
+        async with closed.mcp(way, token) as visitor:
+            for _ in range(3):
+                assert (await visitor.error("run_workflow", workflow="chain"))["code"] == "forbidden"
+    async with closed.http(token) as client:
+        refusal(await client.post("/api/v1/runs", json={"workflow": "chain"}), 403, "forbidden")
+        run_id = "run_" + "0" * 26
+        refusal(await client.post(f"/api/v1/runs/{run_id}/cancel", json={}), 403, "forbidden")
+    async with closed.http(other) as client:
+        refusal(await client.post("/api/v1/runs", json={"workflow": "chain"}), 403, "forbidden")
+    async with closed.http(approver) as client:
+        assert (await client.get("/api/v1/runs/run_" + "1" * 26)).status_code == 404
+    told = await refusals_in(closed)
+    assert [(actor, one["verb"], one["role"]) for actor, one in told] == [
+        ("token:vera", "run_workflow", "viewer"),
+        ("token:vera", "cancel", "viewer"),
+        ("token:viktor", "run_workflow", "viewer"),
+    ]
+    assert told[0][1]["needed"] == ["operator", "admin"]
+
+
+async def refusals_in(served: Served) -> list[tuple[str, dict[str, Any]]]:
+    """Who was refused, and what, as the project's log has it."""
+    rows = await keeper(served.studio.store).read(
+        lambda tables: tables.all("SELECT actor, data FROM project_events WHERE type = 'role.refused' ORDER BY seq")
+    )
+    return [(actor, json.loads(data)) for actor, data in rows]
 
 
 async def test_a_client_learns_who_gives_credentials(tmp_path: Path) -> None:

@@ -85,9 +85,6 @@ NAMING: dict[str, Ask] = {
     "close_branch": lambda core, who, of: core.close_branch(who, of.branch, "abandoned"),
     "preview_play_from": lambda core, who, of: core.preview_play_from(who, of.run, "draft"),
     "play_from_node": lambda core, who, of: core.play_from_node(who, of.run, "draft"),
-    "get_epic": lambda core, who, of: core.get_epic(who, of.run),
-    "preview_rollback_phase": lambda core, who, of: core.preview_rollback_phase(who, of.run, "draft"),
-    "rollback_phase": lambda core, who, of: core.rollback_phase(who, of.run, "draft"),
     "decide": lambda core, who, of: core.decide(who, of.approval, "approve", assurance="elicited"),
     "cancel": lambda core, who, of: core.cancel(who, of.run),
 }
@@ -106,10 +103,6 @@ OTHERS: dict[str, Ask] = {
     "list_external_tools": lambda core, who, of: core.list_external_tools(who),
     "list_runs": lambda core, who, of: core.list_runs(who),
     "budgets": lambda core, who, of: core.budgets(who),
-    "recall": lambda core, who, of: core.recall(who),
-    "remember": lambda core, who, of: core.remember(who, "key", "text"),
-    "forget": lambda core, who, of: core.forget(who, "project"),
-    "start_epic": lambda core, who, of: core.start_epic(who, "a goal", workflow="gated"),
     "raise_budget": lambda core, who, of: core.raise_budget(who, "all", usd=1),
     "run_workflow": lambda core, who, of: core.run_workflow(who, "gated", start=False),
 }
@@ -129,7 +122,8 @@ async def waiting(studio: Studio, owner: Caller = ADA) -> Named:
 
 async def rows(studio: Studio) -> dict[str, int]:
     """How much there is of everything that a verb may write. Claims are left out, which the engine lets go of later."""
-    tables = ("events", "runs", "approvals", "labels", "effects", "blobs", "plans", "keys", "tasks", "tokens", "memories")
+    of_runs = ("events", "runs", "approvals", "labels", "effects", "blobs", "plans")
+    tables = (*of_runs, "keys", "tasks", "tokens", "memories")
 
     def count(db: Tables) -> dict[str, int]:
         return {name: db.all(f"SELECT count(*) FROM {name}")[0][0] for name in tables}

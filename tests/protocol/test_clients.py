@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -51,10 +52,11 @@ async def test_a_client_without_forms(project: Project) -> None:
         await check(project, journey)
 
 
-async def test_the_inspector_over_http(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_the_inspector_over_http(project: Project, tmp_path: Path, era: Literal["legacy", "modern"]) -> None:
     with anyio.fail_after(180):
         async with http_server(project.http_server, project.environment, tmp_path / "log", project.directory) as url:
-            journey = await travel(Inspector(project, "legacy", url), project)
+            journey = await travel(Inspector(project, era, url), project)
         await check(project, journey)
 
 

@@ -24,26 +24,28 @@ def free_port() -> str:
 
 async def test_a_server_that_was_killed_and_started_again_is_found(tmp_path: Path) -> None:
     port = free_port()
+    answered: list[str] = []
     with anyio.fail_after(90):
-        async with on_disk(tmp_path) as place, anyio.create_task_group() as tasks:
-            async with place.serving("--port", port) as server:
-                client = OmiumClient.http(f"{server.url}/mcp")
-                async with client:
-                    first = await client.run_workflow("failing", idempotency_key="one")
-                    assert (await client.wait(first.run_id)).status == "failed"
-                    server.process.kill()
-                    await server.process.wait()
-                    answered: list[str] = []
+        async with (
+            on_disk(tmp_path) as place,
+            anyio.create_task_group() as tasks,
+            place.serving("--port", port) as server,
+            OmiumClient.http(f"{server.url}/mcp") as client,
+        ):
+            first = await client.run_workflow("failing", idempotency_key="one")
+            assert (await client.wait(first.run_id)).status == "failed"
+            server.process.kill()
+            await server.process.wait()
 
-                    async def again() -> None:
-                        answered.append((await client.run_workflow("failing", idempotency_key="one")).run_id)
+            async def again() -> None:
+                answered.append((await client.run_workflow("failing", idempotency_key="one")).run_id)
 
-                    tasks.start_soon(again)
-                    async with place.serving("--port", port):
-                        while not answered:
-                            await anyio.sleep(0.02)
-                    assert answered == [first.run_id]
-                    assert client.connection.reconnected >= 1
+            tasks.start_soon(again)
+            async with place.serving("--port", port):
+                while not answered:
+                    await anyio.sleep(0.02)
+            assert answered == [first.run_id]
+            assert client.connection.reconnected >= 1
 
 
 async def test_a_token_is_taken_and_a_bad_one_is_said(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from omium.orchestration.service import roles
 from omium.orchestration.service.views import Caller, Role
 from tests.unit.identity.verbs import public_coroutines
 
-WITHOUT_CALLER = {"approval_view", "create_child", "structure", "view_of"}  # what the engine and the verbs themselves use
+# What the engine and the verbs themselves use.
+WITHOUT_CALLER = {"approval_view", "create_child", "structure", "view_of"}
 
 
 def test_every_verb_of_the_core_is_in_the_table() -> None:

@@ -29,7 +29,7 @@ Ask = Callable[[Any], Any]
 
 class Task:
     """message, system: what to do; tools: [{name, description, parameters}]; model: {provider, name, base_url,
-    options}; output_schema; attempt; news: what happened since the state was kept; state: what was last kept."""
+    options}; output_schema; attempt; news: what happened since; kept: what was last kept, or None."""
 
     def __init__(self, told: dict[str, Any], ask: Ask) -> None:
         self.message: str = told["message"]
@@ -39,7 +39,7 @@ class Task:
         self.output_schema: dict[str, Any] | None = told["output_schema"]
         self.attempt: int = told["attempt"]
         self.news: str = told["news"]
-        self.state: Any = told["state"]
+        self.kept: Any = told["state"]
         self._ask = ask
 
     def call(self, name: str, arguments: dict[str, Any], call_id: str | None = None) -> str:
@@ -58,7 +58,7 @@ class Task:
     def keep(self, state: Any) -> None:
         """Keep JSON with which the script is run again; after each answer of a model is a good moment."""
         self._ask({"type": "keep", "state": state})
-        self.state = state
+        self.kept = state
 
     def emit(self, text: str) -> None:
         """Show how far it is."""
