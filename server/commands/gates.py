@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--denied", is_flag=True, help="Only what was refused.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
 async def decisions(invocation: Invocation, run: str | None, denied: bool, limit: int) -> None:
-    """List what policy decided about calls, the newest first: of a RUN, or of all."""
+    """List what policy decided about calls. The newest comes first; of a RUN, or of all."""
     from omium.server.commands.render import identifier, when
 
     console = invocation.console
@@ -54,7 +54,7 @@ async def decisions(invocation: Invocation, run: str | None, denied: bool, limit
 @command("omium budgets", "omium budgets --json")
 @click.option("--all", "past", is_flag=True, help="Also those of periods that are over.")
 async def budgets(invocation: Invocation, past: bool) -> None:
-    """List what calls have cost by budget, and how much each still allows."""
+    """List what calls have cost by budget. Beside it stands how much each still allows."""
     console = invocation.console
     async with opened(invocation) as (core, caller):
         found = [one for one in await core.budgets(caller) if past or one.present]
@@ -79,7 +79,7 @@ async def budgets(invocation: Invocation, past: bool) -> None:
 @click.option("--tokens", type=click.IntRange(0), default=0, help="Tokens more.")
 @click.option("--calls", type=click.IntRange(0), default=0, help="Calls more.")
 async def raise_budget(invocation: Invocation, budget: str, usd: float, tokens: int, calls: int) -> None:
-    """Allow more of a budget than it says. BUDGET is a name as `omium budgets` lists it; the project's log records who
+    """Allow more of a budget. BUDGET is a name as `omium budgets` lists it; the project's log records who
     did it."""
     console = invocation.console
     async with opened(invocation) as (core, caller):

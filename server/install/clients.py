@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from omium.orchestration.errors import OmiumError
@@ -16,14 +16,16 @@ Scope = Literal["user", "project"]
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a user's files are: their home directory, and the environment that may name others."""
+    """Where a user's files are: their home directory, and the environment that may name others. platform: as
+    `sys.platform` has it; the paths are of its kind."""
 
-    directory: Path
+    directory: PurePath
     environ: Mapping[str, str]
+    platform: str = sys.platform
 
-    def named(self, variable: str, otherwise: Path) -> Path:
+    def named(self, variable: str, otherwise: PurePath) -> PurePath:
         """The directory that a variable names. A relative one is nobody's, since clients start anywhere."""
-        given = Path(self.environ.get(variable, "").strip())
+        given = type(self.directory)(self.environ.get(variable, "").strip())
         return given if given.is_absolute() else otherwise
 
 
@@ -35,7 +37,7 @@ class Client:
     name: str
     title: str
     format: ConfigFormat
-    user: Callable[[Home], Path]
+    user: Callable[[Home], PurePath]
     project: str | None
     typed: bool  # whether an entry says `type: stdio`
     then: str
@@ -43,7 +45,7 @@ class Client:
     def path(self, scope: Scope, home: Home, directory: Path) -> Path:
         """The file of a scope. Raises `unsupported` when the client has no such scope."""
         if scope == "user":
-            return self.user(home)
+            return Path(self.user(home))
         if self.project is None:
             raise OmiumError(
                 "unsupported", f"{self.title} has no configuration of its own for a project.", "Use --scope user."
@@ -55,27 +57,29 @@ class Client:
         return {**({"type": "stdio"} if self.typed else {}), "command": command, "args": args}
 
 
-def _claude_code(home: Home) -> Path:
+def _claude_code(home: Home) -> PurePath:
     return home.named("CLAUDE_CONFIG_DIR", home.directory) / ".claude.json"
 
 
-def _claude_desktop(home: Home) -> Path:
-    if sys.platform == "darwin":
+def _claude_desktop(home: Home) -> PurePath:
+    if home.platform == "darwin":
         settings = home.directory / "Library" / "Application Support"
+    elif home.platform == "win32":
+        settings = home.named("APPDATA", home.directory / "AppData" / "Roaming")
     else:
         settings = home.named("XDG_CONFIG_HOME", home.directory / ".config")
     return settings / "Claude" / "claude_desktop_config.json"
 
 
-def _cursor(home: Home) -> Path:
+def _cursor(home: Home) -> PurePath:
     return home.directory / ".cursor" / "mcp.json"
 
 
-def _codex(home: Home) -> Path:
+def _codex(home: Home) -> PurePath:
     return home.named("CODEX_HOME", home.directory / ".codex") / "config.toml"
 
 
-def _gemini(home: Home) -> Path:
+def _gemini(home: Home) -> PurePath:
     return home.named("GEMINI_CLI_HOME", home.directory) / ".gemini" / "settings.json"
 
 

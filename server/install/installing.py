@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, Literal
 
 from omium.orchestration.errors import OmiumError
@@ -46,7 +46,8 @@ class Listed:
 
 def server_command() -> list[str]:
     """How this installation's server is started, whatever the client's working directory and PATH are."""
-    beside = Path(sys.executable).parent / "omium-mcp"  # not resolved: a virtual environment's Python is a link
+    program = "omium-mcp.exe" if sys.platform == "win32" else "omium-mcp"
+    beside = Path(sys.executable).parent / program  # not resolved: a virtual environment's Python is a link
     for found in (str(beside), shutil.which("omium-mcp")):
         if found and os.access(found, os.X_OK):
             return [os.path.abspath(found)]  # noqa: PTH100  # Path.resolve would follow the links of pipx and uv
@@ -146,11 +147,18 @@ def _command(entry: Any) -> list[str]:
     return [entry["command"], *(str(one) for one in (args if isinstance(args, list) else ()))]
 
 
+def program_name(command: str) -> str:
+    """The name of a program without its directory, and without what Windows puts behind it."""
+    if PureWindowsPath(command).suffix.lower() == ".exe":
+        return PureWindowsPath(command).stem.lower()
+    return PurePath(command).name
+
+
 def _starts_omium(command: Sequence[str]) -> bool:
     """Whether the command is one that `server_command` writes, or a person, and its program is there."""
     if not command or "serve" not in command:
         return False
-    ours = Path(command[0]).name in ("omium", "omium-mcp") or list(command[1:3]) == ["-m", "omium.server.cli"]
+    ours = program_name(command[0]) in ("omium", "omium-mcp") or list(command[1:3]) == ["-m", "omium.server.cli"]
     return ours and shutil.which(command[0]) is not None
 
 
