@@ -52,7 +52,7 @@ async def checkpoint(
     note: Annotated[str | None, Field(max_length=2_000)] = None,
     idempotency_key: Key = None,
 ) -> CheckpointOut:
-    """Name a position of a run, to return to by its label. Every completed node is a checkpoint anyway."""
+    """Name a position of a run, to return to by its label. Each completed node is one anyway."""
     core, caller = desk_of(ctx)
     found = await the_run(core, caller, run_id)
     work = core.checkpoint(caller, found, label, at=at, note=note, idempotency_key=idempotency_key)
@@ -117,7 +117,7 @@ async def branch(
     idempotency_key: Key = None,
 ) -> HistoryOut:
     """Create a new run from a position of a run, with other inputs or prompts, in its own copy of the files. The
-    original stays as it is. Calls to repeat need a plan_token. Give a name unless it is a preview."""
+    original stays as it is. Calls to repeat need a plan_token. Name it unless previewing."""
     core, caller = desk_of(ctx)
     _either(preview, plan_token)
     found = await the_run(core, caller, run_id)

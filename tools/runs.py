@@ -37,8 +37,8 @@ async def run_workflow(
     wait_seconds: Wait = 0,
     idempotency_key: Key = None,
 ) -> RunState:
-    """Start a run of a registered workflow and return its run_id at once. It runs in the background, survives
-    disconnects and restarts, and may act on the outside world. Follow it with get_run."""
+    """Start a run of a registered workflow and return its run_id at once. It survives disconnects and restarts, and may
+    act on the outside world. Follow it with get_run."""
     core, caller = desk_of(ctx)
     run = await committed(
         core.run_workflow(
@@ -122,7 +122,7 @@ async def control_run(
     interrupt: Annotated[bool, Field(description="With pause: stop running nodes too")] = False,
     idempotency_key: Key = None,
 ) -> RunState:
-    """Pause, resume or cancel a run. Cancel cannot be undone, only branched from."""
+    """Pause, resume or cancel a run. Cancel cannot be undone."""
     core, caller = desk_of(ctx)
     found = await the_run(core, caller, run_id)
     if action == "pause":

@@ -19,7 +19,7 @@ async def list_workflows(
     detail: Annotated[bool, Field(description="With the JSON Schemas of inputs")] = False,
     after: Annotated[str | None, Field(description="Next page", max_length=200)] = None,
 ) -> WorkflowsOut:
-    """List the registered workflows, the only ones that can be run. Changes nothing."""
+    """List the registered workflows: no others can be run. Changes nothing."""
     core, caller = desk_of(ctx)
     if name is not None:
         view, _ = await core.get_workflow(caller, name)
@@ -47,7 +47,7 @@ async def simulate_workflow(
     workflow: Annotated[str, Field(description="A name from list_workflows", min_length=1, max_length=200)],
     inputs: Annotated[dict[str, Any] | None, Field(description="Checked against its JSON Schema")] = None,
 ) -> SimulationOut:
-    """Dry-run a workflow: order of nodes, approvals it asks for, estimates, warnings. Executes and stores nothing."""
+    """Dry-run a workflow: order of nodes, approvals, estimates, warnings. Executes and stores nothing."""
     core, caller = desk_of(ctx)
     view = await core.simulate(caller, workflow, inputs)
     return SimulationOut(

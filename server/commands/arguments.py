@@ -36,7 +36,8 @@ def undeclared(given: Mapping[str, Any], schema: Mapping[str, Any] | None) -> li
     most are misspelt."""
     said = schema or {}
     properties = said.get("properties")
-    if not properties or said.get("additionalProperties") or "patternProperties" in said:
+    extra = said.get("additionalProperties")  # allowed by a schema, or by False refused anyway
+    if not properties or extra or extra is False or "patternProperties" in said:
         return []
     notes = []
     for name in given:

@@ -18,6 +18,8 @@ from omium.orchestration.errors import OmiumError
 Kind = Literal["read", "change", "start"]
 
 _REMEMBERED: Final = 10_000  # buckets
+_CALLS_S: Final = 30.0  # of a rate, at once
+_FAILURES_S: Final = 10.0
 _STARTS: Final = frozenset({"run_workflow", "branch", "play_from_node"})
 
 
@@ -31,7 +33,8 @@ def kind_of(verb: str, *, reads_only: bool) -> Kind:
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
     """Of each principal: reads, changes and starts of runs in a minute, and calls under way at once; of each address:
-    failed authentications in a minute. A burst of ten seconds' worth, and of ten at least, goes at once."""
+    failed authentications in a minute. Half a minute's worth of calls goes at once, so that many clients of one
+    principal can begin together; of failures ten seconds' worth; and of either ten at least."""
 
     reads: int = 6_000
     changes: int = 1_200
@@ -41,11 +44,18 @@ class RequestLimits:
 
 
 class Buckets:
-    """Token buckets of one rate, by key."""
+    """Token buckets of one rate, by key. burst_s: seconds' worth of the rate that go at once."""
 
-    def __init__(self, per_minute: int, monotonic: Callable[[], float], remembered: int = _REMEMBERED) -> None:
+    def __init__(
+        self,
+        per_minute: int,
+        monotonic: Callable[[], float],
+        remembered: int = _REMEMBERED,
+        *,
+        burst_s: float = _CALLS_S,
+    ) -> None:
         self.rate = per_minute / 60.0
-        self.burst = max(per_minute / 6.0, 10.0)
+        self.burst = max(self.rate * burst_s, 10.0)
         self._monotonic = monotonic
         self._remembered = remembered
         self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # what was left, and when
@@ -88,7 +98,7 @@ class RateLimits:
             "change": Buckets(limits.changes, monotonic),
             "start": Buckets(limits.starts, monotonic),
         }
-        self._failures = Buckets(limits.failures, monotonic)
+        self._failures = Buckets(limits.failures, monotonic, burst_s=_FAILURES_S)
         self._under_way: dict[str, int] = {}
 
     def admit(self, principal: str, kind: Kind) -> None:

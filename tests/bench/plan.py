@@ -450,6 +450,15 @@ def _starting() -> tuple[Measure, ...]:
             {"times": 100},
         ),
         Measure(
+            "http_clients",
+            (
+                Line("http_clients", "ms", "http_call_ms"),  # 200 at once, of which one that fails fails the measure
+                Line("http_clients_rate", "calls/s", "http_calls"),
+            ),
+            {"runs": 200},
+            {"runs": 20},
+        ),
+        Measure(
             "tools",
             (
                 Line("tool_call", "ms", "tool_call_ms"),

@@ -15,7 +15,7 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench.figures import Figure
-from tests.bench.ours import across, calls, history, measure, policies, runs, tools, waiting
+from tests.bench.ours import across, calls, clients, history, measure, policies, runs, tools, waiting
 from tests.bench.ours.__main__ import MEASURES
 from tests.bench.ours.work import Work, as_json, from_json
 from tests.bench.peers.workload import MEASURES as THEIRS
@@ -49,6 +49,7 @@ def test_the_sizes_of_a_work_reach_its_process() -> None:
         (across.approval, {"times": 1}, {"approval_ms"}),
         (across.cancelling, {"times": 1}, {"cancel_ms"}),
         (calls.calls, {"times": 3}, {"call_overhead_ms", "call_core_ms"}),
+        (clients.http_clients, {"runs": 4}, {"http_call_ms", "http_calls"}),
         (policies.policies, {"times": 5}, {"policy_us", "policy_cel_us", "policy_1000_p95_us"}),
         (tools.tools, {"times": 5}, {"tool_call_ms", "tool_held_ms", "tool_overhead", "tool_node_ms"}),
     ],

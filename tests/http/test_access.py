@@ -354,11 +354,11 @@ async def test_a_decision_and_a_cancellation_at_once(closed: Served) -> None:
 
 
 async def test_whoever_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
-    limits = RequestLimits(reads=60, changes=60, starts=60)  # ten at once, then one a second
+    limits = RequestLimits(reads=60, changes=60, starts=60)  # thirty at once, then one a second
     async with serve_studio(tmp_path, limits=limits, open_to=False) as served:
         token, other = await served.token("viewer", "vera"), await served.token("viewer", "viktor")
         async with served.http(token) as client:
-            answers = [await client.get("/api/v1/workflows") for _ in range(30)]
+            answers = [await client.get("/api/v1/workflows") for _ in range(60)]
             refused = next(one for one in answers if one.status_code != 200)
             refusal(refused, 429, "rate_limited")
             assert int(refused.headers["retry-after"]) >= 1

@@ -7,7 +7,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from omium.orchestration.errors import OmiumError
 from omium.server.install import files
 from omium.server.install.clients import CLIENTS, Client, Home, Scope
-from omium.server.install.installing import Installation, install, listed, server_command, server_entry
+from omium.server.install.installing import Installation, install, listed, program_name, server_command, server_entry
 
 HOME_FILES = {
     "claude-code": ".claude.json",
@@ -343,7 +343,7 @@ def test_the_desktop_has_none_for_a_project(home: Home) -> None:
     assert refused.value.code == "unsupported"
 
 
-def test_the_places_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_places_that_the_environment_names(tmp_path: Path) -> None:
     names = ("CLAUDE_CONFIG_DIR", "XDG_CONFIG_HOME", "CODEX_HOME", "GEMINI_CLI_HOME")
     home = Home(tmp_path, {name: str(tmp_path / name) for name in names})
     paths = [str(client.user(home).relative_to(tmp_path)) for client in CLIENTS.values()]
@@ -355,8 +355,7 @@ def test_the_places_that_the_environment_names(tmp_path: Path, monkeypatch: pyte
         "GEMINI_CLI_HOME/.gemini/settings.json",
     ]
     assert CLIENTS["codex"].user(Home(tmp_path, {"CODEX_HOME": "relative"})) == tmp_path / ".codex/config.toml"
-    monkeypatch.setattr("sys.platform", "darwin")
-    desktop = CLIENTS["claude-desktop"].user(home)
+    desktop = CLIENTS["claude-desktop"].user(Home(tmp_path, home.environ, "darwin"))
     assert desktop == tmp_path / "Library/Application Support/Claude/claude_desktop_config.json"
 
 
@@ -415,3 +414,57 @@ def test_an_unknown_toolset_is_refused(home: Home) -> None:
         put(CLIENTS["cursor"], home, entry={"toolsets": ["magic"]})
     assert refused.value.code == "invalid_argument"
     assert everything(home.directory) == {}
+
+
+WINDOWS = PureWindowsPath(r"C:\Users\Ada Lovelace")
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        (
+            {},
+            [
+                r".claude.json",
+                r"AppData\Roaming\Claude\claude_desktop_config.json",
+                r".cursor\mcp.json",
+                r".codex\config.toml",
+                r".gemini\settings.json",
+            ],
+        ),
+        (
+            {
+                "APPDATA": r"D:\Roaming",
+                "XDG_CONFIG_HOME": r"D:\xdg",
+                "CODEX_HOME": r"\\server\share\codex",
+                "GEMINI_CLI_HOME": r"\no-drive",
+                "CLAUDE_CONFIG_DIR": "relative",
+            },
+            [
+                r".claude.json",
+                r"D:\Roaming\Claude\claude_desktop_config.json",
+                r".cursor\mcp.json",
+                r"\\server\share\codex\config.toml",
+                r".gemini\settings.json",
+            ],
+        ),
+    ],
+)
+def test_the_places_on_windows(environ: dict[str, str], names: list[str]) -> None:
+    home = Home(WINDOWS, environ, "win32")
+    assert [client.user(home) for client in CLIENTS.values()] == [WINDOWS / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (r"C:\Program Files\omium\Scripts\omium-mcp.exe", "omium-mcp"),
+        (r"C:\bin\OMIUM.EXE", "omium"),
+        ("omium-mcp.exe", "omium-mcp"),
+        ("/opt/omium/bin/omium-mcp", "omium-mcp"),
+        ("/opt/omium-mcp/other", "other"),
+        ("/opt/Omium", "Omium"),
+    ],
+)
+def test_the_name_of_a_program(command: str, name: str) -> None:
+    assert program_name(command) == name

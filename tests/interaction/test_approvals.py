@@ -10,9 +10,9 @@ import pytest
 from mcp import MCPError
 from mcp_types import ElicitResult
 
-from omium.orchestration.ids import Principal
+from omium.orchestration.ids import ApprovalId, Principal
 from omium.orchestration.service.views import Caller
-from tests.interaction.studio import MODES, Mode, Studio
+from tests.interaction.studio import ADA, MODES, Mode, Studio
 
 pytestmark = pytest.mark.anyio
 
@@ -145,7 +145,8 @@ async def test_a_viewer_decides_nothing(studio: Studio, mode: Mode) -> None:
         with anyio.fail_after(20):
             before = await studio.changes()
             refused = await vic.error("approve", approval_id=approval_id, decision="approve")
-            assert await studio.changes() == before
+            assert await studio.changes() == before + 1  # the project's log says who was refused
+            assert (await studio.core.get_approval(ADA, ApprovalId(approval_id))).status == "pending"
     assert refused["code"] == "forbidden"
 
 

@@ -41,7 +41,7 @@ def spent(one: RateLimits, principal: str, kind: Kind) -> int:
 def test_a_burst_and_then_the_rate() -> None:
     clock = Hands()
     one = limits(clock, reads=120)
-    assert spent(one, "a", "read") == 20  # ten seconds' worth
+    assert spent(one, "a", "read") == 60  # half a minute's worth
     with pytest.raises(OmiumError) as refused:
         one.admit("a", "read")
     after = refused.value.data["retry_after_s"]
@@ -51,14 +51,30 @@ def test_a_burst_and_then_the_rate() -> None:
     with pytest.raises(OmiumError):
         one.admit("a", "read")
     clock.now += 3_600
-    assert spent(one, "a", "read") == 20
+    assert spent(one, "a", "read") == 60
+
+
+def test_by_default_200_clients_of_one_principal_can_begin_at_once() -> None:
+    one = limits(Hands())
+    assert spent(one, "a", "start") >= 200
+    assert spent(one, "a", "read") >= 200 * 10
+
+
+def test_credentials_that_fail_have_a_smaller_burst() -> None:
+    one = limits(Hands(), failures=120)
+    for _ in range(20):
+        one.may_try("192.0.2.1")
+        one.refused("192.0.2.1")
+    with pytest.raises(OmiumError) as error:
+        one.may_try("192.0.2.1")
+    assert error.value.code == "rate_limited"
 
 
 def test_kinds_and_principals_have_buckets_of_their_own() -> None:
     clock = Hands()
     one = limits(clock, reads=600, changes=120, starts=60)
-    assert [spent(one, "a", kind) for kind in KINDS] == [100, 20, 10]
-    assert [spent(one, "b", kind) for kind in KINDS] == [100, 20, 10]
+    assert [spent(one, "a", kind) for kind in KINDS] == [300, 60, 30]
+    assert [spent(one, "b", kind) for kind in KINDS] == [300, 60, 30]
 
 
 def test_refused_requests_cost_nothing() -> None:
