@@ -182,7 +182,7 @@ async def compare_runs(
     detail: Annotated[bool, Field(description="With diffs of outputs and files")] = False,
     after: Annotated[str | None, Field(description="Next page", max_length=500)] = None,
 ) -> ComparisonOut:
-    """Compare two runs node by node: where they first differ, outputs, files, cost, time. Changes nothing."""
+    """Compare two runs: where they first differ, outputs, files, cost, time. Changes nothing."""
     core, caller = desk_of(ctx)
     first, second = await _side(core, caller, a), await _side(core, caller, b)
     return comparison_out(await core.compare(caller, first, second), detail=detail, after=after)

@@ -91,7 +91,7 @@ async def list_runs(
     before: Annotated[str | None, Field(description="Next page", max_length=64)] = None,
     limit: Annotated[int, Field(ge=1, le=50)] = 20,
 ) -> RunsOut:
-    """List runs, newest first, with their states. Changes nothing."""
+    """List runs, newest first. Changes nothing."""
     core, caller = desk_of(ctx)
     page = await core.list_runs(
         caller,

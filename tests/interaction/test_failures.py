@@ -239,7 +239,9 @@ async def hostile_texts(visitor: Visitor) -> list[str]:
     """The text forms of everything that shows what somebody else wrote."""
     run = await visitor.finished("echo", {"value": {HOSTILE: [HOSTILE]}})
     await visitor.ok("control_run", run_id=(await visitor.asking())[0], action="cancel", reason=HOSTILE)
-    titled = await visitor.ok("run_workflow", workflow="failing", title=HOSTILE[:60].replace("\n", " "), wait_seconds=45)
+    titled = await visitor.ok(
+        "run_workflow", workflow="failing", title=HOSTILE[:60].replace("\n", " "), wait_seconds=45
+    )
     _, approval = await visitor.asking("gated-hostilely", {"text": HOSTILE})
     return [
         await visitor.text("get_run", run_id=run, detail=True),
