@@ -224,6 +224,10 @@ class Demo:
 
     async def _branch(self, core: Core, run_id: RunId) -> RunId:
         self._say("5. Branch: would a friendlier tone be better? From before the draft; the commits stay classified")
+        changes = {"inputs": {"tone": "friendly", "version": "1.0-friendly"}}
+        plan = await core.preview_branch(self._caller, run_id, "before:draft", changes)
+        for deed in plan.repeated_effects:
+            self._say(f"   will call again: {deed.call} of {deed.node}, for the other version")
         began = time.perf_counter()
         result = await core.branch(
             self._caller,
@@ -231,7 +235,8 @@ class Demo:
             "before:draft",
             name="friendly",
             hypothesis="a friendly tone reads better",
-            overrides={"inputs": {"tone": "friendly", "version": "1.0-friendly"}},
+            overrides=changes,
+            plan_token=plan.plan_token,
         )
         self._figures.branch_ms = (time.perf_counter() - began) * 1000
         child = result.run.id
