@@ -80,8 +80,8 @@ def test_a_run_tells_before_its_process_ends(tmp_path: Path, monkeypatch: pytest
         file.write(
             "notify:\n- {name: ops, url: 'http://127.0.0.1:9/', secret_env: SECRET_OF_TEST, allow_private: true}\n"
         )
-    done = place.call("run", "asking")
-    assert done.exit_code == 3, done.output
+    done = place.omium("run", "asking", env={"OMIUM_DETACH": "false", "SECRET_OF_TEST": "s" * 32})
+    assert done.code == 3, done.err
     (waiting,) = place.json("notify", "list")
     assert (waiting["type"], waiting["status"], waiting["attempts"]) == ("approval.requested", "waiting", 1)
     assert "cannot be reached" in waiting["problem"]

@@ -157,6 +157,8 @@ async def test_the_share_that_is_sampled_is_of_whole_traces(tmp_path: Path) -> N
 
 
 async def test_a_burst_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="omium")
+    caplog.set_level(logging.WARNING)
     async with traced_studio(tmp_path) as (_, tracing, __):
         run = RunId(new_id("run"))
         at = {"node": "a", "generation": 0, "attempt": 1}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from omium.orchestration.errors import OmiumError
@@ -138,6 +139,9 @@ async def test_a_child_that_is_cancelled_while_nobody_owns_it_wakes_its_parent(t
         await eventually(lambda: bool(w.machine.engine.worker))
         await w.until(run, lambda s: s.nodes and s.node("sub").wait)
         child = RunId((await w.machine.store.state(run)).node("sub").wait["run"])
+        with anyio.fail_after(20):
+            while await w.machine.store.run(child) is None:  # it is named before it is created
+                await anyio.lowlevel.checkpoint()
         await w.status(child, "waiting_approval")
         await w.idle()
         await w.core.cancel(ME, child)

@@ -61,7 +61,7 @@ limits: {slots: 8, processes: 2, resources: {gpu: 1}}
 
 
 def lay_out(directory: Path, text: str, workflow: str = WORKFLOW) -> Path:
-    for folder in ("lib/web", "flows", "workflows"):
+    for folder in ("lib/web", "flows", "workflows", "repo", "data"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     (directory / "lib/web/__init__.py").touch()
     (directory / "lib/web/client.py").write_text("raise SystemExit('it is not imported')\n")
@@ -103,12 +103,10 @@ def test_everything_that_a_project_may_declare(tmp_path: Path) -> None:
         "data": WorkspaceSpec("directory", str(tmp_path / "data")),
     }
     assert loaded.file.limits.slots == 8
-    assert catalog.registered() == {
-        "function": {"fetch", "count"},
-        "command": {"test"},
-        "workflow": {"report", "inline", "extra"},
-        "resource": set(),
-    }
+    registered = catalog.registered()
+    assert (registered["function"], registered["command"]) == ({"fetch", "count"}, {"test"})
+    assert registered["workflow"] == {"report", "inline", "extra"}
+    assert not registered["resource"] and not registered["agent"] and not registered["tool"]
 
 
 @pytest.mark.parametrize(
