@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from omium.orchestration.ids import ProjectId
+from omium.orchestration.ids import ProjectId, RunId
 from omium.orchestration.ports_gates import Amounts, BudgetRow, Counter
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ _COLUMNS: Final = tuple(f"{of}_{unit}" for of in ("spent", "held", "extra") for 
 _ENSURE = (
     f"INSERT INTO budgets (project, name, {', '.join(_COLUMNS)}, updated_at)"  # noqa: S608 - names of ours
     f" VALUES (?, ?, {', '.join('0' * len(_COLUMNS))}, ?) ON CONFLICT DO NOTHING"
+)
+# The counter of a rate is of its minute, hour or day: it is of no use after that, and there are as many as there are
+# minutes. Gone with the first one of a new window.
+RATE: Final = "rate:"
+FORGOTTEN_AFTER_US: Final = 8 * 86_400 * 1_000_000
+_FORGET = (
+    "DELETE FROM budgets WHERE project = ? AND name >= 'rate:' AND name < 'rate;' AND updated_at < ?"
+    " AND NOT EXISTS (SELECT 1 FROM holds h WHERE h.project = budgets.project AND h.name = budgets.name)"
 )
 _READ = f"SELECT {', '.join(_COLUMNS)} FROM budgets WHERE project = ? AND name = ?"  # noqa: S608
 _TAKE = (
@@ -51,7 +59,8 @@ def hold(
     """See `Store.hold`; within a write transaction."""
     over: list[str] = []
     for counter in counters:
-        db.execute(_ENSURE, (project, counter.name, now))
+        if db.execute(_ENSURE, (project, counter.name, now)).rowcount and counter.name.startswith(RATE):
+            db.execute(_FORGET, (project, now - FORGOTTEN_AFTER_US))
         row = db.execute(_READ, (project, counter.name)).fetchone()
         if _is_over(counter, row, amounts):
             over.append(counter.name)
@@ -110,8 +119,9 @@ def lease(db: sqlite3.Connection, name: str, worker: str, holder: str, now: int)
 PG_ENSURE: Final = (
     f"INSERT INTO budgets (project, name, {', '.join(_COLUMNS)}, updated_at)"  # noqa: S608 - names of ours
     f" SELECT $1, w.name, {', '.join('0' * len(_COLUMNS))}, $3 FROM unnest($2::text[]) AS w (name)"
-    " ORDER BY w.name ON CONFLICT DO NOTHING"
+    " ORDER BY w.name ON CONFLICT DO NOTHING RETURNING name"
 )
+PG_FORGET: Final = _FORGET.replace("= ?", "= $1").replace("< ?", "< $2")
 
 
 def _pg_over(unit: str, amount: str) -> str:
@@ -194,8 +204,18 @@ def allow_more(tables: Tables, project: ProjectId, name: str, extra: Amounts, no
     )
 
 
+def forget_counters(tables: Tables, project: ProjectId, run_id: RunId) -> None:
+    """Those that count for this run alone: of a node's own budget, and of a rule's for a run."""
+    tables.run(
+        "DELETE FROM budgets WHERE project = :project AND (name LIKE :node OR name LIKE :rule)",
+        project=project,
+        node=f"node:{run_id}/%",
+        rule=f"policy:%/{run_id}",
+    )
+
+
 def told(name: str, extra: Amounts) -> dict[str, Any]:
     return {"budget": name, "usd": extra.usd, "tokens": extra.tokens, "calls": extra.calls}
 
 
-__all__ = ["BUDGETS", "allow_more", "budget_row", "hold", "lease", "settle", "settle_all_of", "told"]
+__all__ = ["BUDGETS", "allow_more", "budget_row", "forget_counters", "hold", "lease", "settle", "settle_all_of", "told"]

@@ -216,9 +216,14 @@ class NodeAttempt:
             allowed.approval,
         )  # fmt: skip
         settled = c.SettleEffect(identity, "done", document.digest, document.size)
-        await self._commit(intent, settled, blobs=(NewBlob(document),))
-        if held is not None:
-            await held.settle(usd=call.usd, calls=1)
+        given = False
+        try:
+            await self._commit(intent, settled, blobs=(NewBlob(document),))
+            given = True
+        finally:
+            if held is not None:
+                with anyio.CancelScope(shield=True):
+                    await held.settle(usd=call.usd if given else 0.0, calls=int(given))
         return allowed
 
     async def decide(

@@ -117,24 +117,30 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
     pending, named = attempt.take_pending()
     turn.commands += pending
     turn.blobs += named
-    if attempt.asked is not None:
-        await _suspend(run, turn, attempt, attempt.asked)
-        run.drop_attempt(node_id)
-        return
     error = ended.error
-    if error is None:
-        assert ended.done is not None
-        try:
+    try:
+        if attempt.asked is not None:
+            error = None  # whatever it ended with after it had stopped to ask
+            await _suspend(run, turn, attempt, attempt.asked)
+        elif error is None:
+            assert ended.done is not None
             await _complete(run, turn, attempt, ended.done, ended.ms)
-        except OmiumError as refused:  # the value cannot be stored, the plan is not valid, the tree cannot be captured
-            error = refused
+    except OmiumError as refused:  # the value cannot be stored, the plan is not valid, the tree cannot be captured
+        error = refused
     if error is not None:
         _fail(run, turn, attempt, error)
     run.drop_attempt(node_id)
 
 
 async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.RequestApproval) -> None:
-    """The work stands still until a person has decided; a writer's files, as they are, are what it goes on with."""
+    """The work stands still until a person has decided; a writer's files, as they are, are what it goes on with. A call
+    that was cut off beside the one that asks comes first: the question comes up again, the call must not."""
+    unknown = _unknown(run, attempt.node_id)
+    if unknown is not None:
+        told = f"{attempt.node_id} stopped to ask in the middle of a call"
+        if unknown.policy == "fail":
+            raise OmiumError("process_failed", f"{told}, and whether that happened is unknown.")
+        request = unknown.request(run, attempt.node_id, {"category": "unknown", "type": "omium", "message": told})
     if attempt.node.workspace == "write":
         tree = await run.engine.workspaces.capture(run, attempt)
         turn.commands.append(c.CaptureWorkspace(tree, "suspended", attempt.node_id))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.gates.budgets import window
-from omium.orchestration.ids import RunId
+from omium.orchestration.ids import Digest, RunId
 from omium.orchestration.ports import Clock, RunRow, Store
-from omium.orchestration.ports_gates import Amounts, BudgetRow, DecisionRow
+from omium.orchestration.ports_gates import Amounts, BudgetRow
 from omium.orchestration.service import roles
 from omium.orchestration.service.views import BudgetView, Caller, DecisionView
 from omium.orchestration.values import Value
@@ -32,6 +32,8 @@ class GateService:
 
         async def row(self, caller: Caller, run_id: RunId) -> RunRow: ...
 
+        async def _content(self, digest: Digest) -> Value: ...
+
     async def decisions(
         self,
         caller: Caller,
@@ -52,15 +54,7 @@ class GateService:
         rows = await self.store.decisions(
             projects=[caller.project], owner=caller.only, run_id=run_id, effects=effects, limit=limit
         )
-        return [DecisionView(row, await self._question(row)) for row in rows]
-
-    async def _question(self, row: DecisionRow) -> Value:
-        try:
-            return await self.store.value(row.input)
-        except OmiumError as error:
-            if error.code != "not_found":  # what was asked about may have been erased since
-                raise
-            return None
+        return [DecisionView(row, await self._content(row.input)) for row in rows]
 
     async def budgets(self, caller: Caller) -> list[BudgetView]:
         """What is counted, and how much of it is left: the declared budgets of now, and every counter that has been

@@ -252,10 +252,12 @@ class Reading:
 
     # --- approvals ------------------------------------------------------------------------------------------------
 
-    async def approval_view(self, row: ApprovalRow, run: RunRow) -> ApprovalView:
+    async def approval_view(self, row: ApprovalRow, run: RunRow, *, whole: bool = False) -> ApprovalView:
+        """`whole`: raise `integrity` or `not_found` where what is asked about cannot be shown."""
         details, arguments = row.details, None
         if row.scope in ("call", "plan", "unknown_effect") and details is not None and "arguments" in details:
-            arguments = await self.store.value(Digest(details["arguments"]))
+            digest = Digest(details["arguments"])
+            arguments = await (self.store.value(digest) if whole else self._content(digest))
             details = {**details, "arguments": arguments}  # what is stored names it only
         return ApprovalView(
             id=row.id,
@@ -279,6 +281,15 @@ class Reading:
             consequence=_CONSEQUENCES.get(row.scope, ""),
         )
 
+    async def _content(self, digest: Digest) -> Value:
+        """What is shown beside something else: None once it is erased, or damaged, which `verify` says."""
+        try:
+            return await self.store.value(digest)
+        except OmiumError as error:
+            if error.code not in ("not_found", "integrity"):
+                raise
+            return None
+
     async def list_approvals(
         self, caller: Caller, *, run_id: RunId | None = None, pending: bool = True
     ) -> list[ApprovalView]:
@@ -299,7 +310,7 @@ class Reading:
         run = await self.store.run(row.run_id) if row is not None else None
         if row is None or run is None or not caller.may_see(run.project, run.owner):
             raise OmiumError("not_found", f"there is no approval {approval_id}.", "List the approvals that wait.")
-        return await self.approval_view(row, run)
+        return await self.approval_view(row, run, whole=row.status == "pending")
 
 
 def _workflow(definition: WorkflowDef, source: str | None) -> WorkflowView:

@@ -21,6 +21,7 @@ from omium.orchestration.log.events import EventType
 from omium.orchestration.log.references import references
 from omium.orchestration.log.state import RUN_TERMINAL
 from omium.orchestration.ports import Write
+from omium.storage.budgets import forget_counters
 from omium.storage.codec import pack
 from omium.storage.maintenance.contents import Contents
 from omium.storage.maintenance.logs import (
@@ -180,6 +181,7 @@ def _drop(tables: Tables, keeper: Keeper, root: RunId, cut: int, actor: Principa
         tables.run("DELETE FROM runs WHERE id = :run", run=run_id)
         for table in _OWN:
             tables.run(f"DELETE FROM {table} WHERE run_id = :run", run=run_id)  # noqa: S608 - names of ours
+        forget_counters(tables, run.project, run_id)
         data = {"run": run_id, "seq": run.seq, "head": run.head.hex()}
         append_event(tables, keeper.chain, run.project, RUN_DROPPED, at, actor, data)
     return family, reason

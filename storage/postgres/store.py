@@ -272,7 +272,12 @@ class PostgresStore(ProjectLog, Reads, PostgresOutbox, PostgresGraphs, Counting,
         now = self.clock.now_us()
         names = [one.name for one in counters]
         limits = [[getattr(one, unit) for one in counters] for unit in counted.UNITS]
-        await self._writer.job(counted.PG_ENSURE, (project, names, now), _nothing, quiet=True)
+        begun = await self._writer.job(
+            counted.PG_ENSURE, (project, names, now), lambda rows: [str(new[0]) for new in rows], quiet=True
+        )
+        if any(name.startswith(counted.RATE) for name in begun):
+            gone = (project, now - counted.FORGOTTEN_AFTER_US)
+            await self._writer.job(counted.PG_FORGET, gone, _nothing, quiet=True)
         row = (project, hold, names, *limits, amounts.usd, amounts.tokens, amounts.calls, worker, now)
         return await self._writer.job(counted.PG_HOLD, row, lambda rows: [str(found[0]) for found in rows], quiet=True)
 

@@ -30,6 +30,7 @@ MAX_RULES: Final = 10_000
 MAX_LIST: Final = 1_000
 _RATE: Final = re.compile(r"\A([1-9][0-9]{0,8})/([1-9][0-9]{0,5})?(s|m|h|d)\Z")
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
+_RATE_MAX_S: Final = 7 * DAY_S  # the store forgets the counter of a window a day later
 _BYTES: Final = re.compile(r"\A([0-9]{1,12})(k|m|g)?\Z", re.IGNORECASE)
 _POWER: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _TIME: Final = re.compile(r"\A([01][0-9]|2[0-3]):([0-5][0-9])\Z")
@@ -43,12 +44,15 @@ def rate(value: Any) -> Any:
     """(calls, seconds) from text such as `60/m` or `5/10s`, or from such a pair; ValueError otherwise."""
     if isinstance(value, list | tuple) and len(value) == 2:
         calls, seconds = value
-        if type(calls) is int and calls > 0 and type(seconds) in (int, float) and seconds > 0:
+        if type(calls) is int and calls > 0 and type(seconds) in (int, float) and 0 < seconds <= _RATE_MAX_S:
             return (calls, float(seconds))
     match = _RATE.match(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r:.60} is not a rate; expected calls in a time, such as 60/m, 5/s or 100/10m")
-    return (int(match[1]), int(match[2] or 1) * _SECONDS[match[3]])
+    seconds = int(match[2] or 1) * _SECONDS[match[3]]
+    if seconds > _RATE_MAX_S:
+        raise ValueError(f"the rate {value!r:.60} counts over more than 7d; use a budget with a period for that")
+    return (int(match[1]), seconds)
 
 
 def byte_count(value: Any) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.gates.budgets import BudgetRule
-from omium.orchestration.ids import RunId
+from omium.orchestration.ids import ProjectId, RunId
 from omium.orchestration.ports import Attempt
 from omium.orchestration.ports_calls import Allowed, Call
 from omium.orchestration.ports_gates import Amounts
@@ -272,6 +273,62 @@ async def test_a_crash_after_the_decision_was_used_asks_whether_the_call_happene
         assert len((await w.machine.store.state(run)).approvals) == 2
 
 
+async def test_a_call_that_the_question_of_another_cut_off_is_asked_about_first(tmp_path: Path) -> None:
+    out, under_way = Outside(), anyio.Event()
+
+    async def both(attempt: Attempt, tool: str, table: str) -> Any:
+        async def cut_off(allowed: Allowed) -> Any:
+            out.made.append("plain")
+            under_way.set()
+            if out.made.count("plain") == 1:
+                await anyio.sleep_forever()
+
+        async def asks() -> None:
+            await under_way.wait()
+            await out.work(attempt, "write", table)
+
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(asks)
+            await attempt.call(Call("plain", "tool", "plain", {}, server="db"), cut_off, kind="tool")
+
+    async with world(tmp_path, FLOW, functions={"work": both}, policy=POLICY) as w:
+        run = await start(w, "write")
+        await w.status(run, "waiting_approval")
+        (asked,) = await w.core.list_approvals(ME, run_id=run)
+        assert asked.details is not None
+        assert (asked.scope, asked.details["calls"]) == ("unknown_effect", ["db/plain"])
+        await w.approve(run, "retry")
+        await w.until(run, lambda state: len(state.approvals) == 2)
+        await w.approve(run)
+        await w.finished(run)
+        assert out.made == ["plain", "plain", {"table": "notes"}]
+
+
+async def test_what_was_lost_is_listed_and_cannot_be_decided_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Outside()
+    async with world(tmp_path, FLOW, functions={"work": out.work}, policy=POLICY) as w:
+        run = await start(w, "write")
+        await w.status(run, "waiting_approval")
+        (asked,) = await w.core.list_approvals(ME, run_id=run)
+
+        async def damaged(digest: object) -> Any:
+            raise OmiumError("integrity", "a blob is damaged.")
+
+        with monkeypatch.context() as there:
+            there.setattr(w.machine.store, "value", damaged)
+            (listed,) = await w.core.list_approvals(ME, run_id=run)
+            assert (listed.id, listed.arguments) == (asked.id, None)
+            with pytest.raises(OmiumError, match="damaged"):
+                await w.core.get_approval(ME, asked.id)
+            with pytest.raises(OmiumError, match="damaged"):
+                await w.core.decide(ME, asked.id, "approve", assurance="elicited")
+        assert out.made == []
+        await w.approve(run)
+        await w.finished(run)
+
+
 async def test_who_has_a_call_made_again_must_be_good_for_as_much_as_who_allowed_it(tmp_path: Path) -> None:
     async def dying(attempt: Attempt, tool: str, table: str) -> Any:
         async def action(allowed: Allowed) -> Any:
@@ -448,6 +505,16 @@ async def test_concurrent_calls_at_the_boundary_of_a_rate(tmp_path: Path) -> Non
         w.advance(60)
         await w.finished(await start(w, "few"))
         assert len(out.made) == 3
+
+
+async def test_the_counters_of_rates_are_forgotten(tmp_path: Path) -> None:
+    out = Outside()
+    async with world(tmp_path, FLOW, functions={"work": out.work}, policy=POLICY) as w:
+        for days in (0, 7, 9):
+            w.advance(days * 86_400)
+            await w.finished(await start(w, "few"))
+        (row,) = await w.machine.store.budgets(ProjectId("default"))
+        assert row.spent.calls == 1  # of the last window; the first had gone before
 
 
 async def test_what_a_dead_worker_held_counts_as_spent(tmp_path: Path) -> None:

@@ -105,13 +105,22 @@ def test_json_is_as_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("60/m", (60, 60.0)), ("5/s", (5, 1.0)), ("100/10m", (100, 600.0)), ("1/2h", (1, 7200.0))]
+    ("text", "value"),
+    [
+        ("60/m", (60, 60.0)),
+        ("5/s", (5, 1.0)),
+        ("100/10m", (100, 600.0)),
+        ("1/2h", (1, 7200.0)),
+        ("9/7d", (9, 604_800.0)),
+    ],
 )
 def test_rates(text: str, value: tuple[int, float]) -> None:
     assert rate(text) == rate(list(value)) == value
 
 
-@pytest.mark.parametrize("text", ["0/m", "m", "1/", "60/m\n", "-1/s", "1/w", 5, None, [0, 1], [1, 0], [True, 1]])
+@pytest.mark.parametrize(
+    "text", ["0/m", "m", "1/", "60/m\n", "-1/s", "1/w", "1/8d", [1, 1e6], 5, None, [0, 1], [1, 0], [True, 1]]
+)
 def test_what_is_no_rate(text: Any) -> None:
     with pytest.raises(ValueError, match="rate"):
         rate(text)
