@@ -25,11 +25,15 @@ import orjson
 from omium.clients.asked import Asked
 from omium.clients.commands import CommandSpec, Launch, launch_of, run_command
 from omium.clients.functions.code import Sources, Stamp, of_callable, stamp_of
-from omium.clients.functions.context import AsyncContext, wants_context
+from omium.clients.functions.context import AskAsync, AsyncContext, wants_context
 from omium.clients.functions.host import FunctionPool
 from omium.clients.functions.printed import Printed
 from omium.clients.functions.threads import call_in_thread
 from omium.clients.processes.counters import counters
+from omium.clients.processes.credentials import Credentials
+from omium.clients.processes.environment import declared
+from omium.clients.processes.stream import StreamName
+from omium.clients.processes.supervisor import OnLine
 from omium.clients.watched import Supervision, Watched
 from omium.orchestration.definition.model import OnUnknown
 from omium.orchestration.errors import OmiumError
@@ -55,7 +59,8 @@ class FunctionExecutor:
     `thread`. pool: the worker processes, needed if a spec has the host `process`. path: absolute directories from which
     functions are imported, besides what is installed. threads: how many calls may be in threads at a time; one that
     was abandoned keeps its place until it returns. scratch: the directory of an attempt (run, node, attempt), where
-    what a function in a worker process prints is kept; what the others print is their process's.
+    what a function in a worker process prints is kept; what the others print is their process's. handed_on: the
+    variables that worker processes are given besides; credentials among them are taken out of what comes back.
     """
 
     def __init__(
@@ -67,9 +72,11 @@ class FunctionExecutor:
         path: Sequence[Path] = (),
         threads: int = _THREADS,
         scratch: Callable[[RunId, NodeId, int], Path] | None = None,
+        handed_on: Mapping[str, str] | None = None,
     ) -> None:
         self._specs = specs
         self._scratch = scratch
+        self._credentials = Credentials.of(handed_on or {})
         self._pool = pool
         self._callables = dict(callables or {})
         self._path = tuple(str(entry) for entry in path)
@@ -164,8 +171,8 @@ class FunctionExecutor:
         pool = self._pool
         if pool is None:
             raise OmiumError("unsupported", f"there are no worker processes for the function {spec.name!r}.")
-        call = partial(pool.call, spec.ref, timeout_s=spec.timeout_s, sys_path=self._path)
-
+        plain = partial(pool.call, spec.ref, timeout_s=spec.timeout_s, sys_path=self._path)
+        call = _discreet(plain, self._credentials) if self._credentials else plain
         make = self._scratch
 
         async def body(inputs: dict[str, Any], attempt: Attempt) -> Value:
@@ -187,6 +194,28 @@ class FunctionExecutor:
             )
 
         return body
+
+
+def _discreet(call: Callable[..., Awaitable[Value]], credentials: Credentials) -> Callable[..., Awaitable[Value]]:
+    """`FunctionPool.call` for workers that were given credentials: nothing that comes back has them in it."""
+
+    async def discreet(
+        inputs: dict[str, Any], *, context: dict[str, Any], on_request: AskAsync, on_line: OnLine | None = None
+    ) -> Value:
+        async def ask(what: str, payload: Value) -> Value:
+            return await on_request(what, credentials.value(payload))
+
+        def hear(stream: StreamName, line: str) -> None:
+            if on_line is not None:
+                on_line(stream, credentials.text(line))
+
+        try:
+            return cast(Value, credentials.value(await call(inputs, context=context, on_request=ask, on_line=hear)))
+        except OmiumError as error:
+            credentials.clean(error)
+            raise
+
+    return discreet
 
 
 def _on_loop(function: Callable[..., Awaitable[Value]]) -> Body:
@@ -367,11 +396,15 @@ class CommandExecutor:
 
     async def _call(self, spec: CommandSpec, inputs: Value, attempt: Attempt, token: str, asked: Asked) -> Value:
         marker = {"run_id": attempt.run_id, "node_id": attempt.node_id, "attempt": str(attempt.attempt)}
+        credentials = Credentials()
         try:
             launch = asked.launch or launch_of(spec, inputs)
-            with Watched(self._supervision, spec, launch, attempt, token) as watched:
-                return await self._run(spec, inputs, attempt, watched, launch, asked, marker, token)
+            credentials = Credentials.of({**declared(launch.pass_env, {}), **spec.env})
+            with Watched(self._supervision, spec, launch, attempt, token, credentials) as watched:
+                output = await self._run(spec, inputs, attempt, watched, launch, asked, marker, token)
+            return cast(Value, credentials.value(output) if credentials else output)
         except OmiumError as error:
+            credentials.clean(error)
             if not _was_not_started(error):
                 raise
             raise OmiumError(error.code, error.message, error.hint, **{**error.data, "sent": False}) from error

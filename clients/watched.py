@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 from omium.clients.commands import CommandSpec, Launch
 from omium.clients.processes.counters import counters
+from omium.clients.processes.credentials import Credentials
 from omium.clients.processes.event_log import EventLog
 from omium.clients.processes.identity import this_process
 from omium.clients.processes.orphans import Reconciler
@@ -37,12 +38,20 @@ class Supervision:
 
 
 class Watched:
-    """One run of a command. Nothing here ends the program: a full disk costs lines, and is counted."""
+    """One run of a command. Nothing here ends the program: a full disk costs lines, and is counted. credentials: taken
+    out of every line."""
 
     def __init__(
-        self, supervision: Supervision, spec: CommandSpec, launch: Launch, attempt: Attempt, token: str
+        self,
+        supervision: Supervision,
+        spec: CommandSpec,
+        launch: Launch,
+        attempt: Attempt,
+        token: str,
+        credentials: Credentials,
     ) -> None:
         self._supervision = supervision
+        self._credentials = credentials
         self._spec = spec
         self._launch = launch
         self._attempt = attempt
@@ -106,6 +115,7 @@ class Watched:
         self.refresh()
 
     def line(self, stream: StreamName, line: str) -> None:
+        line = self._credentials.text(line)
         file = self._files.get(stream)
         if file is not None:
             try:

@@ -18,6 +18,8 @@ CrashPoint = Literal[
     "effect.made",  # the call is made, its result is not recorded
     "child.named",  # a node waits for a child run that is not created
     "workspace.captured",  # the files that a node left are pinned, its end is not committed
+    "setback.noted",  # a node failed for which the run is to be taken back, and nothing is undone yet
+    "setback.undone",  # what can be undone is undone, the log does not say that the run went back
     "restore.started",  # the log says that files are put back, nothing is
     "restore.done",  # the files are back, the log does not say so
     "blob.file.written",  # the bytes of a large blob are in its temporary file, not yet forced to disk

@@ -517,7 +517,7 @@ class Attempt(Protocol):
 
     async def ask(self, kind: str, payload: Value) -> Value:
         """`progress` {"text"}; `now`, `random`, `uuid`; `effect_intent` {"key"} -> {"known", "result"?} and
-        `effect_settle` {"key", "ok", "result"|"error_type", "message"}; `artifact` {"name", "value"}.
+        `effect_settle` {"key", "ok", "result"|"error_type", "message"}; `artifact` {"name", "value"}; `scratch`.
         Intents and settlements are durable when this returns."""
 
     async def effect(

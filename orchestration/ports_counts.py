@@ -1,12 +1,13 @@
-"""What can be counted of a project without reading its runs: what health and metrics show."""
+"""What can be told of many runs at once without folding them: counts for health and metrics, and what failed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from omium.orchestration.ids import ProjectId
+from omium.orchestration.ids import ProjectId, RunId
+from omium.orchestration.log.events import Event, EventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,6 @@ class Counts(Protocol):
 
     async def count(self, project: ProjectId) -> Counted:
         """Raises `storage_unavailable`. It looks at every run of the project: a scrape, not a request, asks."""
+
+    async def events_among(self, runs: Sequence[RunId], kinds: Collection[EventType], limit: int) -> list[Event]:
+        """The events of these kinds in the logs of these runs, by run and position, at most `limit`."""

@@ -130,10 +130,11 @@ async def _executors(stack: AsyncExitStack, config: Config, tools: ExternalTools
     from omium.server.wiring.supervision import supervised_commands
 
     project = config.project
+    handed_on = declared(project.pass_env, project.env)
     pool = None
     if any(spec.host == "process" for spec in project.functions.values()):
         pool = await stack.enter_async_context(
-            FunctionPool(config.limits.processes, env=declared(project.pass_env, project.env), cwd=project.directory)
+            FunctionPool(config.limits.processes, env=handed_on, cwd=project.directory)
         )
     functions = FunctionExecutor(
         project.functions,
@@ -141,6 +142,7 @@ async def _executors(stack: AsyncExitStack, config: Config, tools: ExternalTools
         callables=project.callables,
         path=project.path,
         scratch=partial(node_dir, config.home),
+        handed_on=handed_on,
     )
     commands = await stack.enter_async_context(supervised_commands(config))
     await anyio.to_thread.run_sync(_read_code, functions, tuple(project.functions))

@@ -81,6 +81,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "backup": ("upkeep", "backup", "Copy the database while others work with it."),
         "restore": ("upkeep", "restore", "Put a backup in the place of a database that is gone."),
         "sweep": ("upkeep", "sweep", "Remove content that nothing refers to."),
+        "erase": ("upkeep", "erase", "Erase what runs were given and gave, with their files."),
         "retain": ("upkeep", "retain", "Forget runs that ended long ago, or their contents."),
         "upkeep": ("upkeep", "upkeep", "Show when the database was last looked after, and what came of it."),
         "completion": ("scaffolding", "completion", "Print what makes a shell complete `omium`."),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import RunId
 from omium.server.config import Config, Retention
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ def chores(config: Config, store: Store, workspaces: Workspaces | None) -> list[
     keeping, every = keeper(store), config.upkeep.every_s
     found = [Chore("sweep", every, partial(_sweep, keeping))]
     if config.retention is not None:
-        work = partial(_retain, keeping, policy_of(config, config.retention), workspaces)
+        work = partial(_retain, keeping, policy_of(config, config.retention), workspaces, config.home)
         found.insert(0, Chore(f"retention of {config.project.id}", every, work))
     return found
 
@@ -37,14 +41,32 @@ def policy_of(config: Config, retention: Retention) -> Policy:
     return Policy(retention.after_s, "runs" if retention.forget == "runs" else "blobs", (config.project.id,))
 
 
-async def forget(keeping: Keeper, policy: Policy, workspaces: Workspaces | None, *, preview: bool = False) -> Retained:
-    """Apply the policy; the files of runs that are dropped go with them."""
+async def forget(
+    keeping: Keeper, policy: Policy, workspaces: Workspaces | None, home: Path, *, preview: bool = False
+) -> Retained:
+    """Apply the policy; the files of runs that are dropped go with them, and what attempts have written with contents
+    too."""
     from omium.storage.maintenance import retain
 
     found = await retain(keeping, policy, keeping.clock.now_us(), preview=preview)
-    if workspaces is not None and found.dropped and not preview:
-        await workspaces.drop(found.dropped)
+    if not preview:
+        await remove_files(home, [*found.dropped, *found.erased], workspaces, found.dropped)
     return found
+
+
+async def remove_files(
+    home: Path, gone: Sequence[RunId], workspaces: Workspaces | None, trees: Sequence[RunId]
+) -> None:
+    """Remove what attempts of these runs have left on the disk, and the workspaces of `trees`. Raises `workspace`."""
+    from omium.clients.workspaces.scratch import remove_scratch
+
+    if workspaces is not None and trees:
+        await workspaces.drop(trees)
+    try:
+        if gone:
+            await anyio.to_thread.run_sync(remove_scratch, home, gone)
+    except OSError as error:
+        raise OmiumError("workspace", f"the files of runs cannot be removed: {error}.") from error
 
 
 @asynccontextmanager
@@ -69,6 +91,6 @@ async def _sweep(keeping: Keeper) -> Mapping[str, Any]:
     return {"contents": gone.blobs, "files": gone.orphans + gone.temporaries}
 
 
-async def _retain(keeping: Keeper, policy: Policy, workspaces: Workspaces | None) -> Mapping[str, Any]:
-    found = await forget(keeping, policy, workspaces)
+async def _retain(keeping: Keeper, policy: Policy, workspaces: Workspaces | None, home: Path) -> Mapping[str, Any]:
+    found = await forget(keeping, policy, workspaces, home)
     return {"dropped": len(found.dropped), "erased": len(found.erased), "kept": len(found.kept)}

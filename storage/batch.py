@@ -150,10 +150,12 @@ class Batch:
             raise OmiumError("conflict", f"run {run_id} exists.")
         before, status = state.seq, state.status
         pending = self._events.setdefault(run_id, [])
+        touched = self._touched.get(run_id) or Touched()
         try:
             appended = yield from append(
-                state, write.commands, actor=write.actor, at=self._at, chain=self._chain, pending=pending
-            )
+                state, write.commands,
+                actor=write.actor, at=self._at, chain=self._chain, touched=touched, pending=pending,
+            )  # fmt: skip
         except OmiumError as refusal:
             if state.seq != before:
                 raise Spoiled from refusal
@@ -163,11 +165,7 @@ class Batch:
             # A branch is created without folding its parent, however long that is: its state is read when it is needed.
             self._shallow.add(run_id)
         self._before.setdefault(run_id, None if creating else status)
-        touched = self._touched.setdefault(run_id, Touched())
-        touched.nodes |= appended.touched.nodes
-        touched.approvals |= appended.touched.approvals
-        touched.effects |= appended.touched.effects
-        touched.forgotten |= appended.touched.forgotten
+        self._touched[run_id] = touched
         pending += appended.events
         self._gather(write, state, appended.events, appended.stored)
         self._snapshot_when_due(state, before, appended.events)

@@ -1,15 +1,17 @@
-"""Counting the runs and questions of a project, for both databases."""
+"""What is told of many runs at once, for both databases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, func, select
 
-from omium.orchestration.ids import ProjectId
+from omium.orchestration.ids import ProjectId, RunId
+from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.ports_counts import Counted
 from omium.storage import schema as t
+from omium.storage.reads import EVENT, as_event
 
 
 class Counting:
@@ -37,3 +39,13 @@ class Counting:
             float(sum(cost or 0.0 for _, _, cost, _ in statuses)),
             int(sum(tokens or 0 for _, _, _, tokens in statuses)),
         )
+
+    async def events_among(self, runs: Sequence[RunId], kinds: Collection[EventType], limit: int) -> list[Event]:
+        e = t.events.c
+        statement = (
+            select(*EVENT)
+            .where(e.run_id.in_(runs), e.type.in_([kind.value for kind in kinds]))
+            .order_by(e.run_id, e.seq)
+            .limit(limit)
+        )
+        return [as_event(row) for row in await self._all(statement)]

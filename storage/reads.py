@@ -43,7 +43,7 @@ CHECKPOINTS = (
     EventType.RUN_COMPLETED,
 )
 
-_EVENT = (
+EVENT = (
     t.events.c.run_id, t.events.c.seq, t.events.c.type, t.events.c.at, t.events.c.actor, t.events.c.data,
     t.events.c.prev_hash, t.events.c.hash,
 )  # fmt: skip
@@ -55,7 +55,7 @@ _LAST_READS_S = 5.0  # how long closing waits for what nobody wants to know any 
 # The reads that are asked most, built once; `_fetch` gives their parameters.
 _RUN = select(t.runs).where(t.runs.c.id == bindparam("run"))
 _EVENTS = (
-    select(*_EVENT)
+    select(*EVENT)
     .where(t.events.c.run_id == bindparam("run"), t.events.c.seq > bindparam("after"))
     .where(t.events.c.seq <= bindparam("upto"))
     .order_by(t.events.c.seq)
@@ -256,7 +256,7 @@ class Reads:
     async def checkpoints(self, run_id: RunId, before: Seq | None = None, limit: int = 50) -> list[Event]:
         e = t.events.c
         statement = (
-            select(*_EVENT)
+            select(*EVENT)
             .where(e.run_id == run_id, e.seq < (before if before is not None else _LATEST))
             .where(e.type.in_([kind.value for kind in CHECKPOINTS]))
             .order_by(e.seq.desc())

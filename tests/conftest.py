@@ -18,6 +18,7 @@ settings.load_profile("omium")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", action="store_true", help="Kill hundreds of workers instead of a few.")
+    parser.addoption("--crewai", action="store_true", help="Install CrewAI beside, and run the page's script with it.")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -23,6 +23,7 @@ from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog, FunctionSpec
 from omium.orchestration.service.core import RunService
 from omium.orchestration.service.history import HistoryService
+from omium.orchestration.service.recounting import RecountService
 from omium.orchestration.service.views import Caller
 from omium.orchestration.values import encode
 from omium.storage.sqlite.store import SqliteStore
@@ -31,7 +32,7 @@ ME = Caller(Principal("user:ada"))
 Function = Callable[[Mapping[str, Any], Attempt], Awaitable[Any]]
 
 
-class HistoryCore(HistoryService, ApprovalService, RunService):
+class HistoryCore(HistoryService, RecountService, ApprovalService, RunService):
     """The core as it is composed, with its verbs of history."""
 
     def check_names(self, nodes: Sequence[NodeDef]) -> None:

@@ -13,6 +13,7 @@ from omium.orchestration.ids import Digest, NodeId, Principal, RunId, Seq, new_i
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event
+from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, append, load
 from omium.orchestration.log.rows import node_rows
 from omium.orchestration.log.state import RunState
@@ -58,12 +59,14 @@ class Log:
     def write(self, run_id: RunId, *commands: c.Command) -> RunState:
         """Append what the commands become; the state afterwards. A refusal changes nothing."""
         self._at += 1_000
-        appended = self._drive(append(self.state(run_id), commands, actor=WHO, at=self._at, chain=Chain()))
+        touched = Touched()
+        state = self.state(run_id)
+        appended = self._drive(append(state, commands, actor=WHO, at=self._at, chain=Chain(), touched=touched))
         self.events.setdefault(run_id, []).extend(appended.events)
         rows = self.rows.setdefault(run_id, {})
-        rows |= {row[1]: row for row in node_rows(appended.state, appended.touched.nodes)}
-        state: RunState = appended.state
-        return state
+        rows |= {row[1]: row for row in node_rows(appended.state, touched.nodes)}
+        after: RunState = appended.state
+        return after
 
     def new_run(self, workflow: str = "w") -> RunId:
         run_id = RunId(new_id("run"))

@@ -123,6 +123,23 @@ async def fail_attempt(life: Life, state: RunState, number: int) -> None:
     await life.do(state.run_id, c.FailAttempt(node, known.generation, known.attempt, error, retry_at, retries=True))
 
 
+async def fall_back(life: Life, state: RunState, number: int) -> None:
+    """A node fails under a rule, and the run goes back for it; now and then only later, if nothing comes between."""
+    if not state.setbacks:
+        node, error = _node(state, number, NodeStatus.RUNNING), {"category": "timeout", "message": "no"}
+        if state.node(node).status is not NodeStatus.RUNNING:
+            await life.do(state.run_id, c.StartNode(node, state.node(node).generation))
+            state = await life.store.state(state.run_id)
+        known = state.node(node)
+        await life.do(state.run_id, c.FailAttempt(node, known.generation, known.attempt, error, rule=number % 3))
+        if number % 4 == 3:
+            return
+        state = await life.store.state(state.run_id)
+    cause, why = next(iter(state.setbacks.items()))
+    to = Seq(1 + number % state.seq)
+    await life.do(state.run_id, c.RollBack(to, "again", None, None, "automatic", why["rule"], cause, why["category"]))
+
+
 async def skip(life: Life, state: RunState, number: int) -> None:
     node = _node(state, number, NodeStatus.PENDING)
     await life.do(state.run_id, c.SkipNode(node, state.node(node).generation, "condition"))
@@ -172,7 +189,9 @@ async def intend(life: Life, state: RunState, number: int) -> None:
 
 async def settle(life: Life, state: RunState, number: int) -> None:
     open_ = sorted(name for name, effect in state.effects.items() if effect.outcome in (None, "unknown"))
-    effect, result = (open_[number % len(open_)] if open_ else EffectId("none")), life.value(number)
+    if not open_:
+        return await intend(life, state, number)
+    effect, result = open_[number % len(open_)], life.value(number)
     outcome = ("done", "failed", "unknown", "done")[number % 4]
     command = c.SettleEffect(effect, outcome, result.digest, result.size)  # type: ignore[arg-type]
     await life.do(state.run_id, command, blobs=[NewBlob(result)])
@@ -252,4 +271,5 @@ _STEPS = (
     start, complete, start, complete, start, complete, fail_attempt, skip, interrupt, expand, reuse, ask, decide,
     intend,
     settle, label, signal, artifact, pause, resume, roll_back, play_from, branch, call, end,
+    fall_back,
 )  # fmt: skip

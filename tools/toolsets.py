@@ -18,6 +18,7 @@ from omium.tools.external import list_external_servers, list_external_tools
 from omium.tools.gates import list_budgets, list_policy_decisions
 from omium.tools.history import branch, checkpoint, compare_runs, list_checkpoints, play_from_node, rollback
 from omium.tools.memory import forget, recall, remember
+from omium.tools.recounting import list_failures, list_resumable_nodes, list_rollbacks
 from omium.tools.replaying import compare_positions, replay_run, run_state_at, verify_run
 from omium.tools.runs import control_run, get_run, list_runs, run_workflow
 from omium.tools.supervision import branch_tree, close_branch, list_events, send_signal
@@ -56,10 +57,13 @@ TOOLSETS: Mapping[str, Sequence[ToolSpec]] = {
         ToolSpec(run_state_at, "Show a run as it stood", READS),
         ToolSpec(compare_positions, "Compare two positions", READS),
         ToolSpec(verify_run, "Verify a run's log", READS),
+        ToolSpec(list_resumable_nodes, "Where it can go on", READS),
+        ToolSpec(list_rollbacks, "List rollbacks", READS),
     ),
     "supervision": (
         ToolSpec(send_signal, "Send a signal", SIGNALS),
         ToolSpec(list_events, "List events", READS),
+        ToolSpec(list_failures, "List failures", READS),
         ToolSpec(close_branch, "Adopt or abandon a branch", CLOSES),
         ToolSpec(branch_tree, "Show the branches", READS),
     ),

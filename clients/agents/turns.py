@@ -8,6 +8,7 @@ takes. A framework brings its messages and its models (`Chat`); nothing else of 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Chat(Protocol):
         """Take over what `dump` gave. Raises `unsupported`, ValueError, TypeError or LookupError for anything else."""
 
 
-class TurnAdapter:
+class TurnAdapter(ABC):
     """See `adapter.Adapter`. For each framework: its package, extra, and how a conversation is opened."""
 
     framework: str = ""
@@ -112,13 +113,13 @@ class TurnAdapter:
             return [(f"model.options.{unknown[0]}", f"is unknown; expected one of {', '.join(sorted(_SETTINGS))}")]
         return [] if model.name else [("model.name", "is missing")]
 
+    @abstractmethod
     def imported(self) -> None:
         """Import the framework. In a thread: it takes a second or two, which would stand every other run still."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, ctx: AgentContext, system: str, client: AsyncOpenAI | None) -> Chat:
         """A conversation without messages. client: None for a scripted model."""
-        raise NotImplementedError
 
     async def run(self, task: Task, ctx: AgentContext) -> Outcome:
         self.version()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from omium.clients.coding.usage import Meter
 from omium.clients.commands import tail_text
 from omium.clients.external.redact import Redactor
 from omium.clients.functions.code import stamp_of
+from omium.clients.processes.credentials import credentials_in
 from omium.clients.processes.environment import declared
 from omium.clients.processes.reconcile import kill_marked
 from omium.clients.processes.supervisor import Command
@@ -42,7 +42,6 @@ from omium.orchestration.values import Value
 _log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 2.0
-_CREDENTIAL: Final = re.compile(r"(?i)key|token|secret|passw|credential|auth")
 _TRIES: Final = 3  # a conversation that is lost, or was begun when nobody could note it, is begun anew
 
 
@@ -117,8 +116,7 @@ class _Work:
         self._home = home
         self._key = key
         handed_on = declared(spec.pass_env, spec.env)
-        secrets = [value for name, value in handed_on.items() if _CREDENTIAL.search(name)]
-        self._redactor = Redactor([*secrets, *([key] if key else [])])
+        self._redactor = Redactor([*credentials_in(handed_on), *([key] if key else [])])
         self._meter = Meter(spec, attempt)
 
     async def run(self) -> Done:

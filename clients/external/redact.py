@@ -57,7 +57,7 @@ class Redactor:
     """Made for one server: it knows that server's credentials. `kinds`: `secrets`, `email`."""
 
     def __init__(self, credentials: Iterable[str] = (), kinds: Collection[str] = ()) -> None:
-        self._needles = _needles([one for one in credentials if len(one) >= _SHORTEST])
+        self._needles = forms_of([one for one in credentials if len(one) >= _SHORTEST])
         self._secrets = "secrets" in kinds
         self._email = "email" in kinds
 
@@ -123,7 +123,7 @@ class Redactor:
         return spans
 
 
-def _needles(credentials: Sequence[str]) -> tuple[str, ...]:
+def forms_of(credentials: Sequence[str]) -> tuple[str, ...]:
     """Every form in which a credential is looked for."""
     found: dict[str, None] = {}
     for one in credentials:

@@ -11,6 +11,8 @@ which logs it. A question is `(kind, payload)`, its answer a value:
 | `uuid` | None | the text of a UUID |
 | `effect_intent` | `{"key"}` | `{"known": False}`, or `{"known": True, "result"}`: it has happened, do not repeat it |
 | `effect_settle` | `{"key", "ok": True, "result"}` or `{"key", "ok": False, "error_type", "message"}` | None |
+| `artifact` | `{"name", "value"}` | None |
+| `scratch` | None | the path of a directory that only this attempt has |
 
 This module is imported by every worker process, so it imports next to nothing.
 """
@@ -32,6 +34,8 @@ AskAsync = Callable[[str, Value], Awaitable[Value]]
 
 class _Place:
     """What both contexts know without asking. workspace: the run's directory, if the node declares one."""
+
+    _own: Path | None = None  # the directory of this attempt, once it was asked for
 
     def __init__(self, context: dict[str, Any]) -> None:
         workspace = context.get("workspace")
@@ -64,6 +68,17 @@ class Context(_Place):
     def uuid(self) -> str:
         """A random UUID, the same when the node is recovered."""
         return cast(str, self._ask("uuid", None))
+
+    def artifact(self, name: str, value: Value) -> None:
+        """Saves a value of the run under a name; the newest of a name is what is shown. It is durable on return."""
+        self._ask("artifact", {"name": name, "value": value})
+
+    def file(self, name: str) -> Path:
+        """A place for a file of this attempt's own, such as `outputs/table.csv`: no other node, and no other attempt,
+        writes there, whatever runs beside it. Its directory exists. It is no part of the workspace: what is kept there
+        goes neither back nor forward with the run. Raises ValueError for a name that leads elsewhere."""
+        self._own = self._own or Path(cast(str, self._ask("scratch", None)))
+        return _beneath(self._own, name)
 
     def effect(self, key: str, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Calls `fn` and records it, so that it is not called again when it is known to have happened.
@@ -105,6 +120,15 @@ class AsyncContext(_Place):
         """See `Context.uuid`."""
         return cast(str, await self._ask("uuid", None))
 
+    async def artifact(self, name: str, value: Value) -> None:
+        """See `Context.artifact`."""
+        await self._ask("artifact", {"name": name, "value": value})
+
+    async def file(self, name: str) -> Path:
+        """See `Context.file`."""
+        self._own = self._own or Path(cast(str, await self._ask("scratch", None)))
+        return _beneath(self._own, name)
+
     async def effect(self, key: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See `Context.effect`; `fn` may be sync or async."""
         known = cast(dict[str, Any], await self._ask("effect_intent", {"key": key}))
@@ -127,6 +151,17 @@ def wants_context(fn: Callable[..., Any]) -> bool:
         return "ctx" in inspect.signature(fn).parameters
     except (TypeError, ValueError):  # some built-in functions have no signature
         return False
+
+
+def _beneath(directory: Path, name: str) -> Path:
+    """The place of a file in a directory, with the directories on the way. Links that were put there count as what they
+    lead to."""
+    top = directory.resolve()
+    place = (top / name).resolve()
+    if not name or place == top or not place.is_relative_to(top):
+        raise ValueError(f"{name[:200]!r} is no file of this attempt's own; expected a name such as outputs/table.csv")
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place
 
 
 def _failed(key: str, error: Exception) -> dict[str, Value]:

@@ -21,16 +21,19 @@ class FunctionError(OmiumError):
     def __init__(self, ref: str, failure: dict[str, Any]) -> None:
         self.error_type: str = failure["error_type"]
         self.mro: tuple[str, ...] = tuple(failure["mro"])
-        self.traceback: str = failure["traceback"]
         super().__init__(
             "process_failed",
             f"{ref} raised {self.error_type}: {failure['message']}",
             reason="raised",
             error_type=self.error_type,
             mro=list(self.mro),
-            traceback=self.traceback,
+            traceback=failure["traceback"],
             cause=failure["cause"],
         )
+
+    @property
+    def traceback(self) -> str:
+        return str(self.data["traceback"])
 
 
 def describe(error: BaseException) -> dict[str, Any]:

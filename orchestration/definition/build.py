@@ -264,8 +264,10 @@ def workflow(
     deadline: Duration | None = None,
     max_parallel: int | None = None,
     approvals: ApprovalMode | Mapping[str, Any] | None = None,
+    on_failure: Sequence[Mapping[str, Any]] | None = None,
 ) -> Workflow:
-    """Begin a workflow. inputs: the JSON Schema of what a run is given; approvals: a mode, or {mode: custom, when}."""
+    """Begin a workflow. inputs: the JSON Schema of what a run is given; approvals: a mode, or {mode: custom, when};
+    on_failure: what is done when a node has failed for good, rules as in files."""
     keys = {
         "name": name,
         "inputs": inputs,
@@ -273,6 +275,7 @@ def workflow(
         "deadline": deadline,
         "max_parallel": max_parallel,
         "approvals": approvals,
+        "on_failure": on_failure,
     }
     return Workflow({key: _plain(value) for key, value in keys.items() if value is not None})
 

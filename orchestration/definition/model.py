@@ -17,6 +17,7 @@ OnUnknown = Literal["rerun", "resume", "ask", "fail"]
 OnPause = Literal["finish", "interrupt"]
 OnItemFailure = Literal["fail", "continue"]
 Assurance = Literal["none", "elicited", "separate_identity", "out_of_band", "signed"]
+OnFailure = Literal["rollback", "ask", "abort", "fail"]
 ApprovalMode = Literal["none", "after_planning", "before_each_step", "on_error", "manual", "custom"]
 
 FAILURE_CATEGORIES = (
@@ -24,7 +25,7 @@ FAILURE_CATEGORIES = (
     "attribute_error", "index_error", "permission_error", "connection_error", "memory_error", "rate_limited",
     "validation", "unknown",
 )  # fmt: skip
-"""What kinds of failure there are: what `retry.on` may name."""
+"""What kinds of failure there are: what `retry.on` and `on_failure` may name."""
 
 USES_REGISTERED: Mapping[NodeKind, str] = {
     "function": "function",
@@ -170,10 +171,29 @@ class NodeDef:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureRule:
+    """What is done when a node has failed for good, its retries used up; of several rules the first that fits counts.
+
+    do: `rollback` takes the whole run back, files and compensations included, and goes on from there; `ask` asks a
+    person; `abort` fails the run at once; `fail` fails the node, and nobody is asked. categories: the failure
+    categories that it fits (None: all). nodes: the nodes that it fits, as addresses without indices, with wildcards
+    (None: all). to: where a rollback goes: `previous` (the last valid checkpoint before the node began), `start`,
+    `node:<id>` (after that node) or a label. max: how many rollbacks by this rule a run has before a person is asked.
+    """
+
+    do: OnFailure
+    categories: tuple[str, ...] | None = None
+    nodes: tuple[str, ...] | None = None
+    to: str = "previous"
+    max: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowDef:
     """A whole workflow. inputs: the JSON Schema of what a run is given (None accepts any object). outputs: the template
     of what it gives (None: the outputs of its last nodes by id). approval_conditions: with mode `custom`, a node is
-    gated when one of these holds over `node` (id, kind, use, workspace) and what is upstream of it."""
+    gated when one of these holds over `node` (id, kind, use, workspace) and what is upstream of it. on_failure: what is
+    done when a node has failed for good, beyond failing what depends on it."""
 
     name: str
     nodes: tuple[NodeDef, ...]
@@ -184,6 +204,7 @@ class WorkflowDef:
     max_parallel: int | None = None
     approvals: ApprovalMode = "none"
     approval_conditions: tuple[str, ...] = ()
+    on_failure: tuple[FailureRule, ...] = ()
 
 
 def default_workspace(kind: NodeKind) -> WorkspaceMode:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from omium.orchestration.definition.json_schema import schema_problems
 from omium.orchestration.definition.model import FAILURE_CATEGORIES, USES_REGISTERED, NodeDef, WorkflowDef, walk
+from omium.orchestration.definition.failing import failure_problems, no_category
 from omium.orchestration.definition.names import tool_problem
 from omium.orchestration.definition.problems import Problem
 
@@ -25,7 +25,7 @@ def rule_problems(workflow: WorkflowDef) -> list[Problem]:
         problems += schema_problems(workflow.inputs, "inputs")
         if workflow.inputs.get("type") != "object":
             problems.append(Problem("inputs", "is the JSON Schema of something else than an object", "type: object"))
-    return problems + node_problems(workflow.nodes)
+    return problems + node_problems(workflow.nodes) + failure_problems(workflow)
 
 
 def node_problems(nodes: tuple[NodeDef, ...], path: str = "nodes") -> list[Problem]:
@@ -77,9 +77,7 @@ def _kind(node: NodeDef, here: str) -> Iterator[Problem]:
 def _categories(node: NodeDef, here: str) -> Iterator[Problem]:
     for index, category in enumerate(node.retry.on or ()):
         if category not in FAILURE_CATEGORIES:
-            near = difflib.get_close_matches(category, FAILURE_CATEGORIES, n=3)
-            expected = " or ".join(near) if near else f"one of {', '.join(FAILURE_CATEGORIES)}"
-            yield Problem(f"{here}.retry.on[{index}]", f"{category!r} is no category of failures", expected)
+            yield no_category(category, f"{here}.retry.on[{index}]")
 
 
 def _expansion(node: NodeDef, here: str) -> Iterator[Problem]:

@@ -20,10 +20,12 @@ from omium.orchestration.definition.model import (
     ApprovalSpec,
     Assurance,
     ConsensusSpec,
+    FailureRule,
     ForEach,
     Need,
     NodeDef,
     NodeKind,
+    OnFailure,
     OnItemFailure,
     OnPause,
     OnUnknown,
@@ -83,6 +85,10 @@ def _as_needs(value: Any) -> Any:
     return [{"node": one} if isinstance(one, str) else one for one in found]
 
 
+def _as_rules(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | bool) else value
 
@@ -108,6 +114,7 @@ Duration = Annotated[float, BeforeValidator(duration_seconds, json_schema_input_
 Condition = Annotated[str, BeforeValidator(condition_text, json_schema_input_type=str | bool), Field(max_length=4096)]
 Conditions = Annotated[list[Condition], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 Names = Annotated[list[NameText], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Pattern = Annotated[str, Field(min_length=1, max_length=400)]
 JsonObject = dict[str, Any]
 
 
@@ -233,6 +240,25 @@ class ApprovalsFile(FileModel):
         return self
 
 
+class FailureRuleFile(FileModel):
+    do: OnFailure
+    categories: Names | None = None
+    nodes: (
+        Annotated[list[Pattern], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)]
+        | None
+    ) = None
+    to: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    max: Annotated[int, Field(ge=1, le=100)] | None = None
+
+    @model_validator(mode="after")
+    def _only_rollbacks_go_somewhere(self) -> FailureRuleFile:
+        if self.do != "rollback" and (self.to is not None or self.max is not None):
+            raise ValueError(f"says where to or how often, and does not roll back but {self.do}; expected do: rollback")
+        if self.categories is not None and not self.categories:
+            raise ValueError("fits no category; expected at least one, or none of the key")
+        return self
+
+
 class WorkflowFile(FileModel):
     name: NameText
     description: Prose = ""
@@ -242,6 +268,11 @@ class WorkflowFile(FileModel):
     deadline: Duration | None = None
     max_parallel: Annotated[int, Field(ge=1)] | None = None
     approvals: Annotated[ApprovalsFile, _short("mode", ApprovalsFile, str)] | None = None
+    on_failure: Annotated[
+        list[FailureRuleFile],
+        BeforeValidator(_as_rules, json_schema_input_type=FailureRuleFile | list[FailureRuleFile]),
+        Field(max_length=100),
+    ] = Field(default_factory=list)
 
 
 def document_schema() -> dict[str, Any]:
@@ -265,6 +296,7 @@ def to_workflow(file: WorkflowFile) -> WorkflowDef:
         max_parallel=file.max_parallel,
         approvals=file.approvals.mode if file.approvals else "none",
         approval_conditions=tuple(file.approvals.when) if file.approvals else (),
+        on_failure=tuple(_to_rule(rule) for rule in file.on_failure),
     )
 
 
@@ -308,6 +340,12 @@ def _to_retry(file: RetryFile) -> Retry:
     return Retry(file.max_attempts, file.initial, float(file.factor), file.max, float(file.jitter), on)
 
 
+def _to_rule(file: FailureRuleFile) -> FailureRule:
+    categories = None if file.categories is None else tuple(file.categories)
+    nodes = None if file.nodes is None else tuple(file.nodes)
+    return FailureRule(file.do, categories, nodes, file.to or "previous", file.max or 1)
+
+
 def _to_approval(file: ApprovalFile) -> ApprovalSpec:
     return ApprovalSpec(file.prompt, tuple(file.options), file.expires, file.min_assurance, file.show)
 
@@ -334,6 +372,8 @@ def to_document(workflow: WorkflowDef) -> dict[str, Any]:
         document["approvals"] = {"mode": workflow.approvals, "when": list(workflow.approval_conditions)}
     elif workflow.approvals != "none":
         document["approvals"] = workflow.approvals
+    if workflow.on_failure:
+        document["on_failure"] = [_changed(rule, {}) for rule in workflow.on_failure]
     document["nodes"] = [node_document(node) for node in workflow.nodes]
     return document
 
@@ -367,7 +407,7 @@ def _need_document(need: Need) -> str | dict[str, Any]:
 # Per class: (attribute, default) of every field; `dataclasses.fields` is slow for ten thousand nodes.
 _FIELDS: dict[type, list[tuple[str, Any]]] = {
     cls: [(one.name, one.default) for one in fields(cls)]
-    for cls in (NodeDef, Need, Retry, ForEach, Repeat, WaitSpec, ApprovalSpec, ConsensusSpec)
+    for cls in (NodeDef, Need, Retry, ForEach, Repeat, WaitSpec, ApprovalSpec, ConsensusSpec, FailureRule)
 }
 
 

@@ -120,6 +120,11 @@ class NodeAttempt:
         if kind == "artifact":
             await self._artifact(str(data["name"]), data["value"])
             return None
+        if kind == "scratch":
+            self.scratch = self.scratch or self._execution.engine.workspaces.scratch(self)
+            if self.scratch is None:
+                raise OmiumError("unsupported", "this installation has no directories for runs.", "Install git.")
+            return str(self.scratch)
         raise OmiumError("invalid_argument", f"an attempt cannot be asked for {kind!r}.")
 
     def _draw(self, kind: str, value: Value) -> Value:
@@ -133,6 +138,10 @@ class NodeAttempt:
         return value
 
     async def _artifact(self, name: str, value: Value) -> None:
+        problem = prose_problem(name)
+        if problem or not 0 < len(name) <= _ARTIFACT_NAME or "\n" in name or name != name.strip():
+            said = problem or f"expected a line of at most {_ARTIFACT_NAME} characters"
+            raise OmiumError("invalid_argument", f"{name[:80]!r} cannot name an artifact: {said}.")
         encoded = encode(value)
         command = c.SaveArtifact(self.node_id, self.generation, name, encoded.digest, encoded.size)
         await self._commit(command, blobs=(NewBlob(encoded),))

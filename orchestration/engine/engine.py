@@ -25,6 +25,7 @@ from omium.orchestration.engine.files import RunFiles
 from omium.orchestration.engine.left import StatesLeft
 from omium.orchestration.engine.limits import Limit, ReadyQueue, Ticket
 from omium.orchestration.engine.programs import Program, Programs
+from omium.orchestration.engine.setbacks import TakeBack, nobody
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.engine.watch import Watch
 from omium.orchestration.errors import OmiumError
@@ -100,6 +101,7 @@ class Engine:
         self.redact = redact  # what is shown and stored of a call's arguments
         self._executors = executors
         self.children = Children(self, create_child)
+        self.take_back: TakeBack = nobody  # history's part, which the core gives when it is bound
         self._executions: dict[RunId, Execution] = {}
         self._left = StatesLeft()
         self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, bool]]] = {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from omium.orchestration.definition.model import WorkflowDef
-from omium.orchestration.engine import parking, starting, steps, stopping
+from omium.orchestration.engine import parking, setbacks, starting, steps, stopping
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Board, Outcome
 from omium.orchestration.engine.failures import describe
@@ -28,7 +28,7 @@ from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.fold import apply
+from omium.orchestration.log.fold import Touched, apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import NewBlob, Write
 
@@ -105,16 +105,18 @@ class Execution:
             self._heard += events
             return
         control = False
+        touched = Touched()
         for event in events:
             if event.seq <= self.folded.seq:
                 continue
             if event.seq != self.folded.seq + 1 or event.type in _REACHES_BACK:
                 self._behind = True
             if not self._behind:
-                self.folded = apply(self.folded, event)
+                self.folded = apply(self.folded, event, touched)
             control = control or event.type in _CONTROL
             if event.type is E.NODE_ATTEMPT_FAILED:
                 self.recall.hear(event)
+                control = control or "rule" in event.data
         if control or self._behind:
             self.nudge()
 
@@ -384,6 +386,8 @@ class Execution:
             if parking.is_decided(self) and self.folded.status is RunStatus.WAITING_APPROVAL:
                 # A decision was made just before the run was noted to stand still for it.
                 await self.commit([c.PauseRun("decided"), c.ResumeRun("decided")])
+        while self.folded.setbacks and not self._behind and not self.is_over():
+            await setbacks.take_up(self)
         if self.program.has_children:
             await self.engine.children.cancel_orphans(self.folded)
         if self._behind:

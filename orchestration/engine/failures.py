@@ -226,6 +226,10 @@ def _votes(votes: Mapping[str, Any]) -> dict[str, Any]:
     return {voter: {"cut": json.dumps(vote, ensure_ascii=False, default=str)[:each]} for voter, vote in shown}
 
 
+def without_traceback(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name != "traceback"}
+
+
 def may_retry(policy: Retry, category: str, failures: int) -> bool:
     """Whether to try again after `failures` failed attempts, the last of this category."""
     if failures >= policy.max_attempts:

@@ -74,6 +74,17 @@ def error_gate(node_id: NodeId, error: Mapping[str, Any]) -> ApprovalSpec:
     return ApprovalSpec(_literal(f"{node_id} failed ({error['category']}): {error['message']}"), ERROR_OPTIONS)
 
 
+def setback_gate(
+    node_id: NodeId, error: Mapping[str, Any], why: str, *, possible: bool = True, undone: bool = False
+) -> ApprovalSpec:
+    """What is asked when a node has failed under a rule that takes the run back, and that cannot be done unasked.
+    possible: it can be done if a person says so; undone: something has been undone for it already, so that going on
+    from here as if nothing had happened is no choice."""
+    options = ERROR_OPTIONS if not undone else ("abort",)
+    text = f"{node_id} failed ({error.get('category', 'unknown')}): {error.get('message', '')}. {why}"
+    return ApprovalSpec(_literal(text), ("rollback", *options) if possible else options)
+
+
 def unknown_gate(node_id: NodeId, calls: Sequence[str], min_assurance: Assurance = "elicited") -> ApprovalSpec:
     """What is asked when a crash left it unknown whether a call happened. min_assurance: what the decision was worth
     that let the call through: who says that it is made again must be good for as much."""

@@ -318,7 +318,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
     node = run.structure.node_def(node_id)
     state = run.folded.node(node_id)
     attempt = NodeAttempt(run, node_id, node, state.generation, state.attempt + 1)
-    stopped = state.reason in ("owner_lost", "handover", "paused") or state.status is NodeStatus.WAITING_APPROVAL
+    stopped = state.reason in ("owner_lost", "handover", "paused", "rollback") or state.status is NodeStatus.WAITING_APPROVAL
     attempt.resumed = stopped and state.attempt > 0
     try:
         await _prepare(run, attempt, node)

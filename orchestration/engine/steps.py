@@ -14,10 +14,10 @@ from omium.orchestration.definition.expressions import holds, render
 from omium.orchestration.definition.model import Assurance, NodeDef
 from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.definition.voting import used
-from omium.orchestration.engine import gates, scopes, starting
+from omium.orchestration.engine import gates, scopes, setbacks, starting
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
-from omium.orchestration.engine.failures import backoff_s, describe, may_retry
+from omium.orchestration.engine.failures import backoff_s, describe, may_retry, without_traceback
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId
 from omium.orchestration.log import commands as c
@@ -236,7 +236,7 @@ def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException
     if unknown is None:
         failed(run, turn, attempt.node_id, told)
     elif unknown.policy == "ask":  # a call was cut off: whether it is made again is not for the retry policy to say
-        _ask_instead(run, turn, attempt.node_id, told, unknown.request(run, attempt.node_id, told))
+        setbacks.ask_instead(run, turn, attempt.node_id, told, unknown.request(run, attempt.node_id, told))
     else:
         turn.commands.append(c.FailAttempt(attempt.node_id, attempt.generation, attempt.attempt, told))
         run.note(attempt.node_id, Outcome(NodeStatus.FAILED, error=told))
@@ -253,26 +253,11 @@ def failed(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any]) ->
         run.parked[node_id] = "backoff"
         turn.wake(due_at)
         return
-    if run.program.workflow.approvals == "on_error":
-        spec, about = gates.error_gate(node_id, told), {"error": _without_traceback(told)}
-        request = gates.request(node_id, generation, spec, {}, now, kind="error", details=about)
-        _ask_instead(run, turn, node_id, told, request)
+    if setbacks.follow_rule(run, turn, node_id, told):
         return
     retries = node.retry.max_attempts > 1
     turn.commands.append(c.FailAttempt(node_id, generation, attempt, told, retries=retries))
     run.note(node_id, Outcome(NodeStatus.FAILED, error=told))
-
-
-def _ask_instead(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any], request: c.RequestApproval) -> None:
-    """Note a failure as one that may be retried at once, and leave it to somebody whether it is."""
-    state, now = run.folded.node(node_id), run.engine.clock.now_us()
-    turn.commands += [c.FailAttempt(node_id, state.generation, state.attempt, told, retry_at=now), request]
-    run.parked[node_id] = "approval"
-    turn.wake(request.expires_at)
-
-
-def _without_traceback(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name != "traceback"}
 
 
 # --- containers ---------------------------------------------------------------------------------------------------
@@ -403,7 +388,7 @@ def _caused(run: Execution, node_id: NodeId) -> dict[str, Any]:
         stack += [up for up in run.structure.needs_of(at) if up in run.board.outcomes]
     known = run.board.outcomes.get(found)
     error = known.error if known is not None and known.error is not None else {"category": "unknown", "message": ""}
-    return {"node": found, **_without_traceback(dict(error))}
+    return {"node": found, **without_traceback(dict(error))}
 
 
 async def _close_run(run: Execution, turn: Turn) -> None:
@@ -443,7 +428,7 @@ class _Unknown:
 
     def request(self, run: Execution, node_id: NodeId, told: dict[str, Any]) -> c.RequestApproval:
         names = [_called(effect) for effect in self.effects]
-        about: dict[str, Any] = {"calls": names, "error": _without_traceback(told)}
+        about: dict[str, Any] = {"calls": names, "error": without_traceback(told)}
         asked = [str(effect.detail["asked"]) for effect in self.effects if effect.detail and "asked" in effect.detail]
         if len(asked) == 1:
             about["arguments"] = asked[0]
@@ -486,8 +471,8 @@ def _unknown(run: Execution, node_id: NodeId, cut_off: bool = False) -> _Unknown
 
 def settle(run: Execution, nodes: Sequence[NodeId], reason: str) -> tuple[list[c.Command], int | None]:
     """What becomes of nodes in flight that nobody runs any more, by their effects: they run again, somebody is asked,
-    or they have failed. `reason`: `owner_lost` after a crash, `handover`, `paused`. Also when the first question
-    expires, microseconds."""
+    or they have failed. `reason`: `owner_lost` after a crash, `handover`, `rollback`, `paused`. Also when the first
+    question expires, microseconds."""
     crashed = reason == "owner_lost"
     again: list[NodeId] = []
     commands: list[c.Command] = []

@@ -53,6 +53,8 @@ def _is_current(run: Execution, attempt: NodeAttempt) -> bool:
 def _is_to_stop(run: Execution, attempt: NodeAttempt) -> bool:
     if run.folded.status is RunStatus.PAUSED and run.folded.interrupt and attempt.node.on_pause == "interrupt":
         return True
+    if run.folded.setbacks and run.folded.status is not RunStatus.PAUSED:
+        return True  # the run is about to be taken back
     return run.stopping is not None or run.folded.status in RUN_TERMINAL
 
 
@@ -62,6 +64,7 @@ def settle_in_flight(run: Execution, unsaid: Sequence[c.Command], crashed: bool)
     left = [node_id for node_id, node in run.folded.nodes.items() if node.in_flight and node_id not in run.attempts]
     if not left:
         return [], None
-    reason = "paused" if run.folded.status is RunStatus.PAUSED else (run.stopping or "handover")
+    why = run.stopping or ("rollback" if run.folded.setbacks else "handover")
+    reason = "paused" if run.folded.status is RunStatus.PAUSED else why
     commands, due = steps.settle(run, left, "owner_lost" if crashed else reason)
     return [*unsaid, *commands], due

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,11 +147,21 @@ async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], boo
         for deed in map(_deed, await store.effects(run_id))
         if wanted(deed.node) and deed.generation == state.node(deed.node).generation
     ]
-    children = await store.runs(RunQuery(caller=state.run_id, limit=100_000))
-    for child in children:
+    found += await _deeds_of_children(store, state.run_id, wanted)
+    return [deed for deed in found if deed.happened]
+
+
+async def deeds_below(store: Store, run_id: RunId, nodes: Collection[NodeId]) -> list[Deed]:
+    """What the runs did that these nodes started."""
+    return [deed for deed in await _deeds_of_children(store, run_id, nodes.__contains__) if deed.happened]
+
+
+async def _deeds_of_children(store: Store, run_id: RunId, wanted: Callable[[NodeId], bool]) -> list[Deed]:
+    found: list[Deed] = []
+    for child in await store.runs(RunQuery(caller=run_id, limit=100_000)):
         if child.caller_node is not None and wanted(child.caller_node):
             found += await _deeds_below(store, child, child.caller_node, 1)
-    return [deed for deed in found if deed.happened]
+    return found
 
 
 async def _deeds_below(store: Store, run: RunRow, node_id: NodeId, depth: int) -> list[Deed]:

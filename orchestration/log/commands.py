@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, Seq
 from omium.orchestration.log.state import EffectOutcome
@@ -92,10 +92,19 @@ class RecoverRun:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
+    """`trigger` makes it one that the run itself asks for, because `cause` failed under rule `rule` of its definition:
+    "automatic" when the rule says so, "decided" when a person did, in `approval`. Then the run goes on at once; one
+    that is asked for from outside lands in `paused`."""
+
     to: Seq
     reason: str | None = None
     restore: str | None = None
     label: str | None = None
+    trigger: Literal["automatic", "decided"] | None = None
+    rule: int | None = None
+    cause: NodeId | None = None
+    category: str | None = None
+    approval: ApprovalId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +195,8 @@ class ReuseNode:
 
 @dataclass(frozen=True, slots=True)
 class FailAttempt:
-    """An attempt failed. `retry_at` starts a backoff; without it the node has failed, for good when `exhausted`."""
+    """An attempt failed. `retry_at` starts a backoff; with `rule` the run is to be taken back by that rule of its
+    definition, and the node waits for that; without either the node has failed."""
 
     node: NodeId
     generation: int
@@ -194,6 +204,7 @@ class FailAttempt:
     error: Mapping[str, Any]
     retry_at: int | None = None
     retries: bool = False  # the node may be tried more than once, so that giving up is worth an event
+    rule: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ def merge_overrides(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 
 
 def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched: Touched) -> RunState:
-    """The state at the older position, paused, with everything unfinished pending in a new generation."""
+    """The state at the older position, with everything unfinished pending in a new generation: paused, unless the run
+    itself asked for it."""
     generation = int(data["generation"])
     for node in base.nodes.values():
         _revive(node)
@@ -160,7 +161,11 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     touched.forgotten |= now.effects
     base.effects = {k: v for k, v in now.effects.items() if v.outcome in (None, "unknown")}
     base.generation = generation
-    base.status, base.interrupt = R.PAUSED, True
+    goes_on = "trigger" in data and now.status is not R.PAUSED
+    base.status, base.interrupt = (R.EXECUTING, False) if goes_on else (R.PAUSED, True)
+    base.setbacks, base.rollbacks = {}, dict(now.rollbacks)  # what was tried stays counted
+    if data.get("trigger") == "automatic":
+        base.rollbacks[str(data["rule"])] = base.rollbacks.get(str(data["rule"]), 0) + 1
     base.reason = data.get("reason")
     base.output = base.error = base.ended_at = None
     base.started_at = base.started_at or now.started_at
@@ -192,7 +197,7 @@ def _played_from(state: RunState, data: Mapping[str, Any], nodes: Iterable[NodeI
             touched.approvals.add(approval_id)
     state.overrides = merge_overrides(state.overrides, data.get("overrides", {}))
     state.reuse = data.get("reuse", "none")
-    state.status, state.interrupt = R.EXECUTING, False
+    state.status, state.interrupt, state.setbacks = R.EXECUTING, False, {}
     state.output = state.error = state.ended_at = state.reason = None
     state.completed_nodes = sum(node.status is N.COMPLETED for node in state.nodes.values())
     state.restoring = data.get("restore", state.restoring)
@@ -235,7 +240,7 @@ def _ended(status: R) -> Callable[..., None]:
 
     def change(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
         state.status, state.ended_at = status, at
-        state.error, state.reason = data.get("error"), data.get("reason")
+        state.error, state.reason, state.setbacks = data.get("error"), data.get("reason"), {}
         for node_id, node in state.nodes.items():
             if node.status not in NODE_TERMINAL:
                 node.status, node.ended_at, node.seq = N.CANCELLED, at, seq
@@ -270,6 +275,7 @@ def _node_started(state: RunState, data: Mapping[str, Any], at: int, seq: int, t
     node.status, node.attempt, node.seq = N.RUNNING, data["attempt"], seq
     node.started_at, node.ended_at, node.due_at, node.wait = at, None, None, None
     node.key, node.tree_start = data.get("key"), data.get("tree")
+    node.began = node.began or seq
 
 
 def _node_waiting(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -335,6 +341,9 @@ def _attempt_failed(state: RunState, data: Mapping[str, Any], at: int, seq: int,
     _count_work(node, at)
     node.failures += 1
     node.error, node.seq, node.draws = data["error"], seq, None
+    if "rule" in data:  # the run is taken back for it, or somebody is asked
+        node.status, node.wait = N.PENDING, None
+        state.setbacks[data["node"]] = {"rule": data["rule"], "category": data["error"].get("category", "unknown")}
 
 
 def _count_work(node: NodeState, at: int) -> None:
@@ -389,6 +398,7 @@ def _approval_requested(state: RunState, data: Mapping[str, Any], at: int, seq: 
         if node.status is N.RUNNING:
             _count_work(node, at)
         node.status, node.approval, node.seq, node.wait = N.WAITING_APPROVAL, approval_id, seq, None
+        state.setbacks.pop(data["node"], None)
 
 
 def _approval_decided(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -397,6 +407,13 @@ def _approval_decided(state: RunState, data: Mapping[str, Any], at: int, seq: in
     approval.decision, approval.by, approval.assurance = data["decision"], data["by"], data["assurance"]
     approval.feedback, approval.decided_at = data.get("feedback"), at
     approval.arguments = data.get("arguments")
+    if approval.scope == "error" and approval.decision == "rollback" and approval.node is not None:
+        node, about = state.nodes[approval.node], approval.details or {}
+        if node.approval == data["approval"] and node.status is N.WAITING_APPROVAL and "rule" in about:
+            touched.nodes.add(approval.node)
+            node.status, node.seq = N.PENDING, seq
+            told = {"rule": about["rule"], "category": (node.error or {}).get("category", "unknown")}
+            state.setbacks[approval.node] = {**told, "approval": data["approval"]}
 
 
 def _approval_expired(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:

@@ -100,12 +100,11 @@ def _with_pending(loading: Loading, run_id: RunId, pending: Sequence[Event]) -> 
 
 @dataclass(slots=True)
 class Appended:
-    """What a write adds: the state after it, its events with the stored form of their data, and what they touched."""
+    """What a write adds: the state after it, and its events with the stored form of their data."""
 
     state: RunState
     events: list[Event]
     stored: list[bytes]
-    touched: Touched
 
 
 def append(
@@ -115,14 +114,14 @@ def append(
     actor: Principal,
     at: int,
     chain: Chain,
+    touched: Touched,
     pending: Sequence[Event] = (),
 ) -> Generator[Need, Any, Appended]:
-    """Turn commands into linked events and fold them. Mutates `state`: after a refusal (OmiumError) it must be thrown
-    away when an earlier command of the same write had gone through. `pending`: the latest events of the run, as far as
-    they are in `state` and not stored yet."""
+    """Turn commands into linked events and fold them. Mutates `state` and `touched`: after a refusal (OmiumError) they
+    must be thrown away when an earlier command of the same write had gone through. `pending`: the latest events of the
+    run, as far as they are in `state` and not stored yet."""
     events: list[Event] = []
     stored: list[bytes] = []
-    touched = Touched()
     for command in commands:
         base: RunState | None = None
         nodes: Sequence[NodeId] = ()
@@ -138,4 +137,4 @@ def append(
             state = apply(state, event, touched, base=base, nodes=nodes)
             events.append(event)
             stored.append(raw)
-    return Appended(state, events, stored, touched)
+    return Appended(state, events, stored)

@@ -54,6 +54,7 @@ class NodeState:
     attempt: int = 0  # of this generation; counts interruptions too
     failures: int = 0  # attempts of this generation that failed: what the retry limit counts
     seq: int = 0  # position of the event that brought the present status
+    began: int = 0  # position of the first start of this generation
     started_at: int | None = None
     ended_at: int | None = None
     output: Digest | None = None
@@ -169,6 +170,10 @@ class RunState:
     overrides: dict[str, Any] = field(default_factory=dict)
     reuse: str = "none"  # of the last play-from: "none" or "unchanged"
     interrupt: bool = False  # the last pause also stops nodes in flight
+    # Nodes that failed under a rule by which the run is to be taken back, and has not been: {"rule", "category",
+    # "approval" (a person decided so)}, the first first; and how often each rule has done so without being asked.
+    setbacks: dict[NodeId, dict[str, Any]] = field(default_factory=dict)
+    rollbacks: dict[str, int] = field(default_factory=dict)
     tree: str | None = None  # last captured workspace tree
     restoring: str | None = None  # the tree that the workspace still has to be brought to
     nodes: dict[NodeId, NodeState] = field(default_factory=dict)

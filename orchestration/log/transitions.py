@@ -192,8 +192,26 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
             f"position {m.to} is not in the log of run {state.run_id}, which ends at {state.seq}.",
             "List the checkpoints to see the positions.",
         )
-    data = present(to=m.to, generation=state.generation + 1, reason=m.reason, restore=m.restore, label=m.label)
-    return [(E.RUN_ROLLED_BACK, data)]
+    drafts: list[Draft] = []
+    if m.trigger is not None:
+        known = state.setbacks.get(m.cause) if m.cause is not None else None
+        if known is None or (known["rule"], known.get("approval")) != (m.rule, m.approval) or state.status not in _LIVE:
+            raise OmiumError("conflict", f"run {state.run_id} is not to be taken back for node {m.cause} any more.")
+        if m.approval is not None:
+            drafts.append(_consume(state, m.approval))
+    data = present(
+        to=m.to,
+        generation=state.generation + 1,
+        reason=m.reason,
+        restore=m.restore,
+        label=m.label,
+        trigger=m.trigger,
+        rule=m.rule,
+        cause=m.cause,
+        category=m.category,
+        approval=m.approval,
+    )
+    return [*drafts, (E.RUN_ROLLED_BACK, data)]
 
 
 def _play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
@@ -333,12 +351,14 @@ def _reuse(state: RunState, m: c.ReuseNode, at: int) -> list[Draft]:
 def _fail_attempt(state: RunState, m: c.FailAttempt, at: int) -> list[Draft]:
     which = {"node": m.node, "generation": m.generation, "attempt": m.attempt}
     category = str(m.error.get("category", "unknown"))
-    drafts: list[Draft] = [(E.NODE_ATTEMPT_FAILED, {**which, "error": dict(m.error)})]
+    drafts: list[Draft] = [(E.NODE_ATTEMPT_FAILED, present(**which, error=dict(m.error), rule=m.rule))]
     if m.retry_at is not None:
         drafts.append((E.NODE_RETRY_BACKOFF, {**which, "due_at": m.retry_at, "category": category}))
         return drafts
     if m.retries:
         drafts.append((E.NODE_RETRY_EXHAUSTED, {**which, "category": category}))
+    if m.rule is not None:
+        return drafts
     drafts.append((E.NODE_FAILED, {**which, "error": dict(m.error)}))
     return drafts
 

@@ -32,6 +32,7 @@ from omium.orchestration.service.approvals import ApprovalService
 from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.epics import EpicService
 from omium.orchestration.service.external import ExternalService
+from omium.orchestration.service.failing import FailureService
 from omium.orchestration.service.gates import GateService
 from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.inspecting import InspectionService
@@ -46,6 +47,7 @@ from omium.orchestration.service.watching import STATUS_CHANGES, watching
 from omium.orchestration.values import Encoded, digest_of, encode
 
 if TYPE_CHECKING:
+    from omium.orchestration.engine.setbacks import TakeBack
     from omium.orchestration.gates.policy import Policy, PolicySource
 
 MAX_DEADLINE_S = 10 * 366 * 86_400
@@ -71,6 +73,9 @@ def _check_title(title: str) -> None:
 class RunService(Reading):
     """Starting runs and steering them."""
 
+    if TYPE_CHECKING:
+        take_back: TakeBack  # of the history service
+
     def __init__(
         self,
         store: Store,
@@ -94,6 +99,7 @@ class RunService(Reading):
         """Give the core the engine of this process, which was built with this core's callbacks."""
         self.engine = engine
         self.programs = engine.programs
+        engine.take_back = self.take_back
 
     def at_hand(self, row: RunRow) -> RunState | None:
         return self.engine.state_at(row.id, row.seq) if self.engine is not None else None
@@ -422,6 +428,7 @@ class Core(
     InspectionService,
     NodeService,
     RecountService,
+    FailureService,
     ApprovalService,
     GateService,
     SimulationService,

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.engine.programs import Program
+from omium.orchestration.engine.setbacks import Back as TakenBack
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history import branching, checkpoints, plans, playing, rollback
+from omium.orchestration.history import automatic, branching, checkpoints, plans, playing, rollback
 from omium.orchestration.history.branching import Fork
 from omium.orchestration.history.comparing import compare
 from omium.orchestration.history.ground import Ground
@@ -18,7 +20,7 @@ from omium.orchestration.history.positions import find, parse, parse_run
 from omium.orchestration.history.recorded import instances
 from omium.orchestration.history.replaying import replay
 from omium.orchestration.history.rollback import Back
-from omium.orchestration.ids import NodeId, RunId, Seq, new_id
+from omium.orchestration.ids import EffectId, NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
@@ -76,6 +78,17 @@ class HistoryService(Reading):
                 self.store, self.clock, self.programs, self.structure, self.engine, policy_now=self.policy_now
             )
         return self._standing
+
+    async def take_back(
+        self,
+        state: RunState,
+        node_id: NodeId,
+        rule: FailureRule,
+        setback: Mapping[str, Any],
+        agreed: frozenset[EffectId],
+    ) -> TakenBack:
+        """For the engine: how a run goes back by a rule of its workflow. See `engine.setbacks.TakeBack`."""
+        return await automatic.take_back(self._ground, state, node_id, rule, setback, agreed)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -1,18 +1,21 @@
-"""Counting what a run's log says: from which nodes it can go on again, and what its retries came to."""
+"""Counting what a run's log says: from which nodes it can go on again, what its retries came to, how often it went
+back. Times are microseconds UTC since the epoch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from omium.orchestration.definition.graph import Structure
+from omium.orchestration.engine.files import ENGINE
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ledger import is_unsafe
 from omium.orchestration.history.recorded import has_run
 from omium.orchestration.history.reset import Reset, plan_reset
-from omium.orchestration.ids import Digest, NodeId, RunId, Seq
-from omium.orchestration.log.events import EventType
+from omium.orchestration.ids import Digest, NodeId, Principal, RunId, Seq
+from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.state import NodeStatus, RunState, RunStatus
 from omium.orchestration.service import roles
 from omium.orchestration.service.reading import Reading, nodes_of
@@ -20,6 +23,13 @@ from omium.orchestration.service.views import Caller
 
 _PAGE = 1_000
 _NOT_YET = frozenset({RunStatus.DRAFT, RunStatus.PLANNING})
+_OF_ROLLBACKS: Final = frozenset(
+    {
+        EventType.RUN_ROLLED_BACK, EventType.RUN_PLAYED_FROM, EventType.WORKSPACE_RESTORED,
+        EventType.EFFECT_COMPENSATED,
+    }
+)  # fmt: skip
+_MOST_OF_THEM: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,27 @@ class RetryView:
     recovered: int
     exhausted: int
     categories: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackView:
+    """One time that a run went back, from the position before `seq` to `to`. automatic: the engine did it, by itself.
+    outcome: `unfinished` as long as files are to be put back, or a compensation was begun and never ended; `failed`
+    when a compensation failed; else `done`. ms: until the last of it was over. compensated: calls by what became of
+    undoing them; files: changed, removed, added."""
+
+    seq: Seq
+    began_at: int
+    from_seq: Seq
+    to: Seq
+    label: str | None
+    by: Principal
+    automatic: bool
+    reason: str | None
+    outcome: Literal["done", "failed", "unfinished"]
+    ms: int
+    compensated: Mapping[str, int]
+    files: tuple[int, int, int] | None
 
 
 class RecountService(Reading):
@@ -151,4 +182,57 @@ class RecountService(Reading):
             recovered=kinds[EventType.NODE_RETRY_SUCCEEDED],
             exhausted=kinds[EventType.NODE_RETRY_EXHAUSTED],
             categories=dict(sorted(categories.items())),
+        )
+
+    async def rollbacks(self, caller: Caller, run_id: RunId) -> Sequence[RollbackView]:
+        """How often a run went back, oldest first: by whom, why, how far, and whether all of it was done."""
+        roles.check(caller, "rollbacks")
+        await self.row(caller, run_id)
+        found: list[_Back] = []
+        for event in await self.store.events_among([run_id], _OF_ROLLBACKS, _MOST_OF_THEM):
+            if event.type is EventType.RUN_ROLLED_BACK:
+                found.append(_Back(event, event.at))
+            elif event.type is EventType.RUN_PLAYED_FROM:
+                found.append(_Back(event, event.at))  # what comes behind it belongs to no rollback before it
+            elif found:
+                found[-1].hear(event)
+        return [one.view() for one in found if one.event.type is EventType.RUN_ROLLED_BACK]
+
+
+@dataclass(slots=True)
+class _Back:
+    """A rollback, and what its log says of it later. Files that a repeat puts back count for the newest one."""
+
+    event: Event
+    last: int
+    undone: dict[str, str] = field(default_factory=dict)  # by effect
+    files: tuple[int, int, int] | None = None
+
+    def hear(self, event: Event) -> None:
+        data: Mapping[str, Any] = event.data
+        if event.type is EventType.EFFECT_COMPENSATED:
+            self.undone[data["effect"]] = data["outcome"]
+        elif self.files is None and "restore" in self.event.data:
+            self.files = data.get("changed", 0), data.get("removed", 0), data.get("added", 0)
+        else:
+            return  # a later restore, of somebody else
+        self.last = event.at
+
+    def view(self) -> RollbackView:
+        data = self.event.data
+        compensated = Counter("unknown" if one == "started" else one for one in self.undone.values())
+        waiting = ("restore" in data and self.files is None) or compensated["unknown"]
+        return RollbackView(
+            seq=self.event.seq,
+            began_at=self.event.at,
+            from_seq=Seq(self.event.seq - 1),
+            to=Seq(data["to"]),
+            label=data.get("label"),
+            by=self.event.actor,
+            automatic=self.event.actor == ENGINE,
+            reason=data.get("reason"),
+            outcome="unfinished" if waiting else "failed" if compensated["failed"] else "done",
+            ms=(self.last - self.event.at) // 1000,
+            compensated={kind: count for kind, count in sorted(compensated.items()) if count},
+            files=self.files,
         )

@@ -25,7 +25,7 @@ _READ: Final = (
     "get_run", "run_at", "list_runs", "find_run", "row", "wait", "events", "follow", "node_output", "artifact",
     "list_approvals", "decisions", "budgets", "get_approval", "own_assurance",
     "list_checkpoints", "branch_tree", "compare", "replay", "timeline", "artifacts", "file", "audit",
-    "node_detail", "resumable", "retry_stats", "effects", "files_at", "file_at",
+    "node_detail", "resumable", "retry_stats", "rollbacks", "failures", "effects", "files_at", "file_at",
     "list_agents", "get_agent",
     "list_external_servers", "list_external_tools",
     "recall", "get_epic",

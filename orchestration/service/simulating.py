@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from omium.orchestration.definition.check import lint
+from omium.orchestration.definition.failing import fits
 from omium.orchestration.definition.graph import Graph
 from omium.orchestration.definition.hashing import definition_hash
 from omium.orchestration.definition.json_schema import validate_inputs
@@ -19,6 +20,7 @@ from omium.orchestration.service import roles
 from omium.orchestration.service.reading import Reading
 from omium.orchestration.service.views import Caller, SimulatedNode, SimulationView
 
+_DOES = {"ask": "asks", "abort": "the run fails", "fail": "only the node fails"}
 _SAMPLES = 5  # completed runs of the workflow whose times stand for the next one's
 
 
@@ -94,7 +96,7 @@ def _simulated(
         asks=_question(workflow, node),
         estimate_ms=None if node.kind == "approval" else ms,
         estimate_cost_usd=cost,
-        note=_note(node),
+        note=", ".join([*_notes(node), *_on_failure(workflow, path)]),
     )
 
 
@@ -108,7 +110,7 @@ def _question(workflow: WorkflowDef, node: NodeDef) -> str | None:
     return None if found is None else found.prompt
 
 
-def _note(node: NodeDef) -> str:
+def _notes(node: NodeDef) -> list[str]:
     notes = []
     if node.for_each is not None:
         notes.append("once for each item")
@@ -118,7 +120,20 @@ def _note(node: NodeDef) -> str:
         notes.append(f"when {node.when}")
     if node.expands:
         notes.append("its output expands into further nodes")
-    return ", ".join(notes)
+    return notes
+
+
+def _on_failure(workflow: WorkflowDef, path: str) -> Iterator[str]:
+    """What the rules of the workflow say about a failure of this node for good, in the order in which they count."""
+    for rule in workflow.on_failure:
+        if rule.nodes is not None and not fits(rule.nodes, path):
+            continue
+        what = " or ".join(rule.categories) if rule.categories is not None else "any failure"
+        if rule.do == "rollback":
+            times = "once" if rule.max == 1 else f"up to {rule.max} times"
+            yield f"on {what}: back to {rule.to} {times}, then asks"
+        else:
+            yield f"on {what}: {_DOES[rule.do]}"
 
 
 def _longest(workflow: WorkflowDef, times: Mapping[str, int]) -> int | None:

@@ -74,12 +74,17 @@ def document(path: str) -> dict[str, Any]:
 
 
 def overrides(
-    path: str | None, inputs: Sequence[str], parameters: Sequence[str], outputs: Sequence[str]
+    path: str | None,
+    inputs: Sequence[str],
+    parameters: Sequence[str],
+    outputs: Sequence[str],
+    schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """What a branch or a play-from changes: `{"inputs": {...}, "nodes": {id: {"with": {...}} | {"output": ...}}}`.
 
     path: a file with that object. inputs: `name=value`; parameters: `node.name=value`; outputs: `node=value`; these win
-    over the file. None when nothing was given. Raises `invalid_argument`."""
+    over the file. schema: of the workflow's inputs, for what it expects as text. None when nothing was given. Raises
+    `invalid_argument`."""
     given = document(path) if path else {}
     unknown = set(given) - {"inputs", "nodes"}
     if unknown:
@@ -96,7 +101,7 @@ def overrides(
         nodes.setdefault(node, {}).setdefault("with", {})[name] = value
     for node, value in pairs(outputs).items():
         nodes.setdefault(node, {})["output"] = value
-    changed_inputs = {**_object(given.get("inputs"), "inputs"), **pairs(inputs)}
+    changed_inputs = {**_object(given.get("inputs"), "inputs"), **pairs(inputs, schema)}
     changes: dict[str, Any] = {}
     if changed_inputs:
         changes["inputs"] = changed_inputs

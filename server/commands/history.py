@@ -7,7 +7,7 @@ core refuses what would repeat calls that have happened, or undo some.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
@@ -192,9 +192,9 @@ async def branch(
 ) -> int:
     """Start a new run from a position of another. That one stays as it is. AT is a number of the log, a label, start,
     node:NAME (when it had completed) or before:NAME (it and what follows run again); the present unless given."""
-    changes = overrides(path, inputs, parameters, outputs)
     async with opened(invocation, executes=not no_start, hands=True) as (core, caller):
         run_id = await core.find_run(caller, run)
+        changes = await _changes(invocation, core, run_id, path, inputs, parameters, outputs)
 
         async def execute(token: PlanToken | None) -> HistoryResult:
             return await core.branch(
@@ -211,8 +211,6 @@ async def branch(
 
         async def plan_it() -> PlanView:
             return await core.preview_branch(caller, run_id, at, changes)
-
-        await _warned(invocation, core, run_id, changes)
 
         return await _perform(invocation, plan_it, execute, preview=preview, plan=plan, yes=yes)
 
@@ -252,9 +250,9 @@ async def play_from(
     idempotency_key: str | None,
 ) -> int:
     """Run a node of a run and all that follows from it again. A completed or cancelled run gets a child run for it."""
-    changes = overrides(path, inputs, parameters, outputs)
     async with opened(invocation, executes=True, hands=True) as (core, caller):
         run_id = await core.find_run(caller, run)
+        changes = await _changes(invocation, core, run_id, path, inputs, parameters, outputs)
 
         async def execute(token: PlanToken | None) -> HistoryResult:
             return await core.play_from_node(
@@ -270,8 +268,6 @@ async def play_from(
 
         async def plan_it() -> PlanView:
             return await core.preview_play_from(caller, run_id, node, changes, reuse)
-
-        await _warned(invocation, core, run_id, changes)
 
         return await _perform(invocation, plan_it, execute, preview=preview, plan=plan, yes=yes)
 
@@ -311,13 +307,21 @@ async def _close(
         console.fields([("run", closed.id), ("branch", closed.branch), ("closed", closed.closed)])
 
 
-async def _warned(invocation: Invocation, core: Core, run_id: RunId, changes: dict[str, Any] | None) -> None:
-    """Say which changed inputs nothing reads."""
-    given = (changes or {}).get("inputs")
-    if given:
-        structure = await core.structure(await core.store.state(run_id))
-        for warning in undeclared(given, structure.workflow.inputs):
-            invocation.console.note(warning)
+async def _changes(
+    invocation: Invocation,
+    core: Core,
+    run_id: RunId,
+    path: str | None,
+    inputs: Sequence[str],
+    parameters: Sequence[str],
+    outputs: Sequence[str],
+) -> dict[str, Any] | None:
+    """What is changed, by the schema of the run's own inputs; says which of them nothing reads."""
+    workflow = (await core.structure(await core.store.state(run_id))).workflow
+    changes = overrides(path, inputs, parameters, outputs, workflow.inputs)
+    for warning in undeclared((changes or {}).get("inputs", {}), workflow.inputs):
+        invocation.console.note(warning)
+    return changes
 
 
 async def _perform(

@@ -108,7 +108,8 @@ def _line(event: EventView, started: dict[str, int], tried: str | None) -> tuple
     if kind == "node.failed":
         return "bad", f"{node}  failed: {_said(data['error'])}"
     if kind == "node.retry_backoff":
-        again = f"tries again in {duration(max(0, int(data['due_at']) - event.at) / 1000)}"
+        left = (int(data["due_at"]) - event.at) / 1000
+        again = "tries again at once" if left < 1 else f"tries again in {duration(left)}"
         return ("bad", f"{node}  {tried}; {again}") if tried else ("quiet", f"{node}  {again}")
     if kind == "node.progress":
         return "quiet", f"{node}  {safe(data['text'])}"

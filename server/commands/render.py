@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omium.orchestration.service.evidence import evidence, own_part
+from omium.orchestration.service.failing import FailureView
+from omium.orchestration.service.recounting import RollbackView
 from omium.orchestration.service.views import ApprovalView, EffectView, EventView, NodeView, PlanView, RunView
 from omium.server.commands.console import Console, age, duration, money, safe, short
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
@@ -163,6 +165,50 @@ def problem(error: Mapping[str, Any] | None) -> str | None:
     if shown and shown not in said:
         said = f"{said} ({shown})"
     return ": ".join(str(part) for part in (error.get("node"), error.get("category"), said) if part)
+
+
+def failures_told(console: Console, failures: Sequence[FailureView]) -> None:
+    """What failed, the newest last, each with what became of it or what may help."""
+    for place, one in enumerate(failures):
+        if place:
+            console.text()
+        said = {"category": one.category, "message": one.message}
+        chance = f"{one.chance:.0%} (estimate, from {one.tried} attempts)" if one.chance is not None else None
+        console.fields(
+            [
+                ("node", one.node),
+                ("status", f"{one.status}, and what failed first" if one.first else one.status),
+                ("error", problem(said)),
+                ("evidence", one.evidence if one.evidence not in one.message else None),
+                ("hint", one.hint),
+                ("attempts", one.attempts),
+                ("failed", when(console, one.failed_at)),
+                ("at", one.seq),
+                ("mended by", one.resolution),
+                ("trying again", chance),
+                *[("mended before", f"{like.how} ({like.run}@{like.seq}, {like.node})") for like in one.similar],
+                ("last good", one.last_good),
+            ]
+        )
+
+
+def rollback_table(console: Console, rollbacks: Sequence[RollbackView]) -> None:
+    console.table(
+        ("at", "age", "from", "to", "who", "outcome", "took", "reason"),
+        [
+            (
+                one.seq,
+                when(console, one.began_at),
+                one.from_seq,
+                f"{one.to} ({one.label})" if one.label else one.to,
+                f"{one.by} (automatic)" if one.automatic else one.by,
+                one.outcome,
+                span(console, one.ms),
+                one.reason or "",
+            )
+            for one in rollbacks
+        ],
+    )
 
 
 def show_value(console: Console, value: Any) -> None:

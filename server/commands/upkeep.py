@@ -1,21 +1,26 @@
-"""Looking after the database: `verify`, `backup`, `restore`, `sweep`, `retain`, `upkeep`."""
+"""Looking after the database: `verify`, `backup`, `restore`, `sweep`, `erase`, `retain`, `upkeep`."""
 
 from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import click
 
 from omium.orchestration.errors import OmiumError
-from omium.server.commands.base import DONE, FAILED, Invocation, Number, command
+from omium.server.commands.base import CONFLICT, DONE, FAILED, Invocation, Number, command
 from omium.server.commands.opening import configuration, opened
 
 if TYPE_CHECKING:
-    from omium.storage.maintenance import Backup
+    from omium.orchestration.ids import RunId
+    from omium.orchestration.service.core import Core
+    from omium.orchestration.service.views import Caller
+    from omium.server.commands.console import Console
+    from omium.storage.maintenance import Backup, Retained
 
 _HOUR_S = 3600.0
 
@@ -191,17 +196,99 @@ async def sweep(invocation: Invocation, keep_hours: float) -> None:
         )
 
 
-@command("omium retain --older-than 90d --preview", "omium retain --older-than 90d --forget runs --yes")
-@click.option(
-    "--older-than", metavar="DURATION", help="Since nothing has happened to them, such as 90d.", required=True
-)
-@click.option(
+_FORGET: Final = click.option(
     "--forget",
     type=click.Choice(["contents", "runs"]),
     default="contents",
     show_default=True,
     help="Their inputs and outputs, while the logs stay; or everything.",
 )
+
+
+@command("omium erase last --preview", "omium erase --session demo --forget runs --yes")
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option("--session", metavar="NAME", help="All runs with this label.")
+@click.option("--owner", metavar="PRINCIPAL", help="All runs of this caller, such as user:ada.")
+@_FORGET
+@click.option("--reason", metavar="TEXT", default="asked for", show_default=True, help="Stands in the logs that stay.")
+@click.option("--preview", is_flag=True, help="Show what would go and what would stay, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+async def erase(
+    invocation: Invocation,
+    runs: tuple[str, ...],
+    session: str | None,
+    owner: str | None,
+    forget: str,
+    reason: str,
+    preview: bool,
+    yes: bool,
+) -> int:
+    """Erase what runs were given and gave, with their files. Their logs stay and still verify, unless --forget runs.
+
+    What they have called goes with them, however young it is. It cannot be undone. Exits with 5 when one has to stay:
+    what has not ended, and with --forget runs what a branch came from."""
+    from functools import partial
+
+    from omium.orchestration.service import roles
+    from omium.server.app import workspaces_of
+    from omium.server.upkeep import remove_files
+    from omium.storage.maintenance import forget as let_go
+    from omium.storage.maintenance import keeper
+
+    if not runs and not (session or owner):
+        raise OmiumError("invalid_argument", "nothing is named: RUN, --session or --owner.")
+    if len(reason) > 400 or not reason.isprintable():
+        raise OmiumError("invalid_argument", "the reason is one line of at most 400 characters.")
+    console = invocation.console
+    config = configuration(invocation, definitions=False)
+    async with opened(invocation) as (core, caller):
+        roles.check(caller, "erase")
+        named = [await core.find_run(caller, run) for run in runs]
+        if session or owner:
+            named += [one async for one in _runs_of(core, caller, session, owner)]
+        what: Literal["runs", "blobs"] = "runs" if forget == "runs" else "blobs"
+        apply = partial(let_go, keeper(core.store), named, what, reason=reason, actor=caller.principal)
+        found = await apply(preview=True)
+        gone = [*found.dropped, *found.erased]
+        if not preview and gone:
+            if not yes and not (console.interactive and click.confirm(f"Erase {len(gone)} runs?", err=True)):
+                raise OmiumError("not_allowed", f"{len(gone)} runs would be erased.", "Look at --preview; then --yes.")
+            found = await apply()
+            gone = [*found.dropped, *found.erased]
+            await remove_files(config.home, gone, workspaces_of(config), gone)
+    _told_of(console, found, preview)
+    if not gone and not found.kept:
+        console.note("there are no such runs.")
+    return CONFLICT if found.kept else DONE
+
+
+async def _runs_of(core: Core, caller: Caller, session: str | None, owner: str | None) -> AsyncIterator[RunId]:
+    """The ids of runs with this label and of this caller, in pages."""
+    from dataclasses import replace
+
+    from omium.orchestration.ports import RunQuery
+
+    query = RunQuery(projects=(caller.project,), session=session, owner=owner, limit=500)
+    while page := await core.store.runs(query):
+        for row in page:
+            yield row.id
+        query = replace(query, before=page[-1].id)
+
+
+def _told_of(console: Console, found: Retained, preview: bool) -> None:
+    if console.json:
+        console.view({"preview": preview, "dropped": found.dropped, "erased": found.erased, "kept": found.kept})
+        return
+    for what, runs in (("dropped", found.dropped), ("erased", found.erased)):
+        console.table(("", "run", ""), [(what, run, "") for run in runs])
+    console.table(("", "run", "why"), [("kept", run, why) for run, why in found.kept.items()])
+
+
+@command("omium retain --older-than 90d --preview", "omium retain --older-than 90d --forget runs --yes")
+@click.option(
+    "--older-than", metavar="DURATION", help="Since nothing has happened to them, such as 90d.", required=True
+)
+@_FORGET
 @click.option("--preview", is_flag=True, help="Show what would go and what would stay, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 async def retain(invocation: Invocation, older_than: str, forget: str, preview: bool, yes: bool) -> None:
@@ -223,20 +310,15 @@ async def retain(invocation: Invocation, older_than: str, forget: str, preview: 
     policy = policy_of(config, Retention(seconds, "runs" if forget == "runs" else "contents"))
     async with open_omium(config, engine=False) as core:
         keeping, workspaces = keeper(core.store), workspaces_of(config)
-        found = await apply(keeping, policy, workspaces, preview=True)
+        found = await apply(keeping, policy, workspaces, config.home, preview=True)
         gone = [*found.dropped, *found.erased]
         if not preview and gone:
             if not yes and not (console.interactive and click.confirm(f"Forget {len(gone)} runs?", err=True)):
                 raise OmiumError(
                     "not_allowed", f"{len(gone)} runs would be forgotten.", "Look at --preview; then --yes."
                 )
-            found = await apply(keeping, policy, workspaces)
-    if console.json:
-        console.view({"preview": preview, "dropped": found.dropped, "erased": found.erased, "kept": found.kept})
-        return
-    for what, runs in (("dropped", found.dropped), ("erased", found.erased)):
-        console.table(("", "run", ""), [(what, run, "") for run in runs])
-    console.table(("", "run", "why"), [("kept", run, why) for run, why in found.kept.items()])
+            found = await apply(keeping, policy, workspaces, config.home)
+    _told_of(console, found, preview)
     if not gone and not found.kept:
         console.note("nothing is that old.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -95,7 +95,9 @@ async def runs(
 )
 @click.option("--resumable", is_flag=True, help="Show from which nodes it can be played again, and what that repeats.")
 @click.option("--retries", is_flag=True, help="Show what was tried again, and what came of it.")
+@click.option("--failures", is_flag=True, help="Show what failed, what became of it, and what mended such before.")
 @click.option("--history", is_flag=True, help="Show what was done to it: decisions, rollbacks, replays, branches.")
+@click.option("--rollbacks", is_flag=True, help="Show how often it went back: who, why, how far, and how that ended.")
 async def show(
     invocation: Invocation,
     run: str,
@@ -103,16 +105,16 @@ async def show(
     output: bool,
     seconds: float | None,
     exit_status: bool,
-    resumable: bool,
-    retries: bool,
-    history: bool,
+    **aspects: bool,
 ) -> int:
     """Show a run: its state, nodes, questions and output. Of a node also what it has printed, where that is kept on
     this machine: commands, and functions in worker processes (host: process)."""
-    if resumable or retries or history:
-        if resumable + retries + history > 1 or node is not None or output:
-            raise OmiumError("invalid_argument", "one of --resumable, --retries and --history is shown at a time.")
-        return await _show_aspect(invocation, run, "resumable" if resumable else "retries" if retries else "history")
+    wanted = [name for name, given in aspects.items() if given]
+    if wanted:
+        if len(wanted) > 1 or node is not None or output:
+            every = ", ".join(f"--{name}" for name in sorted(aspects))
+            raise OmiumError("invalid_argument", f"one of {every} is shown at a time, and of the run as a whole.")
+        return await _show_aspect(invocation, run, wanted[0])
     from omium.server.commands.render import next_step, show_node, show_run, show_value
 
     console = invocation.console
@@ -176,13 +178,23 @@ def _printed(invocation: Invocation, run_id: RunId, node: NodeView) -> dict[str,
     return {str(stream): text for stream, text in kept(directory, node.started_at).items()}
 
 
-async def _show_aspect(invocation: Invocation, run: str, what: Literal["resumable", "retries", "history"]) -> int:
-    from omium.server.commands.render import when
+async def _show_aspect(invocation: Invocation, run: str, what: str) -> int:
+    from omium.server.commands.render import failures_told, rollback_table, when
     from omium.server.commands.wire import as_json, rfc3339
 
     console = invocation.console
     async with opened(invocation) as (core, caller):
         run_id = await core.find_run(caller, run)
+        if what in ("failures", "rollbacks"):
+            failures = await core.failures(caller, run_id) if what == "failures" else []
+            rollbacks = await core.rollbacks(caller, run_id) if what == "rollbacks" else []
+            if console.json:
+                console.view(failures if what == "failures" else rollbacks)
+            elif what == "failures":
+                failures_told(console, failures)
+            else:
+                rollback_table(console, rollbacks)
+            return DONE
         if what == "retries":
             stats = await core.retry_stats(caller, run_id)
             if console.json:

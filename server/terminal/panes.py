@@ -27,6 +27,7 @@ from omium.server.terminal.words import Palette
 
 KEPT_LINES: Final = 2_000
 _SETTLE_S: Final = 0.03  # how long the cursor rests on a row before that is read in full
+_NONE: Final = "Nothing waits for a decision."
 _FEEDBACK: Final = "a word to the agents that go on from here (may stay empty)"
 
 
@@ -110,7 +111,7 @@ class ApprovalsPane(Pane):
     def _draw_view(self) -> None:
         place, palette = self.query_one("#approval", Static), self.hands.palette
         if self._view is None:
-            place.update(Text("" if self.board.approvals else "Nothing waits for a decision.", style=palette.quiet))
+            place.update(Text("" if self.board.approvals else _NONE, style=palette.quiet))
             return
         text, whole = words.approval_text(self._view, self.board.core.clock.now_us(), palette)
         why_not = self._refusal(self._view, whole)
@@ -126,6 +127,7 @@ class ApprovalsPane(Pane):
         """What is shown in full and can be decided here; None, and a word about it, when nothing is."""
         view = self._view
         if view is None or self.query_one(Rows).key != view.id:
+            self.hands.say("It is still being read: again, once it stands below." if self.board.approvals else _NONE)
             return None
         text, whole = words.approval_text(view, self.board.core.clock.now_us(), self.hands.palette)
         if (why_not := self._refusal(view, whole)) is not None:

@@ -8,7 +8,7 @@ from omium.storage.maintenance.backup import Backup, backup, restore
 from omium.storage.maintenance.contents import quarantine, runs_needing
 from omium.storage.maintenance.logs import append_project_event, export_heads, record_heads
 from omium.storage.maintenance.projections import Rebuilt, rebuild
-from omium.storage.maintenance.retention import Erased, Policy, Retained, erase, retain
+from omium.storage.maintenance.retention import Erased, Policy, Retained, erase, forget, retain
 from omium.storage.maintenance.sweep import Swept, sweep
 from omium.storage.maintenance.tables import Keeper, SqliteKeeper, Tables
 from omium.storage.maintenance.verify import nearest_valid_checkpoint, verify
@@ -40,6 +40,7 @@ __all__ = [
     "backup",
     "erase",
     "export_heads",
+    "forget",
     "keeper",
     "nearest_valid_checkpoint",
     "quarantine",

@@ -1,4 +1,4 @@
-"""Forget: whole runs that have served their time, or the content of runs while their logs stay.
+"""Forget: whole runs that have served their time or that somebody names, or the content of runs while their logs stay.
 
 An event is never removed from a log that is kept, so the chain of a run whose content is gone still verifies: events
 name content by its digest only. What branches, labels and other runs still reach is kept.
@@ -39,6 +39,7 @@ SYSTEM: Final = Principal("retention")
 _ERASE_AT_ONCE: Final = 500  # digests of one `erased` event
 _DELETE_AT_ONCE: Final = 100
 _WRITE_MAY_TAKE_S: Final = 60.0
+_EVER: Final = 2**62
 # Without these a log could not be folded or shown: what was to run, and which nodes a change of course reset. They are
 # no content of the run; the sweep takes them once no log names them.
 _STRUCTURE: Final = ("definition", "policy", "nodes", "reset")
@@ -139,17 +140,23 @@ def _roots(tables: Tables, policy: Policy, cut: int) -> Iterator[RunId]:
             yield RunId(run_id)
 
 
-def _family(
-    tables: Tables, root: RunId, cut: int, gone: frozenset[RunId] = frozenset()
-) -> tuple[list[RunId], str | None]:
-    """The run and all that it called, the callers last, and why they must stay (None: they need not). `gone`: runs to
-    be taken for dropped."""
+def _called(tables: Tables, root: RunId) -> list[RunId]:
+    """The run and all that it called, callers before those that they called."""
     family, todo = [root], [root]
     while todo:
         called = tables.all("SELECT id FROM runs WHERE caller_run = :run ORDER BY id", run=todo.pop())
         fresh = [RunId(run_id) for (run_id,) in called if run_id not in family]
         family += fresh
         todo += fresh
+    return family
+
+
+def _family(
+    tables: Tables, root: RunId, cut: int, gone: frozenset[RunId] = frozenset(), *, named: bool = False
+) -> tuple[list[RunId], str | None]:
+    """The run and all that it called, the callers last, and why they must stay (None: they need not). `gone`: runs to
+    be taken for dropped. named: somebody wants just this one gone, whatever labels it has."""
+    family = _called(tables, root)
     for run_id in family:
         row = tables.first("SELECT status, updated_at FROM runs WHERE id = :run", run=run_id)
         if row is None or row[0] not in RUN_TERMINAL:
@@ -157,7 +164,7 @@ def _family(
         if row[1] >= cut:
             return [], f"{run_id} is too young"
         label = tables.first("SELECT label FROM labels WHERE run_id = :run LIMIT 1", run=run_id)
-        if label is not None:
+        if label is not None and not named:
             return [], f"{run_id} has the label {label[0]!r}"
         for (branch,) in tables.all("SELECT id FROM runs WHERE parent_run = :run ORDER BY id", run=run_id):
             if branch not in gone:
@@ -165,12 +172,14 @@ def _family(
     return family[::-1], None
 
 
-def _drop(tables: Tables, keeper: Keeper, root: RunId, cut: int, actor: Principal) -> tuple[list[RunId], str | None]:
+def _drop(
+    tables: Tables, keeper: Keeper, root: RunId, cut: int, actor: Principal, named: bool = False
+) -> tuple[list[RunId], str | None]:
     """Drop a family if it still may be dropped: no write comes between the look and the deed."""
     at = keeper.clock.now_us()
-    for run_id in _family(tables, root, cut)[0]:
+    for run_id in _family(tables, root, cut, named=named)[0]:
         tables.lock_run(run_id)
-    family, reason = _family(tables, root, cut)
+    family, reason = _family(tables, root, cut, named=named)
     for run_id in family:
         row = tables.first("SELECT project, seq, head FROM runs WHERE id = :run", run=run_id)
         assert row is not None
@@ -188,6 +197,70 @@ def _drop(tables: Tables, keeper: Keeper, root: RunId, cut: int, actor: Principa
 
 
 _UNLINK: Final = "DELETE FROM links WHERE digest = :digest AND run_id = :run"
+
+
+# --- what somebody names ----------------------------------------------------------------------------------------------
+
+
+async def forget(
+    keeper: Keeper,
+    run_ids: Sequence[RunId],
+    what: Literal["runs", "blobs"],
+    *,
+    reason: str,
+    actor: Principal,
+    preview: bool = False,
+) -> Retained:
+    """Drop these runs (`runs`), or erase their content (`blobs`), with the runs that they have called, however young
+    they are; with `preview` only say what would go. `reason` stands in the logs of those that are erased.
+
+    A run stays as long as it has not ended, or is part of one that stays; it is not dropped as long as a branch that
+    stays came from it. Raises `not_found`, `storage_unavailable`. What was interrupted is finished by repeating it.
+    """
+    found: dict[str, list[RunId]] = {"runs": [], "blobs": []}
+    kept: dict[RunId, str] = {}
+    roots = await keeper.read(lambda tables: _named(tables, run_ids, kept))
+    for root in roots:
+        if what == "runs":
+            if preview:
+                gone = frozenset(found["runs"])
+                family, why = await keeper.read(partial(_family, root=root, cut=_EVER, gone=gone, named=True))
+            else:
+                drop = partial(_drop, keeper=keeper, root=root, cut=_EVER, actor=actor, named=True)
+                family, why = await keeper.write(drop)
+            if why is None:
+                found["runs"] += family
+            else:
+                kept[root] = why
+            continue
+        for run_id in await keeper.read(partial(_called, root=root)):
+            try:
+                if preview:
+                    await keeper.read(partial(_to_erase, run_id=run_id))
+                else:
+                    await erase(keeper, run_id, reason, actor)
+                found["blobs"].append(run_id)
+            except OmiumError as error:
+                if error.code != "not_allowed":
+                    raise
+                kept[run_id] = f"{run_id} has not ended"
+    return Retained(found["runs"], found["blobs"], kept)
+
+
+def _named(tables: Tables, run_ids: Sequence[RunId], kept: dict[RunId, str]) -> list[RunId]:
+    """Those of the runs that no other one of them has called, the youngest first; the rest goes with its caller."""
+    roots = []
+    for run_id in sorted(set(run_ids), reverse=True):
+        row = tables.first("SELECT caller_run FROM runs WHERE id = :run", run=run_id)
+        if row is None:
+            raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
+        if row[0] in run_ids:
+            continue
+        if row[0] is not None and tables.first("SELECT 1 FROM runs WHERE id = :run", run=row[0]) is not None:
+            kept[run_id] = f"{run_id} is a part of {row[0]}"
+            continue
+        roots.append(run_id)
+    return roots
 
 
 # --- erasing ----------------------------------------------------------------------------------------------------------
@@ -334,4 +407,4 @@ def _delete_files(keeper: Keeper, gone: Sequence[tuple[Digest, str]], untouched_
     return sum(not files.delete(digest, untouched_since=untouched_since) for digest in filed)
 
 
-__all__ = ["SYSTEM", "Erased", "Policy", "Retained", "erase", "retain"]
+__all__ = ["SYSTEM", "Erased", "Policy", "Retained", "erase", "forget", "retain"]

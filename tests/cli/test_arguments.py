@@ -57,6 +57,9 @@ def test_overrides_of_all_kinds_come_together(tmp_path: Path) -> None:
         },
     }
     assert overrides(None, [], [], []) is None
+    texts = {"properties": {"version": {"type": "string"}}}
+    assert overrides(None, ["version=2.0"], [], [], texts) == {"inputs": {"version": "2.0"}}
+    assert overrides(None, ["version=2.0"], [], []) == {"inputs": {"version": 2.0}}
 
 
 def test_a_parameter_of_an_inner_node_names_the_whole_node() -> None:

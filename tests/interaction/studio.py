@@ -270,7 +270,12 @@ async def open_studio(path: Path, *, workflows: Mapping[str, str] = WORKFLOWS) -
     async def fail() -> None:
         raise ValueError(HOSTILE)
 
-    functions = {"echo": echo, "held": held, "send": send, "numbers": numbers, "fail": fail}
+    async def choosy(n: int) -> int:
+        if n == 0:
+            raise ValueError(HOSTILE)
+        return n
+
+    functions = {"echo": echo, "held": held, "send": send, "numbers": numbers, "fail": fail, "choosy": choosy}
     specs = {name: FunctionSpec(name, f"{__name__}:{name}", host="async") for name in functions}
     specs["send"] = replace(specs["send"], on_unknown="ask")  # what it does may not be done twice unseen
     catalog = Catalog(functions=specs, workflows={name: load_workflow(text) for name, text in workflows.items()})

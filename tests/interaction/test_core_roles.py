@@ -59,6 +59,8 @@ NAMING: dict[str, Ask] = {
     "audit": lambda core, who, of: core.audit(who, of.run),
     "resumable": lambda core, who, of: core.resumable(who, of.run),
     "retry_stats": lambda core, who, of: core.retry_stats(who, of.run),
+    "rollbacks": lambda core, who, of: core.rollbacks(who, of.run),
+    "failures": lambda core, who, of: core.failures(who, of.run),
     "list_approvals": lambda core, who, of: core.list_approvals(who, run_id=of.run),
     "decisions": lambda core, who, of: core.decisions(who, run_id=of.run),
     "get_approval": lambda core, who, of: core.get_approval(who, of.approval),

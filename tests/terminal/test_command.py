@@ -26,7 +26,7 @@ def test_a_decision_at_a_terminal_has_the_run_go_on(project: Place) -> None:
     project.end_workers()
     terminal = Terminal(project, "top", env={"LINES": "24", "COLUMNS": "80"})
     terminal.until("Publish hello ada?")
-    terminal.until("options")
+    terminal.until("needs elicited")  # the question in full: what is not shown yet cannot be decided
     terminal.type("a")
     terminal.until("Enter: approve")
     terminal.type("\r")

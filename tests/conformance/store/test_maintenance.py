@@ -60,7 +60,7 @@ async def test_any_history_is_sound_and_can_be_rebuilt(store: AnyStore, seed: in
     numbers = random.Random(seed)
     life = Life(store)
     await life.live([numbers.randrange(10**6) for _ in range(160)])
-    assert {"branch", "roll_back", "play_from", "settle", "label"} <= set(life.done)
+    assert {"branch", "roll_back", "fall_back", "play_from", "settle", "label"} <= set(life.done)
     await catch_up(life)
     assert await m.verify(m.keeper(store)) == []
     before = await tables_of(store)
@@ -334,6 +334,39 @@ async def test_a_policy_may_take_only_the_content(store: AnyStore, clock: TestCl
     clock.advance(2 * DAY)
     assert (await m.retain(m.keeper(store), policy, clock.now_us())).erased == []
     assert await m.verify(m.keeper(store)) == []
+
+
+async def test_runs_that_somebody_names_go_however_young_and_labelled_they_are(
+    store: AnyStore, clock: TestClock
+) -> None:
+    life = Life(store)
+    keeping = m.keeper(store)
+    caller = await life.create()
+    called = await finished(life, caller={"run": caller, "node": "a", "generation": 0})
+    labelled, other = await finished(life), await finished(life)
+    await life.do(labelled, c.Label(Seq(2), "mine"))
+    branch = await life.create(parent={"run": labelled, "seq": 4})
+    mine = [caller, labelled]
+    going_on = await m.forget(keeping, mine, "runs", reason="asked for", actor=USER)
+    assert (going_on.dropped, set(going_on.kept)) == ([], {caller, labelled})
+    part = await m.forget(keeping, [called], "blobs", reason="asked for", actor=USER)
+    assert (part.erased, set(part.kept)) == ([], {called})
+    for run_id in (caller, branch):
+        await life.do(run_id, c.CancelRun())
+    mine.append(branch)
+    clock.advance(1)
+    erased = await m.forget(keeping, mine, "blobs", reason="asked for", actor=USER)
+    assert (set(erased.erased), erased.kept) == ({*mine, called}, {})
+    assert not await stored(store, out(called, "a")) and await stored(store, out(other, "a"))
+    seen = await m.forget(keeping, mine, "runs", reason="asked for", actor=USER, preview=True)
+    dropped = await m.forget(keeping, mine, "runs", reason="asked for", actor=USER)
+    assert set(seen.dropped) == set(dropped.dropped) == {*mine, called}
+    assert dropped.dropped.index(branch) < dropped.dropped.index(labelled)
+    assert [row.id for row in await store.runs(RunQuery())] == [other]
+    with pytest.raises(OmiumError) as unknown:
+        await m.forget(keeping, mine, "runs", reason="asked for", actor=USER)
+    assert unknown.value.code == "not_found"
+    assert await m.verify(keeping) == []
 
 
 # --- erasing ----------------------------------------------------------------------------------------------------------

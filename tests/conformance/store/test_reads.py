@@ -249,3 +249,20 @@ async def test_a_read_that_is_cancelled_leaves_nothing_behind(store: AnyStore, w
     assert {task for task in asyncio.all_tasks() - others if task.get_name() == "omium-read"} == set()
     assert asyncio.all_tasks() <= others
     assert store._engine is not None and store._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_events_of_some_kinds_are_read_over_several_logs(store: AnyStore) -> None:
+    runs = [await executing(store) for _ in range(3)]
+    for run in runs:
+        await run.complete(A, B)
+    kinds = [EventType.NODE_COMPLETED, EventType.RUN_CREATED]
+    some = await store.events_among([runs[2].id, runs[0].id], kinds, 100)
+    assert [(one.run_id, one.type) for one in some] == [
+        (run.id, kind)
+        for run in (runs[0], runs[2])
+        for kind in (EventType.RUN_CREATED, EventType.NODE_COMPLETED, EventType.NODE_COMPLETED)
+    ]
+    whole = await store.events(runs[0].id)
+    assert some[0] == whole[0]  # the whole event, as it is linked
+    assert len(await store.events_among([runs[2].id, runs[0].id], kinds, 4)) == 4
+    assert await store.events_among([], kinds, 100) == await store.events_among([runs[0].id], [], 100) == []

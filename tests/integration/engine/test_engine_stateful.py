@@ -39,7 +39,14 @@ def documents(draw: Any, depth: int = 0) -> dict[str, Any]:
         if needs:
             node["needs"] = [{"node": f"n{one}", "optional": draw(st.booleans())} for one in needs]
         nodes.append(node)
-    return {"nodes": nodes}
+    if depth or not draw(st.booleans()):
+        return {"nodes": nodes}
+    rules = st.fixed_dictionaries({"do": st.sampled_from(["ask", "abort", "fail"]), "nodes": st.just(["n1*"])})
+    back = st.fixed_dictionaries(
+        {"do": st.just("rollback"), "to": st.sampled_from(["previous", "start", "node:n0"]), "max": st.integers(1, 2)}
+    )
+    last = draw(st.lists(back, min_size=1, max_size=1))
+    return {"nodes": nodes, "on_failure": [*(draw(st.lists(rules, max_size=1)) if size > 1 else []), *last]}
 
 
 @st.composite

@@ -384,3 +384,28 @@ async def test_a_plan_is_good_once_for_one_caller_and_for_what_was_looked_at(tmp
         old = await core.preview_rollback(ME, hand.run_id, "start")
         await core.rollback(ME, hand.run_id, first)
         await refused(core.rollback(ME, hand.run_id, "start", plan_token=old.plan_token), "plan_expired")
+
+
+async def test_rollbacks_are_recounted_with_how_they_ended(tmp_path: Path) -> None:
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        if inputs["call"] == "second":
+            raise ConnectionError("it does not answer")
+
+    async with opened(tmp_path, CHAIN, functions={"undo": undo}) as (core, _):
+        hand = await by_hand(core, CHAIN)
+        first = await hand.run("n1")
+        for node_id, call in (("n2", "first"), ("n3", "second")):
+            await hand.start(node_id)
+            await hand.effect(node_id, call, compensate="undo")
+            await hand.end(node_id)
+        await hand.let_go()
+        end = (await hand.state()).seq
+        assert await core.rollbacks(ME, hand.run_id) == []
+        for to, reason in ((first, "both were wrong"), ("start", None)):
+            plan = await core.preview_rollback(ME, hand.run_id, to)
+            await core.rollback(ME, hand.run_id, to, reason=reason, plan_token=plan.plan_token)
+        before, after = await core.rollbacks(ME, hand.run_id)
+        assert (before.from_seq, before.to, before.reason) == (end, first, "both were wrong")
+        assert (before.outcome, before.compensated) == ("failed", {"done": 1, "failed": 1})
+        assert (before.by, before.automatic, before.files) == (ME.principal, False, None)
+        assert before.ms >= 0 and after.seq > before.seq

@@ -145,6 +145,7 @@ NODE_SAMPLES: list[c.Command] = [
     c.CompleteNode(NODE, 0, BLOB, 1),
     c.FailAttempt(NODE, 0, 1, ERROR),
     c.FailAttempt(NODE, 0, 1, ERROR, retry_at=NOW + 5),
+    c.FailAttempt(NODE, 0, 1, ERROR, rule=0),
     c.FailNode(NODE, 0, ERROR),
     c.InterruptNode(NODE, 0, 1, "handover"),
     c.InterruptNode(NODE, 0, 1, "paused"),
@@ -273,3 +274,46 @@ def test_what_ends_a_run_ends_everything_in_it_at_once(end: c.Command) -> None:
         assert state.node(NODE).status is expected
         assert state.approvals[OPEN].decision == "cancelled"
         assert state.approvals[YES].decision == "approve"
+
+
+def set_back(status: RunStatus = R.EXECUTING, **more: Any) -> RunState:
+    """A run with a node that failed under a rule that takes it back."""
+    state = run_in(status)
+    state.setbacks[NODE] = {"rule": 1, "category": "timeout", **more}
+    return state
+
+
+BACK = c.RollBack(Seq(3), trigger="automatic", rule=1, cause=NODE, category="timeout")
+
+
+@pytest.mark.parametrize(("before", "then"), [(R.EXECUTING, R.EXECUTING), (R.WAITING_APPROVAL, R.EXECUTING)])
+def test_a_run_that_goes_back_by_itself_goes_on_and_counts_it(before: RunStatus, then: RunStatus) -> None:
+    state = after(set_back(before), BACK)
+    assert (state.status, state.setbacks, state.rollbacks) == (then, {}, {"1": 1})
+    assert after(set_back(R.PAUSED), BACK).status is R.PAUSED
+
+
+def test_one_that_a_person_decided_is_not_counted_and_uses_the_decision_up() -> None:
+    state = set_back(approval=YES)
+    decided = c.RollBack(Seq(3), trigger="decided", rule=1, cause=NODE, approval=YES)
+    assert [kind for kind, _ in decide(state, decided, NOW)] == ["approval.consumed", "run.rolled_back"]
+    assert after(state, decided).rollbacks == {}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        c.RollBack(Seq(3), trigger="automatic", rule=0, cause=NODE),
+        c.RollBack(Seq(3), trigger="automatic", rule=1, cause=NodeId("other")),
+        c.RollBack(Seq(3), trigger="decided", rule=1, cause=NODE, approval=YES),
+        c.RollBack(Seq(3), trigger="automatic", rule=1),
+    ],
+)
+def test_a_run_goes_back_by_itself_only_for_what_is_noted(command: c.RollBack) -> None:
+    with pytest.raises(OmiumError, match="conflict"):
+        decide(set_back(), command, NOW)
+
+
+@pytest.mark.parametrize("command", [c.RollBack(Seq(3)), c.PlayFrom(NODE, BLOB, (NODE,)), c.CancelRun()])
+def test_what_a_person_does_to_the_run_comes_instead(command: c.Command) -> None:
+    assert after(set_back(), command).setbacks == {}
