@@ -342,7 +342,10 @@ def _check_exit(spec: CommandSpec, ended: Exit, listener: Listener) -> None:
         message = f"The command {spec.name!r} {what} {limit:g} s and was ended."
         raise OmiumError("timeout", message, reason=ended.reason, limit_s=limit, **data)
     if ended.reason != "exited":
-        limits = {"memory": f"{spec.memory_limit_bytes} bytes of memory", "output": f"{spec.output_limit_bytes} bytes"}
+        limits = {
+            "memory": f"{spec.memory_limit_bytes} bytes of memory",
+            "output": f"{spec.output_limit_bytes} bytes of output",
+        }
         why = f"exceeded its limit of {limits[ended.reason]}" if ended.reason in limits else "was cancelled"
         _failed(spec, f"{why} and was ended", ended.reason, data)
     succeeded = ended.code in spec.success_codes

@@ -25,7 +25,7 @@ import orjson
 from omium.clients.asked import Asked
 from omium.clients.commands import CommandSpec, Launch, launch_of, run_command
 from omium.clients.functions.code import Sources, Stamp, of_callable, stamp_of
-from omium.clients.functions.context import AskAsync, AsyncContext, wants_context
+from omium.clients.functions.context import AskAsync, Asking, AsyncContext, asking, wants_context
 from omium.clients.functions.host import FunctionPool
 from omium.clients.functions.printed import Printed
 from omium.clients.functions.threads import call_in_thread
@@ -34,7 +34,7 @@ from omium.clients.processes.credentials import Credentials
 from omium.clients.processes.environment import declared
 from omium.clients.processes.stream import StreamName
 from omium.clients.processes.supervisor import OnLine
-from omium.clients.watched import Supervision, Watched
+from omium.clients.watched import Program, Supervision, Watched
 from omium.orchestration.definition.model import OnUnknown
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, new_id
@@ -226,6 +226,7 @@ def _on_loop(function: Callable[..., Awaitable[Value]]) -> Body:
         arguments = copied(inputs)
         if with_context:
             arguments["ctx"] = AsyncContext(_context(attempt), attempt.ask)
+        token = asking.set(Asking(True, attempt.ask))
         try:
             return await function(**arguments)
         except SystemExit as error:
@@ -236,6 +237,8 @@ def _on_loop(function: Callable[..., Awaitable[Value]]) -> Body:
                 raise
             # Nobody stops it: something inside it was cancelled, and that must not look like the end of the attempt.
             raise OmiumError("process_failed", "the function cancelled itself.", reason="raised") from None
+        finally:
+            asking.reset(token)
 
     return body
 
@@ -339,7 +342,7 @@ class CommandExecutor:
     ) -> None:
         self._specs = specs
         self._on_unknown = on_unknown or {}
-        self._supervision = supervision or Supervision()
+        self.supervision = supervision or Supervision()
         self._digests: dict[str, tuple[str, dict[Path, Stamp]]] = {}
 
     def digest(self, use: str) -> str:
@@ -365,8 +368,8 @@ class CommandExecutor:
         A program that asks a person has done nothing yet, and is run again with the answer, as it was run before.
         """
         spec = self._spec(use)
-        if self._supervision.reconciler is not None and attempt.resumed:
-            await self._supervision.reconciler.end(attempt.run_id, attempt.node_id)
+        if self.supervision.reconciler is not None and attempt.resumed:
+            await self.supervision.reconciler.end(attempt.run_id, attempt.node_id)
         asked = await Asked.of(attempt)
         while True:
             await asked.answered(spec, attempt)
@@ -400,7 +403,14 @@ class CommandExecutor:
         try:
             launch = asked.launch or launch_of(spec, inputs)
             credentials = Credentials.of({**declared(launch.pass_env, {}), **spec.env})
-            with Watched(self._supervision, spec, launch, attempt, token, credentials) as watched:
+            program = Program(
+                spec.name,
+                launch.argv,
+                str(launch.cwd or attempt.workspace or ""),
+                tuple(sorted((*launch.pass_env, *launch.constants))),
+                spec.hard_timeout_s,
+            )
+            with Watched(self.supervision, program, attempt, token, credentials) as watched:
                 output = await self._run(spec, inputs, attempt, watched, launch, asked, marker, token)
             return cast(Value, credentials.value(output) if credentials else output)
         except OmiumError as error:

@@ -38,7 +38,6 @@ from omium.orchestration.values import encode
 if TYPE_CHECKING:
     import httpx
 
-    from omium.orchestration.gates.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -164,12 +163,6 @@ class Opa:
                 timeout=self.timeout_s, trust_env=False, follow_redirects=False, headers={"user-agent": "omium"}
             )
         return self._client
-
-
-async def decide_async(policy: Policy, question: Question, opa: Opa | None = None) -> Decision:
-    """What a policy says, after OPA was asked too where there is one."""
-    decision = policy.decide(question)
-    return decision if opa is None else await opa.tighten(question, decision)
 
 
 def checked_url(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A registered command under way as others see it: its entry in the register, its events, its lines in files."""
+"""A registered program under way as others see it: its entry in the register, its events, its lines in files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
-from omium.clients.commands import CommandSpec, Launch
 from omium.clients.processes.counters import counters
 from omium.clients.processes.credentials import Credentials
 from omium.clients.processes.event_log import EventLog
@@ -37,23 +36,37 @@ class Supervision:
     reconciler: Reconciler | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs: name is the operator's for it; env: names of variables only."""
+
+    name: str
+    argv: tuple[str, ...]
+    cwd: str
+    env: tuple[str, ...]
+    hard_timeout_s: float | None
+
+
 class Watched:
-    """One run of a command. Nothing here ends the program: a full disk costs lines, and is counted. credentials: taken
-    out of every line."""
+    """One run of a program. Nothing here ends it: a full disk costs lines, and is counted. credentials: taken out of
+    every line. files: whether its lines are kept beside the run. outcome: what became of it, where that is more than
+    whether the block raised."""
 
     def __init__(
         self,
         supervision: Supervision,
-        spec: CommandSpec,
-        launch: Launch,
+        program: Program,
         attempt: Attempt,
         token: str,
         credentials: Credentials,
+        *,
+        files: bool = True,
     ) -> None:
         self._supervision = supervision
         self._credentials = credentials
-        self._spec = spec
-        self._launch = launch
+        self._program = program
+        self._keeps = files
+        self.outcome: str | None = None
         self._attempt = attempt
         self._token = token
         self._running: Running | None = None
@@ -61,7 +74,7 @@ class Watched:
         self._files: dict[StreamName, IO[str]] = {}
         self._stack = ExitStack()
         self._about: dict[str, Any] = {
-            "tool": spec.name,
+            "tool": program.name,
             "run": attempt.run_id,
             "node": attempt.node_id,
             "attempt": attempt.attempt,
@@ -70,7 +83,7 @@ class Watched:
         self.last: str | None = None
 
     def __enter__(self) -> Watched:
-        if self._attempt.scratch is not None:
+        if self._keeps and self._attempt.scratch is not None:
             names: tuple[StreamName, ...] = ("stdout", "stderr")
             for name in names:
                 self._open(name, self._attempt.scratch / "logs" / f"{name}.log")
@@ -86,7 +99,7 @@ class Watched:
         if self._running is not None:
             told = self._running.exit
             ended = {} if told is None else {"exit_code": told.code, "signal": told.signal, "ended_by": told.reason}
-            self._tell("running", _status(error), **ended)
+            self._tell("running", self.outcome or _status(error), **ended)
 
     # --- what the supervisor reports ---
 
@@ -97,14 +110,14 @@ class Watched:
             run=self._attempt.run_id,
             node=self._attempt.node_id,
             attempt=self._attempt.attempt,
-            command=self._spec.name,
-            argv=self._launch.argv,
-            cwd=str(self._launch.cwd or self._attempt.workspace or ""),
-            env=tuple(sorted((*self._launch.pass_env, *self._launch.constants))),
+            command=self._program.name,
+            argv=self._program.argv,
+            cwd=self._program.cwd,
+            env=self._program.env,
             leader=running.identity,
             owner=this_process(),
             started_at=time.time(),
-            hard_timeout_s=self._spec.hard_timeout_s,
+            hard_timeout_s=self._program.hard_timeout_s,
             seen_at=time.time(),
         )
         self._put()
@@ -113,6 +126,12 @@ class Watched:
     def status(self, status: Status) -> None:
         self._tell("stalled" if status == "running" else "running", status)
         self.refresh()
+
+    @property
+    def hears(self) -> bool:
+        """Whether anything is done with its lines."""
+        events = self._supervision.events
+        return self._keeps or (events is not None and events.output)
 
     def line(self, stream: StreamName, line: str) -> None:
         line = self._credentials.text(line)

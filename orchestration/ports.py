@@ -29,7 +29,7 @@ from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import Command
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.state import RunState
-from omium.orchestration.ports_calls import Allowed, Call, Decided, Reservation
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation
 from omium.orchestration.ports_counts import Counts
 from omium.orchestration.ports_gates import Amounts, BudgetRow, Counter, DecisionRow, PinRow
 from omium.orchestration.ports_graphs import Graphs
@@ -410,8 +410,8 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
     async def raise_budget(self, project: ProjectId, name: str, extra: Amounts, by: Principal) -> None:
         """Allow more of a counter, with `budget.raised` in the project's log."""
 
-    async def budgets(self, project: ProjectId) -> list[BudgetRow]:
-        """By name."""
+    async def budgets(self, project: ProjectId, names: Sequence[str] | None = None) -> list[BudgetRow]:
+        """By name; only those of these names, if they are given."""
 
     async def lease(self, name: str, worker: WorkerId, holder: str) -> str | None:
         """Take a lease that nobody has, or whose worker is gone. None, or who holds it."""
@@ -452,8 +452,8 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
     async def next_wake(self, projects: Sequence[ProjectId]) -> int | None:
         """When the next free run is due, microseconds; None if none is."""
 
-    async def queued(self, projects: Sequence[ProjectId]) -> int:
-        """How many runs wait for a worker."""
+    async def queued(self, projects: Sequence[ProjectId], now_us: int) -> int:
+        """How many runs are due and wait for a worker; not those that wait for a person or a time."""
 
     # plain tables
     async def recall(self, scope: str, key: str) -> tuple[Digest, Mapping[str, Any]] | None:
@@ -494,14 +494,6 @@ class Done:
     usage: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """What an attempt is told of those before it: their failures, newest last, and what a human said."""
-
-    failures: Sequence[Mapping[str, Any]] = ()
-    feedback: Sequence[str] = ()
-
-
 class Attempt(Protocol):
     """What an executor may know and ask of the engine while it runs one attempt of a node."""
 
@@ -518,6 +510,8 @@ class Attempt(Protocol):
     async def ask(self, kind: str, payload: Value) -> Value:
         """`progress` {"text"}; `now`, `random`, `uuid`; `effect_intent` {"key"} -> {"known", "result"?} and
         `effect_settle` {"key", "ok", "result"|"error_type", "message"}; `artifact` {"name", "value"}; `scratch`.
+        `checkpoint` {"label", "state", "call"?, "later"?} -> {"call", "restored": {"state"} or None} and
+        `checkpoint_end` {"label", "call", "outcome", "error"?, "state"?, "later"?}; `later`: with the next commit.
         Intents and settlements are durable when this returns."""
 
     async def effect(

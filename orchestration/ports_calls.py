@@ -1,4 +1,4 @@
-"""Calls that an attempt makes outside: what is asked of the gate before one, what it answers, and the tools to call.
+"""What passes between the engine and an attempt: calls outside, what the gate answers, the tools, what it is told.
 
 An executor makes a call through `Attempt.call`, which looks it up in the ledger, has policy and people decide about it,
 reserves its budget and records it. It never decides by itself whether a call may be made.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest
 from omium.orchestration.values import Value
 
@@ -32,6 +33,8 @@ class Call:
     sent, without credentials. pin: the hash of the tool's definition. preview: what a person is shown beside the
     arguments. agent: the registered agent that asks. usd: what the call
     costs, by the operator's price list. hints: what the server says of its tool; never a reason to allow.
+
+    Raises `invalid_argument` for a name with a NUL, which a model may make up and no database column holds.
     """
 
     key: str
@@ -44,6 +47,10 @@ class Call:
     agent: str | None = None
     usd: float = 0.0
     hints: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "\0" in f"{self.key}{self.tool}{self.server}{self.agent}":
+            raise OmiumError("invalid_argument", f"a call of {self.tool!r:.120} has a NUL in a name.", sent=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +133,12 @@ class Tools(Protocol):
         `agent`: see `Call`. Raises OmiumError: `not_registered`, `denied`, `tool_failed` (the server's own error;
         `data["sent"]` False when nothing was sent), `budget_exceeded`, `timeout`, `invalid_argument` (its schema); and
         `Suspended`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What an attempt is told: earlier failures, newest last, what a human said, what mended such failures before."""
+
+    failures: Sequence[Mapping[str, Any]] = ()
+    feedback: Sequence[str] = ()
+    mended: Sequence[str] = ()

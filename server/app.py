@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 Leave = Literal["park", "detach"]
 
+_MEMORY = "memory of commands"  # in MiB; no name of an operator's own
 _POOL = "processes"  # the limit that functions in worker processes share
 
 
@@ -57,7 +59,14 @@ async def open_omium(
         )
         stack.push_async_callback(_to_the_end, store.close)
         workspaces = workspaces_of(config)
-        core = Core(store, catalog, clock=time, policies=policies_of(config.project), budgets=config.project.budgets)
+        core = Core(
+            store,
+            catalog,
+            clock=time,
+            policies=policies_of(config.project),
+            budgets=config.project.budgets,
+            longest_s=config.limits.run_time_s,
+        )
         if engine:
             departure = None
             if leave == "detach" and config.detach:
@@ -111,13 +120,21 @@ def _engine_config(config: Config) -> EngineConfig:
 
     limits = config.limits
     in_processes = [name for name, spec in config.project.functions.items() if spec.host == "process"]
+    limited = {name: spec.memory_limit_bytes for name, spec in config.project.commands.items()}
+    limited |= {name: cli.memory_limit_bytes for name, cli in config.project.coding.items()}
     return EngineConfig(
         slots=limits.slots,
         runs=limits.runs,
-        resources={_POOL: limits.processes, **limits.resources},
+        resources={_POOL: limits.processes, **limits.resources, **_memory(limits.memory_bytes)},
         pools={f"function:{name}": _POOL for name in in_processes},
+        weights={f"cli:{name}": _memory(size) for name, size in limited.items()},
         projects=(config.project.id,),
     )
+
+
+def _memory(size: int | None) -> dict[str, int]:
+    """So much memory, as slots of its limit; none where it is not limited."""
+    return {} if size is None else {_MEMORY: max(1, math.ceil(size / 2**20))}
 
 
 async def _executors(stack: AsyncExitStack, config: Config, tools: ExternalTools | None) -> dict[str, Executor]:

@@ -6,6 +6,7 @@ the command is used: `omium --help` loads click and nothing else.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import click
 from omium.server.memory import tune
 
 _PACKAGE: Final = "omium.server.commands"
+_UNPRINTED: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # Section -> command -> (module, name in it, help). A test holds the lines against the commands themselves.
 COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
@@ -62,6 +64,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "policy": ("policy", "policy", "Check, test and explain what runs may do outside."),
         "decisions": ("gates", "decisions", "List what policy decided about calls."),
         "budgets": ("gates", "budgets", "List what calls have cost by budget."),
+        "report": ("reporting", "report", "Report how runs ended, how long they took and what they cost."),
         "raise-budget": ("gates", "raise_budget", "Allow more of a budget."),
     },
     "Serve and look after": {
@@ -72,13 +75,16 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "token": ("tokens", "token", "Make, list and revoke the tokens of callers."),
         "notify": ("notifying", "notify", "List, repeat and test what others are told of."),
         "deploy": ("deploying", "deploy", "Bundle a project, sign it, and install it where it runs."),
+        "config": ("configuring", "config", "Show the settings that hold, and who says so."),
         "doctor": ("doctoring", "doctor", "Look for what is wrong, and name the command that mends it."),
         "health": ("doctoring", "health", "Say whether runs can go on: healthy, degraded or unhealthy."),
         "processes": ("processes", "processes", "List the supervised programs that run on this machine now."),
         "wrap": ("wrap", "wrap", "Run a program and send heartbeats for it on standard error."),
         "verify": ("upkeep", "verify", "Check the logs, tables and contents of the database."),
         "audit": ("auditing", "audit", "Export what happened, with the proof that nothing of it was changed."),
-        "backup": ("upkeep", "backup", "Copy the database while others work with it."),
+        "export": ("exporting", "export", "Write a run's state, values and log as JSON files."),
+        "controls": ("auditing", "controls", "List the controls of this project, and what shows that they work."),
+        "backup": ("upkeep", "backup", "Copy the database and the captured files of its runs, while others work."),
         "restore": ("upkeep", "restore", "Put a backup in the place of a database that is gone."),
         "sweep": ("upkeep", "sweep", "Remove content that nothing refers to."),
         "erase": ("upkeep", "erase", "Erase what runs were given and gave, with their files."),
@@ -142,9 +148,13 @@ class Commands(click.Group):
         except click.Abort:
             click.echo("aborted", err=True)
             sys.exit(130)
-        except BrokenPipeError:
-            # Whoever read us has seen enough. What is left in the buffer has no reader, so it goes nowhere.
+        except OSError as error:
+            if error.filename is not None or error.errno not in _UNPRINTED:
+                raise
+            # What is left in the buffer goes nowhere: whoever read us has seen enough, or the disk is full.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.errno != errno.EPIPE:
+                click.echo(f"error: what was asked for cannot be written: {error.strerror}.", err=True)
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
 

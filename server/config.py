@@ -11,6 +11,8 @@ neither there is an empty project called `default`.
 | OMIUM_DURABILITY | `full` or `normal` |
 | OMIUM_CHAIN_KEY_FILE | a file with the secret that makes the hash chain an HMAC |
 | OMIUM_SLOTS, OMIUM_RUNS, OMIUM_PROCESSES | nodes at once, runs owned at once, worker processes of functions |
+| OMIUM_RUN_TIME | how long any run may take, such as 1h |
+| OMIUM_MEMORY | what commands with a memory limit may be given together, such as 2GB |
 | OMIUM_READS, OMIUM_CHANGES, OMIUM_STARTS | requests of one caller a minute: reads, changes, starts of runs |
 | OMIUM_CONCURRENT | calls of one caller under way at once |
 | OMIUM_OPEN_LOOPBACK | whether a bind to loopback asks for no credential (`true`) |
@@ -22,6 +24,7 @@ neither there is an empty project called `default`.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -49,13 +52,16 @@ _KEY_BYTES: Final = 32
 @dataclass(frozen=True, slots=True)
 class Limits:
     """slots: nodes that run at once in this process; runs: runs that it owns at once; processes: calls of functions in
-    worker processes at once; resources: named limits, also `function:NAME` and `cli:NAME`; requests: of a caller."""
+    worker processes at once; resources: named limits, also `function:NAME` and `cli:NAME`; requests: of a caller;
+    run_time_s: no run takes longer; memory_bytes: what commands that state a memory limit may be given together."""
 
     slots: int = 4_096
     runs: int = 2_000
     processes: int = 8
     resources: Mapping[str, int] = field(default_factory=dict)
     requests: RequestLimits = field(default_factory=RequestLimits)
+    run_time_s: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,8 @@ class Config:
             "OMIUM_SLOTS": str(self.limits.slots),
             "OMIUM_RUNS": str(self.limits.runs),
             "OMIUM_PROCESSES": str(self.limits.processes),
+            "OMIUM_MEMORY": None if self.limits.memory_bytes is None else str(self.limits.memory_bytes),
+            "OMIUM_RUN_TIME": None if self.limits.run_time_s is None else str(self.limits.run_time_s),
             "OMIUM_DETACH": "true" if self.detach else "false",
         }
 
@@ -215,6 +223,8 @@ def _config(
             processes=_get(env, "OMIUM_PROCESSES", _count, _COUNT) or limits.get("processes", plain.processes),
             resources=limits.get("resources", {}),
             requests=_requests(env, limits.get("requests", {})),
+            memory_bytes=_get(env, "OMIUM_MEMORY", _size, _SIZE) or limits.get("memory"),
+            run_time_s=_get(env, "OMIUM_RUN_TIME", _duration, _DURATION) or limits.get("run_time"),
         ),
         detach=_get(env, "OMIUM_DETACH", _yes_or_no, "true or false") is not False,
         start=start,
@@ -268,6 +278,8 @@ def _find(begin: Path, *, explicit: bool) -> Path | None:
 # --- variables ----------------------------------------------------------------------------------------------------
 
 _COUNT: Final = "a whole number of at least 1"
+_SIZE: Final = "a size above 0, such as 2GB or 500MB"
+_DURATION: Final = "a duration above 0, such as 3600, 90s or 1h"
 
 
 def _get(env: Mapping[str, str], name: str, parse: Callable[[str], T], expected: str) -> T | None:
@@ -287,6 +299,24 @@ def _count(text: str) -> int:
     if not 1 <= number <= 1_000_000:
         raise ValueError
     return number
+
+
+def _size(text: str) -> int:
+    from omium.server.project_file import size_bytes
+
+    found = size_bytes(int(text) if text.isdecimal() else text)
+    if not found:
+        raise ValueError
+    return found
+
+
+def _duration(text: str) -> float:
+    from omium.orchestration.definition.schema import duration_seconds
+
+    seconds = duration_seconds(float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else text)
+    if not seconds:
+        raise ValueError
+    return seconds
 
 
 def _yes_or_no(text: str) -> bool:

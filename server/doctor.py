@@ -100,7 +100,8 @@ def _project(patient: Patient) -> tuple[Config | None, list[Finding]]:
             Finding("project", "warning", "there is no omium.yaml here or above", "omium init --directory my-project")
         ]
     names = len(config.project.workflows)
-    return config, [Finding("project", "ok", f"{config.project.id}: {names} workflows, {config.start}")]
+    workflows = f"{names} workflow{'' if names == 1 else 's'}"
+    return config, [Finding("project", "ok", f"{config.project.id}: {workflows}, {config.start}")]
 
 
 # --- the database -----------------------------------------------------------------------------------------------------
@@ -211,7 +212,8 @@ async def _life(config: Config) -> AsyncIterator[Finding]:
     elif health.checks.get("workers", "ok") != "ok":
         yield Finding("workers", "failed", health.checks["workers"], "omium worker")
     else:
-        yield Finding("workers", "ok", f"{health.workers} at work, {health.queued} runs wait for one")
+        waiting = f"{health.queued} runs wait: for one, for a decision or for a time"
+        yield Finding("workers", "ok", f"{health.workers} at work, {waiting}")
     if health.checks.get("writes", "ok") != "ok":
         yield Finding("writes", "failed", health.checks["writes"], "omium doctor")
     if health.pending:

@@ -26,7 +26,8 @@ LATE_US: Final = 60_000_000  # a run that is due for so long, and that nobody ha
 class Health:
     """checks: by name, `ok` or what is wrong. active and pending: runs that execute, and questions that wait; queued:
     runs that wait for a worker; workers: processes known to live; dead: workers that were killed and whose runs nobody
-    has taken over yet. The numbers are None when the database could not be asked."""
+    has taken over yet. The numbers are None when the database could not be asked. stalled: supervised programs of this
+    machine that make no progress; None where nobody has looked."""
 
     status: Status
     checks: Mapping[str, str]
@@ -35,13 +36,14 @@ class Health:
     queued: int | None = None
     workers: int | None = None
     dead: int | None = None
+    stalled: int | None = None
 
 
 async def health_of(
     store: Store, project: ProjectId, processes: Processes, now_us: int, within_s: float = WITHIN_S
 ) -> Health:
     """Look, within bounds: a database that does not answer for so many seconds does not answer."""
-    reads = await _tried(_counted(store, project, processes), within_s)
+    reads = await _tried(_counted(store, project, processes, now_us), within_s)
     if isinstance(reads, str):
         return Health("unhealthy", {"database": reads, "writes": "not tried"})
     active, pending, queued, workers, dead, due = reads
@@ -58,11 +60,11 @@ async def health_of(
 
 
 async def _counted(
-    store: Store, project: ProjectId, processes: Processes
+    store: Store, project: ProjectId, processes: Processes, now_us: int
 ) -> tuple[int, int, int, int, int, int | None]:
     counted = await store.count(project)
     alive = [processes.alive(one) for one in await store.workers() if project in one.serving]
-    queued = await store.queued([project])
+    queued = await store.queued([project], now_us)
     running, due = counted.runs.get("executing", 0), await store.next_wake([project])
     return running, counted.approvals, queued, alive.count(True), alive.count(False), due
 

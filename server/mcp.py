@@ -19,6 +19,9 @@ from mcp.server.request_state import RequestStateSecurity
 from mcp.server.stdio import stdio_server
 
 from omium.orchestration.service.views import Caller
+from omium.server.identity.limits import RateLimits
+from omium.server.limited import Limited
+from omium.server.unreadable import TOO_LONG, Readable
 from omium.tools.app.deciding import VIEW_TOOLS
 from omium.tools.app.view import AppTools, run_app
 from omium.tools.completion import offer_completion
@@ -56,12 +59,16 @@ def build_server(
     read_only: bool = False,
     more_tools: Sequence[Tool] = (),
     task_sources: Sequence[TaskSource] = (),
+    limits: RateLimits | None = None,
+    form_key: bytes | None = None,
 ) -> MCPServer[Desk]:
     """The server for one core, on any transport and for both protocol eras.
 
     caller: who all requests come from, or a function that says it for each request from its authentication. more_tools:
-    offered besides those of the toolsets, as they are. task_sources: what makes tasks of their calls. Raises
-    `invalid_argument` for an unknown toolset.
+    offered besides those of the toolsets, as they are. task_sources: what makes tasks of their calls. limits: how often
+    a caller may call tools, where nothing before this server sees to that. form_key: servers with the same take the
+    answers to each other's forms; without one, forms end with the server. Raises `invalid_argument` for an unknown
+    toolset.
     """
     specs = select(toolsets, read_only=read_only)
     behind_the_view = [spec for spec in VIEW_TOOLS if spec.reads_only or not read_only]
@@ -88,8 +95,9 @@ def build_server(
             AppTools([spec.name for spec in VIEW_TOOLS]),
             OnlyPermitted(identify),
             TaskNames(),
+            *([] if limits is None else [Limited(limits, identify, [spec.name for spec in specs if spec.reads_only])]),
         ],
-        request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_WITHIN_S),
+        request_state_security=RequestStateSecurity(keys=[form_key or os.urandom(32)], ttl=ANSWER_WITHIN_S),
         subscriptions=hub,
         cache_hints=CACHE_HINTS,
         log_level="WARNING",
@@ -118,19 +126,27 @@ def _version() -> str:
 
 
 async def serve_stdio(
-    core: Core, caller: Caller, *, toolsets: Sequence[str] = (DEFAULT,), read_only: bool = False
+    core: Core,
+    caller: Caller,
+    *,
+    toolsets: Sequence[str] = (DEFAULT,),
+    read_only: bool = False,
+    limits: RateLimits | None = None,
+    form_key: bytes | None = None,
 ) -> None:
     """Serve one client on standard input and output until it closes our input; then calls in flight are cancelled and
     this returns. What the runs become is the business of whoever opened the core.
 
     Standard output carries the protocol only: while serving, descriptor 1 is standard error, for this process and its
     children, and descriptor 0 is empty. Cancelling ends it at once, also while the client is silent."""
-    server = build_server(core, caller, toolsets=toolsets, read_only=read_only)
+    server = build_server(core, caller, toolsets=toolsets, read_only=read_only, limits=limits, form_key=form_key)
     lowlevel = server._lowlevel_server  # the SDK's own `run_stdio_async` reaches it the same way and takes no streams
     with _taken_input() as descriptor:
-        lines = cast("anyio.AsyncFile[str]", Lines(descriptor))
-        async with stdio_server(stdin=lines) as (read_stream, write_stream):
-            await lowlevel.run(read_stream, write_stream, lowlevel.create_initialization_options())
+        lines = Lines(descriptor)
+        async with stdio_server(stdin=cast("anyio.AsyncFile[str]", lines)) as (read_stream, write_stream):
+            messages = Readable(read_stream, write_stream)
+            lines.seen = messages.taken
+            await lowlevel.run(messages, write_stream, lowlevel.create_initialization_options())
 
 
 @contextmanager
@@ -151,9 +167,11 @@ class Lines:
     """The lines of a descriptor, as the SDK's stdio transport iterates over them.
 
     The SDK reads in a thread that nothing can interrupt: a cancelled server would hang until its client says something.
-    Here the event loop waits for the descriptor. A line over the limit is dropped and stands as an empty one, which the
-    transport takes for a message that does not parse.
+    Here the event loop waits for the descriptor. A line over the limit is dropped; `TOO_LONG` stands for it. seen: told
+    of each line before it is given.
     """
+
+    seen: Callable[[str], None] | None = None
 
     def __init__(self, descriptor: int, limit: int = MAX_MESSAGE) -> None:
         self._descriptor = descriptor
@@ -170,7 +188,10 @@ class Lines:
         while True:
             end = self._buffer.find(b"\n", self._scanned)
             if end >= 0 or (self._ended and (self._buffer or self._dropping)):
-                return self._take(end if end >= 0 else len(self._buffer))
+                line = self._take(end if end >= 0 else len(self._buffer))
+                if self.seen is not None:
+                    self.seen(line)
+                return line
             if self._ended:
                 raise StopAsyncIteration
             self._scanned = len(self._buffer)
@@ -186,7 +207,7 @@ class Lines:
         self._scanned = 0
         if self._dropping or len(line) > self._limit:
             self._dropping = False
-            return ""
+            return TOO_LONG
         return line.decode("utf-8", "replace")
 
     async def _read(self) -> None:

@@ -211,7 +211,7 @@ class Metrics:
         counted = await self._store.count(self._project)
         for status in RunStatus:
             self.runs.labels(status.value).set(counted.runs.get(status.value, 0))
-        self.queued.set(await self._store.queued([self._project]))
+        self.queued.set(await self._store.queued([self._project], self._clock.now_us()))
         due = await self._store.next_wake([self._project])
         self.overdue.set(0.0 if due is None else max(0.0, (self._clock.now_us() - due) / 1e6))
         self.pending.set(counted.approvals)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, overload
 
 from omium.clients.agents.registry import AGENTS_GROUP, Registry
 from omium.clients.agents.spec import AgentDef, AgentLimits, ModelSpec
-from omium.clients.coding.spec import CodingSpec
+from omium.clients.coding.spec import OUTPUT, CodingSpec
 from omium.clients.commands import CommandSpec
 from omium.clients.external.spec import Servers
 from omium.orchestration.definition.model import OnUnknown, WorkflowDef
@@ -255,7 +255,7 @@ class Project:
             for name, spec in self.commands.items()
         }
         for name, cli in self.coding.items():
-            commands[name] = CommandEntry(name, (cli.program,), cli.description)
+            commands[name] = CommandEntry(name, (cli.program,), cli.description, OUTPUT)
         return Catalog(
             dict(self.functions),
             commands,

@@ -121,6 +121,8 @@ class LimitsFile(FileModel):
     processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     resources: dict[NameText, Count] = Field(default_factory=dict)
     requests: RequestsFile = Field(default_factory=RequestsFile)
+    run_time: Annotated[Duration, Field(gt=0)] | None = None
+    memory: Size | None = None
 
 
 class UpkeepFile(FileModel):
@@ -201,7 +203,7 @@ def load_project(path: Path) -> Loaded:
     project.policy = declared_policy(file.policy, directory)
     project.budgets = budget_rules(file.budgets)
     project.use_entry_points()
-    unfit = agent_problems(project, file.agents, document.source)
+    unfit = agent_problems(project, file.agents, document.source, set(project.servers.entries))
     if unfit:
         raise refusal(located(unfit, document.source, document.line_of), False)
     _check(project, documents, file.limits.resources)

@@ -49,6 +49,7 @@ EVENT = (
 )  # fmt: skip
 _BLOB = (t.blobs.c.digest, t.blobs.c.size, t.blobs.c.encoding, t.blobs.c.base, t.blobs.c.depth, t.blobs.c.data)
 _LATEST = 2**62
+_NO_TEXT = ("22021", "22P05")  # SQLSTATE: a character that the database's text cannot hold
 _AT_ONCE = 200  # blobs
 _LAST_READS_S = 5.0  # how long closing waits for what nobody wants to know any more
 
@@ -88,7 +89,7 @@ _KEY = select(t.keys.c.arguments, t.keys.c.result).where(
 )
 _FREE = (t.claims.c.worker.is_(None), t.claims.c.wake_at.is_not(None), t.claims.c.project == bindparam("of"))
 _NEXT_WAKE = select(func.min(t.claims.c.wake_at)).where(*_FREE)
-_QUEUED = select(func.count()).select_from(t.claims).where(*_FREE)
+_QUEUED = select(func.count()).select_from(t.claims).where(*_FREE, t.claims.c.wake_at <= bindparam("now"))
 
 KEEP_TASKS_US = 86_400_000_000  # tasks that expired so long ago are deleted
 _TASK = select(t.tasks).where(t.tasks.c.id == bindparam("task"))
@@ -361,10 +362,11 @@ class Reads:
             statement = statement.where(t.runs.c.owner == owner)
         return [DecisionRow(*row) for row in await self._all(statement)]
 
-    async def budgets(self, project: ProjectId) -> list[BudgetRow]:
-        columns = [t.budgets.c[name] for name in BUDGETS]
-        found = await self._all(select(*columns).where(t.budgets.c.project == project).order_by(t.budgets.c.name))
-        return [budget_row(row) for row in found]
+    async def budgets(self, project: ProjectId, names: Sequence[str] | None = None) -> list[BudgetRow]:
+        wanted = select(*(t.budgets.c[name] for name in BUDGETS)).where(t.budgets.c.project == project)
+        if names is not None:
+            wanted = wanted.where(t.budgets.c.name.in_(names))
+        return [budget_row(row) for row in await self._all(wanted.order_by(t.budgets.c.name))]
 
     # --- tasks and tokens ---------------------------------------------------------------------------------------
 
@@ -452,8 +454,8 @@ class Reads:
             for row in rows
         ]
 
-    async def queued(self, projects: Sequence[ProjectId]) -> int:
-        return sum([int((await self._fetch(_QUEUED, of=project))[0][0]) for project in projects])
+    async def queued(self, projects: Sequence[ProjectId], now_us: int) -> int:
+        return sum([int((await self._fetch(_QUEUED, of=project, now=now_us))[0][0]) for project in projects])
 
     async def next_wake(self, projects: Sequence[ProjectId]) -> int | None:
         found = [(await self._fetch(_NEXT_WAKE, of=project))[0][0] for project in projects]
@@ -505,6 +507,8 @@ def runs_statement(query: RunQuery) -> Select[Any]:
 
 
 def unavailable(error: DBAPIError) -> OmiumError:
+    if getattr(error.orig, "sqlstate", None) in _NO_TEXT:
+        return OmiumError("invalid_argument", "a text holds a NUL character, which nothing here has.", "Remove it.")
     return OmiumError(
         "storage_unavailable",
         f"the database cannot be read: {error.orig}.",

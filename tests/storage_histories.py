@@ -14,7 +14,7 @@ from typing import Any
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, EffectId, Fence, NodeId, Principal, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import NodeStatus, RunState
+from omium.orchestration.log.state import NodeState, NodeStatus, RunState
 from omium.orchestration.ports import NewBlob, Write
 from omium.orchestration.values import Encoded, encode
 
@@ -99,6 +99,16 @@ def _node(state: RunState, number: int, *wanted: NodeStatus) -> NodeId:
     return (fitting or NODES)[number % len(fitting or NODES)]
 
 
+async def _at_work(life: Life, state: RunState, number: int) -> tuple[NodeId, NodeState]:
+    """A node that runs; one is started, if none does."""
+    node = _node(state, number, NodeStatus.RUNNING)
+    if state.node(node).status is not NodeStatus.RUNNING:
+        node = _node(state, number, NodeStatus.PENDING, NodeStatus.PAUSED)
+        await life.do(state.run_id, c.StartNode(node, state.node(node).generation))
+        state = await life.store.state(state.run_id)
+    return node, state.node(node)
+
+
 async def start(life: Life, state: RunState, number: int) -> None:
     node = _node(state, number, NodeStatus.PENDING, NodeStatus.PAUSED)
     key = f"{number % 4:064}" if number % 2 else None
@@ -126,15 +136,14 @@ async def fail_attempt(life: Life, state: RunState, number: int) -> None:
 async def fall_back(life: Life, state: RunState, number: int) -> None:
     """A node fails under a rule, and the run goes back for it; now and then only later, if nothing comes between."""
     if not state.setbacks:
-        node, error = _node(state, number, NodeStatus.RUNNING), {"category": "timeout", "message": "no"}
-        if state.node(node).status is not NodeStatus.RUNNING:
-            await life.do(state.run_id, c.StartNode(node, state.node(node).generation))
-            state = await life.store.state(state.run_id)
-        known = state.node(node)
+        node, known = await _at_work(life, state, number)
+        error = {"category": "timeout", "message": "no"}
         await life.do(state.run_id, c.FailAttempt(node, known.generation, known.attempt, error, rule=number % 3))
         if number % 4 == 3:
             return
         state = await life.store.state(state.run_id)
+        if not state.setbacks:  # another step of this life has changed the run's course meanwhile
+            return
     cause, why = next(iter(state.setbacks.items()))
     to = Seq(1 + number % state.seq)
     await life.do(state.run_id, c.RollBack(to, "again", None, None, "automatic", why["rule"], cause, why["category"]))
@@ -179,8 +188,7 @@ async def decide(life: Life, state: RunState, number: int) -> None:
 
 
 async def intend(life: Life, state: RunState, number: int) -> None:
-    node = _node(state, number, NodeStatus.RUNNING)
-    known = state.node(node)
+    node, known = await _at_work(life, state, number)
     call = f"call {number % 3}"
     effect = EffectId(f"{state.run_id}/{node}/{known.generation}/{call}")
     command = c.IntendEffect(effect, node, known.generation, known.attempt, call, "tool", "ask", detail={"to": "x"})
@@ -199,6 +207,25 @@ async def settle(life: Life, state: RunState, number: int) -> None:
 
 async def label(life: Life, state: RunState, number: int) -> None:
     await life.do(state.run_id, c.Label(Seq(1 + number % state.seq), f"label {life.number()}", note="here"))
+
+
+async def point(life: Life, state: RunState, number: int) -> None:
+    """A function sets a checkpoint in the middle of its node, and says now and then what came of it."""
+    node, known = await _at_work(life, state, number)
+    held, call = life.value(number), f"charge#{1 + number % 2}"
+    where = (node, known.generation, known.attempt, "charge", call)
+    await life.do(state.run_id, c.SetPoint(*where, held.digest, held.size), blobs=[NewBlob(held)])
+    if number % 2:
+        await life.do(state.run_id, c.EndPoint(*where, "failed", {"type": "x", "message": "no"}))
+
+
+async def adopt(life: Life, state: RunState, number: int) -> None:
+    if len(life.runs) < 2:
+        return
+    outputs = life.value(number)
+    tree, before = (f"{number % 7:040}", f"{number % 5:040}") if number % 2 else (None, None)
+    command = c.Adopt(life.runs[1], Seq(1), "other", None, outputs.digest, tree, before, "better")
+    await life.do(state.run_id, command, blobs=[NewBlob(outputs)])
 
 
 async def signal(life: Life, state: RunState, number: int) -> None:
@@ -271,5 +298,5 @@ _STEPS = (
     start, complete, start, complete, start, complete, fail_attempt, skip, interrupt, expand, reuse, ask, decide,
     intend,
     settle, label, signal, artifact, pause, resume, roll_back, play_from, branch, call, end,
-    fall_back,
+    fall_back, point, adopt,
 )  # fmt: skip

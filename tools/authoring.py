@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from omium.orchestration.definition.check import lint
 from omium.orchestration.definition.hashing import definition_hash
 from omium.orchestration.definition.load import load_workflow
 from omium.orchestration.definition.schema import to_document
@@ -81,7 +80,7 @@ async def validate_workflow(
         problems=fit((_problem(**one.as_dict()) for one in wrong), _ROOM) or None,
         count=len(wrong) or None,
         unregistered=fit((_problem(**one.as_dict()) for one in missing), 2_000) or None,
-        warnings=[line(str(one)) for one in lint(found)[:10]] or None,
+        warnings=[line(str(one)) for one in catalog.warnings(found)[:10]] or None,
         next="only what the operator registers in omium.yaml can be run"
         if not wrong and not missing
         else "correct the text, or have the operator register what is missing",

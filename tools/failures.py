@@ -81,8 +81,10 @@ def _anticipated(error: ToolError, tool: str) -> OmiumError | None:
         return invalid_arguments(cause, tool)
     if isinstance(error, UnexpectedToolError):
         return None
-    text = str(cause or error)  # the SDK's own: an answer to a question that does not fit the question
-    return OmiumError("invalid_argument", text, "Nothing was changed.")
+    # The SDK's own, about the client's answer to a form. Its words name our functions, and blame nobody.
+    _log.info("tool %s: %s", tool, cause or error)
+    problem = "the client's answer to the form does not fit the form, so nothing was decided."
+    return OmiumError("invalid_argument", problem, "In a terminal: omium approvals", what="answer")
 
 
 def invalid_arguments(error: ValidationError, tool: str) -> OmiumError:
@@ -117,6 +119,8 @@ def _next_call(error: OmiumError, tool: str) -> str:
         return "get_run(run_id, detail=true) for its nodes"
     if error.code == "not_found":
         return _FINDERS.get(tool, "list_runs()")
+    if error.code == "invalid_argument" and error.data.get("what") == "answer":
+        return f"the same call of {tool} puts the question again"
     return _NEXT.get(error.code, "get_run(run_id)").format(tool=tool)
 
 

@@ -12,6 +12,8 @@ import orjson
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, is_id
+from omium.orchestration.ports import EffectRow
+from omium.orchestration.service.nodes import AttemptView
 from omium.orchestration.service.views import ApprovalView, BranchView, Caller, NodeView, RunView
 from omium.orchestration.values import Value
 from omium.tools import graph, uris
@@ -25,6 +27,8 @@ PIECE: Final = 256 * 1024  # characters of a value, or a document's list, that a
 FILE_PIECE: Final = 1024 * 1024  # bytes of a file
 _NODES: Final = 500  # of a page
 _EVENTS: Final = 200
+_TRIED: Final = 50  # attempts of a node, the newest
+_CALLS: Final = 200  # of a node, the newest
 _LINES: Final = 200  # nodes that a run's own document shows
 _DEEDS: Final = 500
 _BRANCHES: Final = 1_000
@@ -165,6 +169,7 @@ async def node(core: Core, caller: Caller, ref: Ref) -> Page:
     output = {}
     if found.output is not None:
         output = output_of(await core.node_output(caller, ref.run_id, ref.name), ref)
+    detail = await core.node_detail(caller, ref.run_id, ref.name)
     return document(
         {
             "run_id": view.id,
@@ -185,9 +190,41 @@ async def node(core: Core, caller: Caller, ref: Ref) -> Page:
             "reused_from": found.reused_from,
             "usage": dict(found.usage) if found.usage else None,
             "output_digest": found.output,
+            "attempts": [_attempt(one) for one in detail.attempts[-_TRIED:]],
+            "attempts_in_all": len(detail.attempts),
+            "calls": [_call(one) for one in detail.effects[-_CALLS:]],
+            "calls_in_all": len(detail.effects),
             **output,
         }
     )
+
+
+def _attempt(one: AttemptView) -> dict[str, Any]:
+    error = one.error or {}
+    return {
+        "generation": one.generation,
+        "attempt": one.attempt,
+        "started_at_us": one.started_at,
+        "ended_at_us": one.ended_at,
+        "outcome": one.outcome,
+        "reason": one.reason,
+        "again_at_us": one.again_at,
+        "error": {name: error[name] for name in ("category", "code", "type", "message") if name in error} or None,
+    }
+
+
+def _call(one: EffectRow) -> dict[str, Any]:
+    """What the ledger says of a call; what it gave, and what it was given, are named by digests at most."""
+    return {
+        "generation": one.generation,
+        "attempt": one.attempt,
+        "call": one.call,
+        "kind": one.kind,
+        "outcome": one.outcome or "unsettled",
+        "result_digest": one.result,
+        "approval": one.approval,
+        "error": (one.error or {}).get("category"),
+    }
 
 
 async def events(core: Core, caller: Caller, ref: Ref) -> Page:

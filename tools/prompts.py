@@ -29,6 +29,7 @@ from mcp_types import (
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.service.failing import FailureView
 from omium.orchestration.service.views import Caller, NodeView, RunView
 from omium.tools import uris
 from omium.tools.desk import Desk, desk_of, the_run
@@ -231,6 +232,7 @@ async def _failure_triage(core: Core, caller: Caller, given: FailureTriage) -> s
     failing = (await core.timeline(caller, run_id)).failing if failed else ()
     by_id = {node.id: node for node in view.nodes}
     last = await core.events(caller, run_id, after=max(0, view.seq - 20), limit=20)
+    known = await core.failures(caller, run_id)
     standing = (
         f"The run is {view.status}."
         if view.status == "failed" or failed
@@ -241,7 +243,8 @@ async def _failure_triage(core: Core, caller: Caller, given: FailureTriage) -> s
 Find out why this run went wrong, and what to do about it. {standing}
 1. Say what failed first and why, quoting the one line that shows it. Tell cause from consequence: what was skipped or
    cancelled afterwards is consequence.
-2. Say whether it was the input, the workflow, the environment, or chance, and how sure you are. More of it:
+2. Say whether it was the input, the workflow, the environment, or chance, and how sure you are. How such failures were
+   mended before, and how likely trying again helps (an estimate), stands below. More of it:
    {uris.run_uri(run_id, "timeline")}, {uris.run_uri(run_id, "events")}, get_run(run_id, node=...).
 3. Propose one way on: play_from_node(run_id, node) when the cause is gone, branch(run_id, at, name) to try something
    else beside it, rollback(run_id, to) to take it back. Call it with preview=true, show the plan, and wait for the
@@ -251,12 +254,25 @@ Find out why this run went wrong, and what to do about it. {standing}
             "error": dict(view.error) if view.error else None,
             "failing_path": [_node(by_id[one]) for one in failing][-_SOME:],
             "failed": [_node(one) for one in failed[:_SOME]],
+            "what_is_known_of_such_failures": [_known(one) for one in known if one.chance is not None][:_SOME],
             "counts": dict(view.counts),
             "last_events": [
                 {"seq": one.seq, "type": one.type, "actor": one.actor, "data": _short(dict(one.data))} for one in last
             ],
         },
     )
+
+
+def _known(one: FailureView) -> dict[str, Any]:
+    return {
+        "node": one.node,
+        "category": one.category,
+        "evidence": line(one.evidence),
+        "chance_of_trying_again": one.chance,
+        "from_attempts": one.tried,
+        "mended_before": [{"position": f"{like.run}@{like.seq}", "how": line(like.how)} for like in one.similar],
+        "last_good": one.last_good,
+    }
 
 
 def _node(node: NodeView) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class ResumablesOut(Answer):
 
 
 class RollbackOut(Answer):
-    """`outcome`: done, failed (a compensation did), unfinished. `compensated`: calls by what became of undoing them."""
+    """`trigger`: manual, automatic or decided. `outcome`: done, failed (a compensation did), unfinished. `compensated`:
+    calls by what became of undoing them."""
 
     seq: int
     at: str | None = None
@@ -47,7 +48,9 @@ class RollbackOut(Answer):
     to: int
     label: Line | None = None
     by: Line
-    automatic: bool | None = None
+    trigger: str
+    cause: Line | None = None
+    category: str | None = None
     reason: Line | None = None
     outcome: str
     seconds: float
@@ -178,7 +181,9 @@ def _rollback(one: RollbackView) -> RollbackOut:
         to=one.to,
         label=one.label,
         by=one.by,
-        automatic=one.automatic or None,
+        trigger=one.trigger,
+        cause=one.cause,
+        category=one.category,
         reason=one.reason,
         outcome=one.outcome,
         seconds=round(one.ms / 1000, 3),

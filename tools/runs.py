@@ -75,7 +75,7 @@ async def get_run(
         run = await waited(core, caller, ctx, run, wait_seconds, detail=detail)
     if node is not None:
         output = value_out(await core.node_output(caller, found, node), offset=offset, limit=VALUE_PAGE)
-        return run_out(run, output=output)
+        return run_out(run, output=output, node=node)
     if offset:
         return run_out(run, output=value_out(run.output, offset=offset, limit=VALUE_PAGE))
     return run_out(run, detail=detail, after=after)

@@ -41,6 +41,7 @@ from omium.tools.models import (
     WorkflowOut,
 )
 from omium.tools.present import VALUE_INLINE, fit, line, paragraph, plain_value, some, value_text, when
+from omium.tools.uris import node_uri, run_uri
 
 _DETAILS = 800  # characters of what an approval shows beside its question, in lists
 
@@ -90,13 +91,24 @@ def run_state(run: RunView) -> RunState:
     return RunState(**_state(run))
 
 
-def run_out(run: RunView, *, detail: bool = False, after: str | None = None, output: ValueOut | None = None) -> RunOut:
-    """A run with `output`; with `detail` the run's own output and a page of its nodes, from the one after `after`."""
+def run_out(
+    run: RunView,
+    *,
+    detail: bool = False,
+    after: str | None = None,
+    output: ValueOut | None = None,
+    node: str | None = None,
+) -> RunOut:
+    """A run with `output`, which is `node`'s if that is given; with `detail` the run's own output and a page of its
+    nodes, from the one after `after`."""
     nodes, nodes_after = node_page(run.nodes, after) if detail else (None, None)
     if detail and output is None and run.output_digest is not None:
         output = value_out(run.output)
+    state = _state(run)
+    if output is not None:
+        state["next"] = _next_of_output(run, output, node)
     return RunOut(
-        **_state(run),
+        **state,
         tokens=run.tokens or None,
         created_at=when(run.created_at),
         ended_at=when(run.ended_at),
@@ -139,6 +151,17 @@ def _next(run: RunView) -> str:
             return "list_approvals(run_id=...)"
         case _:
             return "get_run(run_id, wait_seconds=45)"
+
+
+def _next_of_output(run: RunView, output: ValueOut, node: str | None) -> str:
+    """What to do once an output was seen, or a piece of it."""
+    rest = "done" if run.status == "completed" else _next(run)
+    if output.next_offset is None:
+        return rest
+    call = f"get_run(run_id, {f'node={node!r}, ' if node else ''}offset={output.next_offset})"
+    whole = node_uri(run.id, node) if node else run_uri(run.id)
+    more = f"{call} goes on with the output; the resource {whole} has it in larger pieces"
+    return more if run.status == "completed" else f"{more}; {rest}"
 
 
 def _error(error: Mapping[str, Any] | None) -> Detail | None:

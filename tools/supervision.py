@@ -12,7 +12,7 @@ from omium.orchestration.log.events import EventType
 from omium.orchestration.service.views import BranchView
 from omium.tools.desk import Ctx, committed, desk_of, the_run
 from omium.tools.models import Answer, Detail, Line, RunState
-from omium.tools.present import LIST_ROOM, fit, harmless, when
+from omium.tools.present import LIST_ROOM, fit, harmless, some, when
 from omium.tools.runs import Key, Reason, RunArg
 from omium.tools.show import run_state
 
@@ -38,6 +38,15 @@ class EventsOut(Answer):
     after: int
     more: bool
     next: Line
+
+
+class ClosedOut(RunState):
+    """A branch that was closed. `files`: what adopting it changed in its parent's workspace; `back_to`: the parent's
+    checkpoint with the files as they were before."""
+
+    files: list[Line] | None = None
+    back_to: Line | None = None
+    notes: list[Line] | None = None
 
 
 class BranchOut(Answer):
@@ -139,13 +148,20 @@ async def close_branch(
     outcome: Annotated[Literal["adopted", "abandoned"], Field(description="adopted: it was right, and has completed")],
     reason: Reason = None,
     idempotency_key: Key = None,
-) -> RunState:
-    """Say what became of a branch: adopted as the one that was right, or abandoned. It stays, closed; its parent's log
-    names the one that was adopted."""
+) -> ClosedOut:
+    """Say what became of a branch: adopted as the one that was right, or abandoned. It stays, closed. Adopting writes
+    its outputs into its parent's log and its files into the parent's workspace, whose own files keep a checkpoint."""
     core, caller = desk_of(ctx)
     found = await the_run(core, caller, run_id)
     work = core.close_branch(caller, found, outcome, reason, idempotency_key=idempotency_key)
-    return run_state(await committed(work))
+    closed = await committed(work)
+    changes = [f"{one['status']} {one['path']}" for one in closed.files]
+    return ClosedOut(
+        **dict(run_state(closed.run)),
+        files=some(changes, 4_000) or None,
+        back_to=closed.back_to,
+        notes=list(closed.notes) or None,
+    )
 
 
 async def branch_tree(

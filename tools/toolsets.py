@@ -15,6 +15,7 @@ from omium.tools.approvals import approve, list_approvals
 from omium.tools.authoring import get_workflow, validate_workflow
 from omium.tools.epics import get_epic, rollback_phase, start_epic
 from omium.tools.external import list_external_servers, list_external_tools
+from omium.tools.figures import report_runs
 from omium.tools.gates import list_budgets, list_policy_decisions
 from omium.tools.history import branch, checkpoint, compare_runs, list_checkpoints, play_from_node, rollback
 from omium.tools.memory import forget, recall, remember
@@ -72,7 +73,10 @@ TOOLSETS: Mapping[str, Sequence[ToolSpec]] = {
         ToolSpec(list_external_tools, "List external tools", READS),
     ),
     "policy": (ToolSpec(list_policy_decisions, "List policy decisions", READS),),
-    "costs": (ToolSpec(list_budgets, "List budgets", READS),),
+    "costs": (
+        ToolSpec(list_budgets, "List budgets", READS),
+        ToolSpec(report_runs, "Report what runs came to", READS),
+    ),
     "epics": (
         ToolSpec(start_epic, "Start an epic", STARTS),
         ToolSpec(get_epic, "Show an epic by phases", READS),
@@ -136,7 +140,7 @@ _FURTHER = {
     "run_state_at": "run_state_at shows a run as it stood; replay_run whether it would come out again.",
     "list_external_tools": "list_external_tools and list_external_servers show what workflows may call of others.",
     "list_policy_decisions": "list_policy_decisions says which calls policy refused, and why.",
-    "list_budgets": "list_budgets shows what calls have cost, and how much is left.",
+    "list_budgets": "list_budgets shows what calls have cost, and how much is left; report_runs what runs came to.",
     "list_agents": "list_agents names the agents of workflows; get_agent one's schemas and how it has done.",
     "get_epic": "get_epic(run_id) shows a run by phases.",
     "recall": "recall() finds what you were told to remember in earlier sessions.",

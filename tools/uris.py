@@ -216,7 +216,7 @@ TEMPLATES: Final[tuple[Template, ...]] = (
         "node",
         "omium://runs/{id}/nodes/{node}{?offset}",
         "Node",
-        "One node with its whole output; a very long one in pieces. Percent-encode the id: fan%5B3%5D.",
+        "One node with its attempts, calls and output; a very long one in pieces. Percent-encode the id: fan%5B3%5D.",
         variables={**_RUN, "node": "node"},
     ),
     Template(

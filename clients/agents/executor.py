@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -210,7 +211,10 @@ class AgentExecutor:
                 **self._secrets.scrub_value(dict(error.data)),
             )
         found = category or status_category(error) or classify(error)
-        message = self._secrets.scrub(str(error) or type(error).__name__)[:4_000]
+        said = str(error) or type(error).__name__
+        if session.model_error is error and isinstance(error, json.JSONDecodeError):
+            found, said = "api_error", f"what the provider sent is no JSON: {said}"
+        message = self._secrets.scrub(said)[:4_000]
         data: dict[str, Any] = {"error_type": type_names(error)[0], "agent": session.agent.name}
         if found in _CLASS_OF:
             data["mro"] = [_CLASS_OF[found]]

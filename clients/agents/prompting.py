@@ -15,7 +15,8 @@ import orjson
 from omium.clients.agents.spec import AgentDef
 from omium.orchestration.definition.expressions import references, render
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ports import Attempt, Guidance
+from omium.orchestration.ports import Attempt
+from omium.orchestration.ports_calls import Guidance
 
 SCOPE: Final = ("input", "run")
 """What templates of agents read: the node's input, and `run` {id, node, attempt, failures, feedback}."""
@@ -27,7 +28,8 @@ _FAILURES = 3
 _SUGGESTIONS = 8
 _MESSAGE = 800
 _FEEDBACK = 2_000
-_TAGS = re.compile(r"<(/?)(human|failure|earlier_attempts|suggestions)\b", re.IGNORECASE)
+_MENDED = 300
+_TAGS = re.compile(r"<(/?)(human|failure|earlier_attempts|mended_before|suggestions)\b", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s+(.+)$", re.MULTILINE)
 
 _ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
@@ -92,7 +94,8 @@ def news(
     guidance: Guidance, *, failures: bool, told: Iterable[str] = (), limit: int = NEWS_LIMIT
 ) -> tuple[str, list[str]]:
     """What the agent does not know yet, and the feedback in it: how earlier attempts failed (if `failures`), what
-    people said beyond what it was `told`, and what may help. At most `limit` characters; empty if there is nothing."""
+    people said beyond what it was `told`, what mended such failures before, and what may help. At most `limit`
+    characters; empty if there is nothing."""
     known = set(told)
     said = [one for one in dict.fromkeys(guidance.feedback) if one and one not in known]
     failed = list(guidance.failures[-_FAILURES:]) if failures else []
@@ -107,6 +110,9 @@ def news(
             "Earlier attempts at this task failed. Do not repeat what went wrong.\n"
             f"<earlier_attempts>\n{lines}\n</earlier_attempts>"
         )
+    if failed and guidance.mended:
+        lines = "\n".join(f"- {_plain(' '.join(one.split())[:_MENDED])}" for one in guidance.mended)
+        parts.append(f"What mended such a failure before:\n<mended_before>\n{lines}\n</mended_before>")
     advice = suggestions(said, [str(one.get("category", "unknown")) for one in failed])
     if advice:
         parts.append("<suggestions>\n" + "\n".join(f"- {_plain(one)}" for one in advice) + "\n</suggestions>")

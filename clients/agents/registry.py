@@ -11,6 +11,7 @@ from typing import Final
 
 from omium.clients.agents.adapter import Adapter
 from omium.clients.agents.prompting import template_problem
+from omium.clients.agents.script import read_script
 from omium.clients.agents.spec import AgentDef, versioned
 from omium.clients.agents.toolbox import is_external
 from omium.orchestration.definition.json_schema import schema_problems
@@ -46,7 +47,7 @@ class Registry:
             raise OmiumError(
                 "invalid_definition",
                 f"the agent {agent.name!r} is registered twice in the version {agent.version!r}.",
-                "Give one of them another version.",
+                "another version for one of them",
             )
         versions[agent.version] = agent
         if default or agent.name not in self._defaults:
@@ -97,6 +98,11 @@ def _problems(
     else:
         for key, problem in adapter.check(agent):
             yield key, problem, ""
+    if agent.model is not None and agent.model.script is not None and agent.model.script.is_file():
+        try:
+            read_script(agent.model.script)
+        except OmiumError as error:
+            yield "model.script", error.message.rstrip("."), ""
     for key, text in (("prompt", agent.prompt), ("message", agent.message)):
         problem = template_problem(text or "")
         if problem:

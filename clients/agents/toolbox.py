@@ -136,10 +136,5 @@ def wire_name(name: str, taken: Mapping[str, Any]) -> str:
     return short
 
 
-def handoff_schema(to: AgentDef) -> Mapping[str, Any]:
-    """What an agent accepts from another: its input schema, or a task in words."""
-    return to.input_schema or _TASK
-
-
 def names(tools: Sequence[Offer]) -> str:
     return ", ".join(offer.name for offer in tools) or "none"

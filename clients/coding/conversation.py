@@ -7,7 +7,7 @@ it runs is stopped by itself and its conversation is written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -73,6 +73,7 @@ class Conversation:
         otherwise: bytes | None = None,
         controlled: bool = False,
         on_line: Callable[[StreamName, str], None] | None = None,
+        on_start: Callable[[Running], Awaitable[None]] | None = None,
     ) -> None:
         self._command = command
         self._parse = parse
@@ -81,6 +82,7 @@ class Conversation:
         self._otherwise = otherwise
         self._controlled = controlled
         self._on_line = on_line
+        self._on_start = on_start
         self._tasks: TaskGroup | None = None
         self._running: Running | None = None
         self._over = anyio.Event()
@@ -131,6 +133,8 @@ class Conversation:
 
     async def _begin(self, running: Running) -> None:
         self._running = running
+        if self._on_start is not None:
+            await self._on_start(running)
         if self._stopping:
             running.kill()
         elif self._controlled and self._tasks is not None:

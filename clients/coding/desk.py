@@ -11,9 +11,9 @@ from typing import IO, Any, Final
 import anyio
 
 from omium.clients.coding.conversation import Conversation, Ended, Verdict
-from omium.clients.coding.events import SHOWN, Asked, Begun, Event, Result, Said, Used
+from omium.clients.coding.events import SHOWN, Asked, Begun, Event, Result, Retried, Said, Used
 from omium.clients.coding.failures import not_leave
-from omium.clients.coding.sessions import Kept, Waiting
+from omium.clients.coding.sessions import Kept, Waiting, is_session
 from omium.clients.coding.spec import CodingSpec
 from omium.clients.coding.usage import Meter
 from omium.clients.external.redact import Redactor
@@ -48,13 +48,15 @@ class AttemptDesk:
         self._answers: dict[str, tuple[dict[str, Any], dict[str, Any], Verdict]] = {}
         self.asks_a_person = False
 
-    async def attend(self, conversation: Conversation) -> Ended:
-        """Run the conversation, with what goes on beside it."""
+    async def attend(self, conversation: Conversation, refresh: Callable[[], None] | None = None) -> Ended:
+        """Run the conversation, with what goes on beside it. refresh: called now and then as long as it runs."""
         ended: Ended | None = None
         failure: OmiumError | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._make_durable, conversation)
             tasks.start_soon(self._tell_now_and_then)
+            if refresh is not None:
+                tasks.start_soon(_every, PROGRESS_EVERY_S, refresh)
             try:
                 ended = await conversation.run()
             except OmiumError as error:  # raised outside of the group, which would wrap it
@@ -70,7 +72,7 @@ class AttemptDesk:
     def heard(self, event: Event) -> None:
         if isinstance(event, Begun):
             self._meter.model = event.model or self._meter.model
-            if self._spec.kind != "claude" and event.session:
+            if self._spec.kind != "claude" and is_session(event.session):  # it becomes an argument when it goes on
                 self._kept.session = event.session
             self._unsaved = self._unsaved or not self._kept.begun
             self._kept.begun = True
@@ -78,6 +80,8 @@ class AttemptDesk:
             self._hear_words(event)
         elif isinstance(event, Used):
             self._tell(f"{event.tool} {_short(event.arguments)}")
+        elif isinstance(event, Retried):
+            self._tell(_failed(event))
         elif isinstance(event, Result):
             self._meter.ended(event.tokens, event.turns, event.model)
             self._kept.heard(self._redactor.text(event.text))
@@ -94,7 +98,10 @@ class AttemptDesk:
         self._more = self._meter.heard(said) or self._more
 
     def _tell(self, text: str) -> None:
-        self._news = " ".join(self._redactor.text(text[:_LOGGED_LINE]).split())[:_TOLD]
+        most, told = self._spec.max_turns, " ".join(self._redactor.text(text[:_LOGGED_LINE]).split())
+        if self._spec.kind == "claude" and most is not None:
+            told = f"turn {max(1, self._meter.answers)} of {most}: {told}"
+        self._news = told[:_TOLD]
         self._told.set()
 
     async def _make_durable(self, conversation: Conversation) -> None:
@@ -193,6 +200,19 @@ class AttemptDesk:
                 files[stream].write(f"{self._redactor.text(shown)}\n")
 
             yield write
+
+
+def _failed(event: Retried) -> str:
+    """A wrong key or a service that is down would otherwise look like a model that thinks for minutes."""
+    why = " ".join(filter(None, (str(event.status or ""), event.error)))
+    when = "" if event.wait_s is None else f" in {event.wait_s:.0f} s"
+    return f"a request to the model failed{f' ({why})' if why else ''}; it is made again{when}"
+
+
+async def _every(seconds: float, call: Callable[[], None]) -> None:
+    while True:
+        await anyio.sleep(seconds)
+        call()
 
 
 def _short(arguments: Mapping[str, Any]) -> str:

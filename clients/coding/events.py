@@ -87,10 +87,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """A request to the model failed and is made again by the CLI itself."""
+    """A request to the model failed and is made again by the CLI itself. wait_s: how long it waits before that."""
 
     status: int | None
     error: str
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

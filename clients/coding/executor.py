@@ -27,10 +27,12 @@ from omium.clients.coding.usage import Meter
 from omium.clients.commands import tail_text
 from omium.clients.external.redact import Redactor
 from omium.clients.functions.code import stamp_of
-from omium.clients.processes.credentials import credentials_in
+from omium.clients.processes.credentials import Credentials, credentials_in
 from omium.clients.processes.environment import declared
 from omium.clients.processes.reconcile import kill_marked
+from omium.clients.processes.stream import StreamName
 from omium.clients.processes.supervisor import Command
+from omium.clients.watched import Program, Supervision, Watched
 from omium.clients.workspaces.commits import commits_since, head_of
 from omium.clients.workspaces.configs import copy_configs
 from omium.orchestration.errors import OmiumError
@@ -47,12 +49,19 @@ _TRIES: Final = 3  # a conversation that is lost, or was begun when nobody could
 
 class CodingExecutor:
     """Runs registered coding CLIs. specs: by name; home: Omium's directory, below which CLIs with a key of their own
-    keep their conversations; environment: where keys are looked up (os.environ)."""
+    keep their conversations; environment: where keys are looked up (os.environ); supervision: what is kept of their
+    processes besides."""
 
     def __init__(
-        self, specs: Mapping[str, CodingSpec], home: Path, *, environment: Mapping[str, str] | None = None
+        self,
+        specs: Mapping[str, CodingSpec],
+        home: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
         self._specs = specs
+        self._supervision = supervision or Supervision()
         self._home = home
         self._environment = os.environ if environment is None else environment
 
@@ -81,7 +90,7 @@ class CodingExecutor:
                 f"The coding CLI {use!r} works in the workspace, and this node has none.",
                 "Declare `workspace: write` at the node.",
             )
-        work = _Work(spec, task, attempt, attempt.workspace, self._home, self._key(spec))
+        work = _Work(spec, task, attempt, attempt.workspace, self._home, self._key(spec), self._supervision)
         return await work.run()
 
     def _spec(self, use: str) -> CodingSpec:
@@ -107,16 +116,26 @@ class _Work:
     """One attempt."""
 
     def __init__(
-        self, spec: CodingSpec, task: Task, attempt: Attempt, workspace: Path, home: Path, key: str | None
+        self,
+        spec: CodingSpec,
+        task: Task,
+        attempt: Attempt,
+        workspace: Path,
+        home: Path,
+        key: str | None,
+        supervision: Supervision,
     ) -> None:
         self._spec = spec
+        self._supervision = supervision
         self._task = task
         self._attempt = attempt
         self._workspace = workspace
         self._home = home
         self._key = key
         handed_on = declared(spec.pass_env, spec.env)
-        self._redactor = Redactor([*credentials_in(handed_on), *([key] if key else [])])
+        secrets = [*credentials_in(handed_on), *([key] if key else [])]
+        self._redactor = Redactor(secrets)
+        self._credentials = Credentials(secrets)
         self._meter = Meter(spec, attempt)
 
     async def run(self) -> Done:
@@ -124,19 +143,34 @@ class _Work:
         if before is not None:
             if before.outcome is not None and self._attempt.resumed:
                 return Done(before.outcome, before.outcome["usage"])  # it was done, and only its end was not written
+            if self._supervision.reconciler is not None:
+                await self._supervision.reconciler.end(self._attempt.run_id, self._attempt.node_id)
             if await kill_marked(before.token, grace_s=0):
                 _log.warning("%s: a CLI of an earlier attempt was still there", self._attempt.node_id)
         kept = before or await self._fresh(uuid.uuid4())
         kept.token, kept.outcome = new_id("proc"), None
+        self._meter.goes_on(kept.spent)
         async with self._attempt.leased(f"session:{kept.session}"):
             await self._attempt.keep(kept.as_value())
             try:
                 await self._meter.hold()
                 result = await (self._controlled(kept) if self._spec.kind == "claude" else self._headless(kept))
                 return await self._done(kept, result)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._note_spent(kept)
+                raise
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._meter.settle()
+
+    async def _note_spent(self, kept: Kept) -> None:
+        """For the attempt that goes on from here: its output tells what all of them took."""
+        kept.spent = self._meter.spent()
+        try:
+            await self._attempt.keep(kept.as_value())
+        except OmiumError as error:  # the node is no longer ours, or the database is away: the engine sees to that
+            _log.info("what %s took is not noted: %s", self._attempt.node_id, error)
 
     async def _fresh(self, session: uuid.UUID) -> Kept:
         await anyio.to_thread.run_sync(copy_configs, self._spec.configs, self._workspace)
@@ -146,7 +180,7 @@ class _Work:
 
     async def _done(self, kept: Kept, result: Result) -> Done:
         self._meter_model(result)
-        usage = self._meter.as_dict()
+        usage, kept.spent = self._meter.as_dict(), self._meter.spent()
         scratch = self._attempt.scratch
         commits = [] if scratch is None else await commits_since(self._workspace, kept.head, scratch / "tmp")
         kept.heard(self._redactor.text(result.text))
@@ -158,7 +192,7 @@ class _Work:
                 "cwd": kept.cwd,
                 "said": kept.said,
             },
-            "turns": self._meter.turns,
+            "turns": kept.spent["turns"],
             "usage": usage,
             "commits": [{"id": one.id, "subject": one.subject} for one in commits],
             "denied": kept.denied,
@@ -269,6 +303,8 @@ class _Work:
                 prompt = sessions.retold(self._task.prompt, guidance.failures, guidance.feedback)
                 if session is None and (kept.said or wanted is not None):
                     prompt = sessions.anew(prompt, kept.said or (wanted.said if wanted is not None else ""))
+            if self._spec.kind == "gemini":
+                prompt = gemini.prompt_text(prompt)
             stream = codex.CodexStream() if self._spec.kind == "codex" else gemini.GeminiStream()
             build = codex.argv if self._spec.kind == "codex" else gemini.argv
             desk = AttemptDesk(self._spec, self._attempt, kept, self._meter, self._redactor)
@@ -330,8 +366,39 @@ class _Work:
         otherwise: bytes | None = None,
         controlled: bool = False,
     ) -> Ended:
-        with desk.logging() as on_line:
+        program = Program(
+            self._spec.name,
+            command.argv,
+            str(self._workspace),
+            tuple(sorted(command.env)),
+            self._spec.timeout_s,
+        )
+        watching = Watched(
+            self._supervision, program, self._attempt, str(command.token), self._credentials, files=False
+        )
+        with desk.logging() as log, watching as watched:
+
+            def on_line(stream: StreamName, line: str) -> None:
+                if log is not None:
+                    log(stream, line)
+                if watched.hears:
+                    watched.line(stream, line)
+
             conversation = Conversation(
-                command, parse, desk, opening=opening, otherwise=otherwise, controlled=controlled, on_line=on_line
+                command,
+                parse,
+                desk,
+                opening=opening,
+                otherwise=otherwise,
+                controlled=controlled,
+                on_line=on_line,
+                on_start=watched.started,
             )
-            return await desk.attend(conversation)
+            ended = await desk.attend(conversation, watched.refresh)
+            if desk.asks_a_person:
+                watched.outcome = "waiting_approval"
+            elif ended.exit.reason in ("hard_timeout", "idle_timeout"):
+                watched.outcome = "failed_timeout"
+            elif ended.result is None or not ended.result.ok:
+                watched.outcome = "failed"
+            return ended

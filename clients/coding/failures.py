@@ -66,4 +66,6 @@ def _api_error(result: Result) -> str | None:
         return "anthropic.RateLimitError"
     if result.status in (401, 403):
         return "builtins.PermissionError"
+    if result.status in (400, 422):
+        return "anthropic.BadRequestError"
     return "anthropic.APIError"

@@ -5,6 +5,7 @@ It has no protocol for permissions: what it may do is decided once, before it st
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from omium.clients.coding.events import (
@@ -26,6 +27,7 @@ from omium.clients.coding.events import (
 )
 from omium.clients.coding.spec import CodingSpec
 
+_NAMES_A_FILE: Final = re.compile(r"(?<!\\)@")
 _MODE: Final = {"read-only": "plan", "workspace-write": "auto_edit", "full": "yolo"}
 
 
@@ -37,6 +39,14 @@ def argv(spec: CodingSpec, session: str | None) -> list[str]:
     if session is not None:
         arguments += ["--resume", session]
     return arguments
+
+
+def prompt_text(text: str) -> str:
+    """A prompt as it takes it for words. It looks through its input, also without a person: what begins with `/` would
+    be a command, one of the repository's own (`.gemini/commands`) among them, and `@name` a file that it reads. Behind
+    a backslash an `@` is one."""
+    shown = _NAMES_A_FILE.sub(r"\\@", text)
+    return f"The task: {shown}" if shown.lstrip().startswith("/") else shown
 
 
 class GeminiStream:

@@ -68,8 +68,9 @@ def events_of(line: str) -> list[Event]:
         model, cwd = text_of(message.get("model")), text_of(message.get("cwd"))
         return [Begun(text_of(message.get("session_id")), model or None, names, cwd or None)]
     if kind == "system" and message.get("subtype") == "api_retry":
-        status = message.get("error_status")
-        return [Retried(status if isinstance(status, int) else None, text_of(message.get("error")))]
+        status, wait_ms = message.get("error_status"), count_of(message.get("retry_delay_ms"))
+        told = status if isinstance(status, int) else None
+        return [Retried(told, text_of(message.get("error")), wait_ms / 1000 if wait_ms else None)]
     return [Unknown(kind)]
 
 

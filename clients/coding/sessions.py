@@ -93,7 +93,7 @@ class Waiting:
 class Kept:
     """The state of a node's work, durable. session: the conversation's id; begun: whether the CLI has taken it up;
     token: the marker of its processes; head: the commit at the start; answered: how often each call was decided about;
-    denied: what was refused; outcome: the node's output, once the CLI is done."""
+    denied: what was refused; outcome: the node's output, once the CLI is done; spent: see `usage.Meter.spent`."""
 
     kind: str
     agent: str
@@ -107,6 +107,7 @@ class Kept:
     waiting: Waiting | None = None
     said: str = ""
     outcome: dict[str, Any] | None = None
+    spent: dict[str, int] = field(default_factory=dict)
 
     def as_value(self) -> dict[str, Any]:
         """What `keep` is given."""

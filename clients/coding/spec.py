@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from omium.clients.processes.environment import check_declared
 from omium.orchestration.errors import OmiumError
@@ -19,6 +19,49 @@ PROGRAMS: Final[Mapping[Kind, str]] = {"claude": "claude", "codex": "codex", "ge
 KEYS: Final[Mapping[Kind, str]] = {"claude": "ANTHROPIC_API_KEY", "codex": "CODEX_API_KEY", "gemini": "GEMINI_API_KEY"}
 """The variable that each takes its key from."""
 DEFAULT_TOOLS: Final = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Write")
+OUTPUT: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "result": {"type": "string"},
+        "session": {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in ("id", "agent", "cwd", "said")},
+            "additionalProperties": False,
+        },
+        "turns": {"type": "integer"},
+        "usage": {
+            "type": "object",
+            "properties": {
+                **{
+                    name: {"type": "integer"}
+                    for name in ("tokens", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+                },
+                "cost_usd": {"type": ["number", "null"]},
+                "model": {"type": ["string", "null"]},
+                "price_unknown": {"type": "boolean"},
+            },
+            "additionalProperties": False,
+        },
+        "commits": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"id": {"type": "string"}, "subject": {"type": "string"}},
+                "additionalProperties": False,
+            },
+        },
+        "denied": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in ("tool", "call", "reason")},
+                "additionalProperties": False,
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+"""What a node of a coding CLI gives; expressions that read it are held against this."""
 _WORD: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.:@/\[\]-]{0,199}\Z")
 _TOOL: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9_]{0,199}\Z")
 
@@ -71,8 +114,14 @@ class CodingSpec:
         for tool in self.tools:
             if not _TOOL.match(tool):
                 _bad(self.name, f"has the tool {tool!r}, which cannot name one", "Such as Bash, Edit or Read.")
-        if self.kind != "claude":
+        if self.kind == "claude":
+            if self.sandbox != "workspace-write":
+                _bad(self.name, "declares sandbox, which claude does not have", "Its permissions say what it may do.")
+        else:
             self._check_headless()
+        for name in ("timeout", "idle_timeout"):
+            if (limit := getattr(self, f"{name}_s")) is not None and limit <= 0:
+                _bad(self.name, f"has the {name} {limit:g}", "More than no time, or null for no limit.")
         check_declared((*self.pass_env, *self.env))
         if self.api_key_env is not None:
             check_declared((self.api_key_env,))

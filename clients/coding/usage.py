@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Final
 
@@ -71,9 +73,19 @@ class Meter:
         self._held: list[Reservation] = []
         self._running: dict[str, Tokens] = {}  # answers of a turn that has no result yet
         self._settled = False
+        self._before: Mapping[str, int] = {}
         self.done = Tokens()
         self.turns = 0
         self.model: str | None = spec.model
+
+    def goes_on(self, spent: Mapping[str, int]) -> None:
+        """spent: what `spent` said at the end of the attempt before, of the same generation."""
+        self._before = spent
+
+    def spent(self) -> dict[str, int]:
+        """What the node has taken so far, this attempt and those before it, by the names of `Tokens`, and `turns`."""
+        taken = {**asdict(self.tokens), "turns": self.turns}
+        return {name: self._before.get(name, 0) + count for name, count in taken.items()}
 
     async def hold(self) -> None:
         """Hold one more part. Raises `budget_exceeded`."""
@@ -94,6 +106,11 @@ class Meter:
         self.done += tokens
         self.turns += turns
         self.model = model or self.model
+
+    @property
+    def answers(self) -> int:
+        """How many turns of the model there were, the one that is under way among them."""
+        return self.turns + len(self._running)
 
     @property
     def tokens(self) -> Tokens:
@@ -121,8 +138,11 @@ class Meter:
                 await held.settle(tokens=total.total, usd=usd, calls=self.turns or 1, model=self.model)
 
     def as_dict(self) -> dict[str, Any]:
-        """What the node's usage says."""
-        tokens, usd = self.tokens, self.usd
+        """What the node's usage says: of all its attempts."""
+        spent = self.spent()
+        del spent["turns"]
+        tokens = Tokens(**spent)
+        usd = self._price(tokens)
         told: dict[str, Any] = {
             "tokens": tokens.total,
             "input_tokens": tokens.input,

@@ -21,6 +21,7 @@ from typing import Any, Final
 from omium.orchestration.errors import OmiumError
 
 _MAX_FILES: Final = 5_000
+_MAX_WRAPPED: Final = 32
 _MAX_PARSED: Final = 4 * 1024 * 1024  # bytes; a larger file is hashed, not looked into
 
 Stamp = tuple[int, int, int]
@@ -131,9 +132,11 @@ def stamp_of(path: Path) -> Stamp:
 
 def of_callable(function: Any) -> str:
     """A digest of a function that has no module on disk: of its compiled code."""
-    code = getattr(function, "__code__", None)
     hashes = hashlib.sha256()
-    pending = [code] if code is not None else []
+    around: list[Any] = [function]  # a decorated function is what it is together with what is around it
+    while hasattr(around[-1], "__wrapped__") and len(around) < _MAX_WRAPPED:
+        around.append(around[-1].__wrapped__)
+    pending = [one.__code__ for one in around if getattr(one, "__code__", None) is not None]
     hashes.update(getattr(function, "__qualname__", repr(type(function))).encode())
     while pending:
         one = pending.pop()

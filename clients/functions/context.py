@@ -12,7 +12,9 @@ which logs it. A question is `(kind, payload)`, its answer a value:
 | `effect_intent` | `{"key"}` | `{"known": False}`, or `{"known": True, "result"}`: it has happened, do not repeat it |
 | `effect_settle` | `{"key", "ok": True, "result"}` or `{"key", "ok": False, "error_type", "message"}` | None |
 | `artifact` | `{"name", "value"}` | None |
-| `scratch` | None | the path of a directory that only this attempt has |
+| `checkpoint` | `{"label", "state", "note"?, "call"?, "later"?}` | `{"call", "restored"}`: None or `{"state"}` |
+| `checkpoint_end` | `{"label", "call", "outcome", "error"?, "state"?, "later"?}` | None |
+| `scratch` | None | the path of a directory of this attempt's own |
 
 This module is imported by every worker process, so it imports next to nothing.
 """
@@ -21,15 +23,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from omium.orchestration.values import Value
 
 T = TypeVar("T")
 Ask = Callable[[str, Value], Value]
 AskAsync = Callable[[str, Value], Awaitable[Value]]
+
+
+class Asking(NamedTuple):
+    """How the function that runs here asks the engine, whether or not it takes a `ctx`. is_async: `ask` is awaited."""
+
+    is_async: bool
+    ask: Callable[[str, Any], Any]
+
+
+asking: ContextVar[Asking | None] = ContextVar("omium_asking", default=None)
 
 
 class _Place:
@@ -74,9 +87,9 @@ class Context(_Place):
         self._ask("artifact", {"name": name, "value": value})
 
     def file(self, name: str) -> Path:
-        """A place for a file of this attempt's own, such as `outputs/table.csv`: no other node, and no other attempt,
-        writes there, whatever runs beside it. Its directory exists. It is no part of the workspace: what is kept there
-        goes neither back nor forward with the run. Raises ValueError for a name that leads elsewhere."""
+        """A place for a file of this attempt's own, such as `outputs/table.csv`: no node that runs beside it writes
+        there. Its directory exists. It is no part of the workspace: it goes neither back nor forward with the run.
+        Raises ValueError for a name that leads elsewhere."""
         self._own = self._own or Path(cast(str, self._ask("scratch", None)))
         return _beneath(self._own, name)
 

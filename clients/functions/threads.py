@@ -9,7 +9,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
-from omium.clients.functions.context import AskAsync, AsyncContext, Context, wants_context
+from omium.clients.functions.context import AskAsync, Asking, AsyncContext, Context, asking, wants_context
 from omium.clients.functions.failure import FunctionError, describe
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.values import Value
@@ -46,10 +46,14 @@ async def call_in_thread(
     if wants_context(fn):
         arguments["ctx"] = Context(dict(context), ask)
 
+    def run() -> Value:
+        asking.set(Asking(False, ask))  # in the thread's own context
+        return fn(**arguments)
+
     async def call() -> Value:
         nonlocal abandoned
         try:
-            return await anyio.to_thread.run_sync(lambda: fn(**arguments), abandon_on_cancel=True, limiter=limiter)
+            return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
         finally:
             abandoned = True
 
@@ -73,7 +77,11 @@ async def call_async(
         arguments["ctx"] = AsyncContext(dict(context), on_request)
 
     async def call() -> Value:
-        return await fn(**arguments)
+        token = asking.set(Asking(True, on_request))
+        try:
+            return await fn(**arguments)
+        finally:
+            asking.reset(token)
 
     return await _bounded(_name(fn), call, timeout_s)
 

@@ -21,7 +21,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Final, cast
 
-from omium.clients.functions.context import Context, wants_context
+from omium.clients.functions.context import Asking, Context, asking, wants_context
 from omium.clients.functions.failure import describe
 from omium.clients.functions.frames import PREFIX_BYTES, Header, lengths, pack, unpack
 from omium.orchestration.errors import OmiumError
@@ -65,8 +65,10 @@ class Worker:
         try:
             arguments = cast("dict[str, Any]", decode(body))
             fn, with_context = self._load(header["ref"], header["sys_path"])
+            ask = self._asker(self._call_number)
+            asking.set(Asking(False, ask))
             if with_context:
-                arguments["ctx"] = Context(header["context"], self._asker(self._call_number))
+                arguments["ctx"] = Context(header["context"], ask)
             result = fn(**arguments)
             if hasattr(result, "__await__"):
                 result = _run_async(result)

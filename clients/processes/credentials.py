@@ -21,6 +21,10 @@ _NAME: Final = re.compile(
 _PLACE: Final = re.compile(
     r"(?i)_(?:file|path|dir|directory|url|host|name|type|ttl)\Z"
 )  # says where one is, or what kind
+_SETTING: Final = re.compile(  # `AUTH=enabled` chooses something; taking the word out of every text would spoil them
+    r"(?i)(?:true|false|yes|no|on|off|none|null|enabled?|disabled?|optional|required|default|always|never|automatic|"
+    r"bearer|basic|digest|oauth2?|token|password|secret)"
+)
 _IN_ADDRESS: Final = re.compile(r"://[^\s/:@]*:([^\s/@]+)@")
 _SHORTEST: Final = 6  # a shorter one would be found in everything
 _SHORTEST_LINE: Final = 16  # of a key that has several
@@ -41,6 +45,8 @@ class Credentials:
     def __init__(self, credentials: Iterable[str] = ()) -> None:
         wanted: dict[str, None] = {}
         for one in (text.strip() for text in credentials):
+            if _SETTING.fullmatch(one):
+                continue
             wanted[one] = None
             lines = one.splitlines()
             if len(lines) > 1:  # output comes in lines

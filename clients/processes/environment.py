@@ -27,6 +27,7 @@ _INJECTING_PREFIXES: Final = ("LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG")
 _RESERVED_PREFIX: Final = "OMIUM_"
 
 _NAME: Final = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*\Z")
+_BEGINNING: Final = 4  # characters
 
 
 def check_declared(names: Iterable[str]) -> None:
@@ -37,7 +38,13 @@ def check_declared(names: Iterable[str]) -> None:
     """
     for name in names:
         if not _NAME.match(name):
-            raise OmiumError("invalid_definition", f"{name!r} is not the name of an environment variable.")
+            # Only how it begins: it may be the key itself, put where the name of its variable belongs.
+            shown = repr(name) if len(name) <= _BEGINNING else f"{name[:_BEGINNING]!r}..."
+            raise OmiumError(
+                "invalid_definition",
+                f"{shown} is not the name of an environment variable.",
+                "Name the variable; what it holds stands in the environment only.",
+            )
         if name in _INJECTING or name.startswith(_INJECTING_PREFIXES):
             raise OmiumError(
                 "invalid_definition",

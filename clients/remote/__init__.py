@@ -13,9 +13,11 @@ from __future__ import annotations
 from omium.clients.remote.answers import (
     Approval,
     Checkpoint,
+    ClosedBranch,
     Comparison,
     Decision,
     Epic,
+    Event,
     Memories,
     Memory,
     Operation,
@@ -31,9 +33,11 @@ from omium.clients.remote.client import OmiumClient
 __all__ = [
     "Approval",
     "Checkpoint",
+    "ClosedBranch",
     "Comparison",
     "Decision",
     "Epic",
+    "Event",
     "Memories",
     "Memory",
     "OmiumClient",

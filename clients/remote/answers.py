@@ -95,6 +95,15 @@ class RunRef(Wire):
         return self.status in SETTLED
 
 
+class ClosedBranch(RunRef):
+    """A branch that was closed. files: what adopting it changed in its parent's workspace (`modified notes.md`);
+    back_to: the parent's checkpoint with the files as they were before."""
+
+    files: list[str] | None = None
+    back_to: str | None = None
+    notes: list[str] | None = None
+
+
 class Run(RunRef):
     workflow: str
     title: str | None = None
@@ -117,6 +126,16 @@ class Run(RunRef):
     nodes: list[Node] = []
     nodes_after: str | None = None
     next: str = ""
+
+
+class Event(Wire):
+    """One fact of a run's log. data: digests in the place of contents; what is long is cut."""
+
+    seq: int
+    type: str
+    at: str | None = None
+    actor: str
+    data: dict[str, Any] = {}
 
 
 class PhaseError(Wire):

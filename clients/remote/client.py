@@ -25,16 +25,17 @@ from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 from omium.clients.remote.answers import (
     Approval,
     Checkpoint,
+    ClosedBranch,
     Comparison,
     Decision,
     Epic,
+    Event,
     Memories,
     Memory,
     Operation,
     Phase,
     Plan,
     Run,
-    RunRef,
     Wire,
     Workflow,
 )
@@ -43,6 +44,7 @@ from omium.orchestration.errors import OmiumError
 
 DEFAULT: Final = "default"
 WAIT_S: Final = 45.0  # the longest that one call waits at the server
+_LOOK_S: Final = (0.1, 2.0)  # how long nothing new is looked for again: at first, and at most
 _SERVE: Final = (sys.executable, "-c", "from omium.server.cli import main; main()", "serve")
 _CONNECT_S: Final = 10.0
 
@@ -425,6 +427,28 @@ class OmiumClient:
         )
         return Run.model_validate(answer)
 
+    async def events(self, run_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """The run's log from behind the position `after`, as it goes on, until the run has ended and all of it was
+        given: each event once and in order, whatever becomes of the connection meanwhile. Needs the toolset
+        `supervision`."""
+        import anyio
+
+        pause = _LOOK_S[0]
+        while True:
+            page = await self.call("list_events", run_id=run_id, after=after, limit=50)
+            for one in page["events"]:
+                yield Event.model_validate(one)
+            pause = _LOOK_S[0] if page["events"] else min(2 * pause, _LOOK_S[1])
+            after = page["after"]
+            if page["more"]:
+                continue
+            run = await self.get_run(run_id)
+            if run.seq > after:
+                continue
+            if run.ended:
+                return
+            await anyio.sleep(pause)
+
     async def close_branch(
         self,
         run_id: str,
@@ -432,11 +456,11 @@ class OmiumClient:
         *,
         reason: str | None = None,
         idempotency_key: str | None = None,
-    ) -> RunRef:
+    ) -> ClosedBranch:
         answer = await self.call(
             "close_branch", run_id=run_id, outcome=outcome, reason=reason, idempotency_key=_key(idempotency_key)
         )
-        return RunRef.model_validate(answer)
+        return ClosedBranch.model_validate(answer)
 
     async def _until_settled(self, look: Callable[[float], Awaitable[Run]], seconds: float | None) -> Run:
         """Ask again and again, each time for as long as the server holds a call."""

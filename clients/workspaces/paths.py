@@ -31,6 +31,11 @@ def check_run_id(run_id: str) -> RunId:
     return RunId(run_id)
 
 
+def tree_path(home: Path, run_id: str) -> Path:
+    """The directory that the nodes of a run see, whether it is there or not. Raises `invalid_argument`."""
+    return home / "workspaces" / "trees" / check_run_id(run_id)
+
+
 def path_parts(user_path: str) -> tuple[str, ...]:
     """The components of a relative path from outside (`.` gives none).
 

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -42,6 +42,7 @@ from omium.orchestration.ports_workspace import Tree
 
 CHUNK = 1 << 20
 _REFS = "refs/omium/"
+_COMING = "refs/coming/"  # what a bundle pins, until it has been joined with what is here
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it without having it
 _LISTINGS = 8
 _MANY_PACKS = 50
@@ -169,6 +170,91 @@ class Store:
             ],
             git_dir=self._path,
         )
+
+    async def bundle(self, names: Iterable[str], target: Path) -> list[str]:
+        """Writes what these refs pin, with its history, to one new file; of which of them there was something. No file
+        when there was nothing. Raises `integrity` when what is pinned cannot be read."""
+        if not self._path.is_dir():
+            return []
+        held = sorted(set(names) & set(await self._tips(_REFS)))
+        if held:
+            asked = "".join(f"{_REFS}{name}\n" for name in held).encode("ascii")
+            try:
+                await self._git.run(
+                    ["bundle", "create", "--quiet", str(target), "--stdin"], git_dir=self._path, input=asked
+                )
+                await self._git.run(["bundle", "verify", "--quiet", str(target)], git_dir=self._path)
+            except OmiumError as error:
+                raise OmiumError("integrity", f"the captured files cannot be copied: {error.message}") from error
+        return held
+
+    async def receive(self, source: Path) -> dict[str, str]:
+        """Takes in the objects of a file that `bundle` wrote, and what each of its refs says: name -> commit. They are
+        kept until `settled`. Raises `integrity` when the file is damaged."""
+        await self.settled()
+        try:
+            await self._git.run(
+                [
+                    *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"),
+                    *(str(source), f"+{_REFS}*:{_COMING}*"),
+                ],
+                git_dir=self._path,
+            )
+        except OmiumError as error:
+            raise OmiumError(
+                "integrity",
+                f"the captured files in {source.name} are damaged: {error.message}",
+                "Restore an older one.",
+            ) from error
+        return await self._tips(_COMING)
+
+    async def add_new(self, coming: Mapping[str, str]) -> None:
+        """Pins received commits under the refs that are not here yet, all at once."""
+        here = await self._tips(_REFS)
+        commands = b"".join(
+            b"create %s%s\0%s\0" % (_REFS.encode(), name.encode("ascii"), tip.encode("ascii"))
+            for name, tip in coming.items()
+            if name not in here
+        )
+        if commands:  # may be refused because somebody was quicker: then `join` has it one by one
+            asked = ["update-ref", "--no-deref", "--stdin", "-z"]
+            await self._git.run(asked, git_dir=self._path, input=commands, may_fail=True)
+
+    async def unjoined(self, coming: Mapping[str, str]) -> list[str]:
+        """Those whose ref says something else than what was received."""
+        here = await self._tips(_REFS)
+        return [name for name, tip in coming.items() if here.get(name) != tip]
+
+    async def join(self, name: str, tip: str) -> None:
+        """Has the ref of `name`, whose lock the caller holds, reach a received commit beside what it reaches now."""
+        ref = self._ref(name)
+        here = await self._tip(ref)
+        if here is not None and await self._reaches(here, tip):
+            return
+        if here is not None and not await self._reaches(tip, here):  # both went on since: both stay pinned
+            parents = ["-p", here, "-p", tip]
+            who = ["-c", "user.name=Omium", "-c", "user.email=omium@localhost"]
+            made = await self._git.output(
+                [*who, "commit-tree", *parents, "-m", "restored", f"{here}^{{tree}}"], git_dir=self._path
+            )
+            tip = made.decode("ascii").strip()
+        await self._git.run(["update-ref", "--no-deref", ref, tip], git_dir=self._path)
+
+    async def settled(self) -> None:
+        """Forgets what was received and is joined by now."""
+        coming = await self._tips(_COMING)
+        commands = b"".join(b"delete %s%s\0\0" % (_COMING.encode(), name.encode("ascii")) for name in coming)
+        if commands:
+            await self._git.run(["update-ref", "--no-deref", "--stdin", "-z"], git_dir=self._path, input=commands)
+
+    async def _tips(self, below: str) -> dict[str, str]:
+        said = await self._git.output(["for-each-ref", "--format=%(refname) %(objectname)", below], git_dir=self._path)
+        pairs = (line.split(" ") for line in said.decode("ascii", "replace").splitlines())
+        return {ref.removeprefix(below): commit for ref, commit in pairs}
+
+    async def _reaches(self, commit: str, other: str) -> bool:
+        asked = ["merge-base", "--is-ancestor", other, commit]
+        return await self._git.run(asked, git_dir=self._path, may_fail=True) is not None
 
     async def drop(self, names: Sequence[str]) -> None:
         """Unpins what these refs hold and collects what no other ref reaches."""

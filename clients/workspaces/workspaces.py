@@ -208,6 +208,32 @@ class GitWorkspaces:
         await self._store.tidy()
         return removed
 
+    async def export(self, run_ids: Sequence[RunId], target: Path) -> int:
+        """Write every captured tree of these runs to one new file, for another machine or another day; of how many runs
+        there were any. No file when there are none. Files that were changed since are not in it. Raises `integrity`."""
+        for run_id in run_ids:
+            check_run_id(run_id)
+        if not self._root.is_dir():
+            return 0
+        async with self._store.using():
+            held = await self._store.bundle(run_ids, target)
+        if held:
+            await _in_thread(_secure, target)
+        return len(held)
+
+    async def take_in(self, source: Path) -> int:
+        """Have the captured trees of a file that `export` wrote here, beside those that are here; of how many runs.
+        Directories are not touched: they are made of them when they are needed. Raises `integrity`."""
+        await self._prepare()
+        async with file_lock(self._root / "coming.lock"), self._store.using():
+            coming = {name: tip for name, tip in (await self._store.receive(source)).items() if _is_run(name)}
+            await self._store.add_new(coming)
+            for name in await self._store.unjoined(coming):
+                async with self._lock(name):
+                    await self._store.join(name, coming[name])
+            await self._store.settled()
+        return len(coming)
+
     def node_dir(self, run_id: RunId, node_id: NodeId, attempt: int) -> Path:
         """See Workspaces.node_dir."""
         return paths.node_dir(self._home, run_id, node_id, attempt)
@@ -279,6 +305,13 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
         return await anyio.to_thread.run_sync(functools.partial(function, *args))
     except OSError as error:
         raise OmiumError("workspace", f"A workspace's directory cannot be changed: {error}.") from error
+
+
+def _secure(path: Path) -> None:
+    """A file that git wrote: its owner's alone, and on the disk."""
+    with path.open("rb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        os.fsync(file.fileno())
 
 
 def _check_spec(spec: WorkspaceSpec) -> None:

@@ -22,7 +22,7 @@ from omium.orchestration.definition.graph import Graph, graph_problems
 from omium.orchestration.definition.json_schema import MISSING, field_names, schema_at
 from omium.orchestration.definition.model import USES_REGISTERED, NodeDef, WorkflowDef, walk
 from omium.orchestration.definition.problems import Problem, invalid_definition
-from omium.orchestration.definition.rules import node_problems, rule_problems
+from omium.orchestration.definition.rules import may_have_schema, node_problems, rule_problems
 from omium.orchestration.definition.selection import Selection
 from omium.orchestration.errors import OmiumError
 
@@ -164,7 +164,7 @@ class _Checker:
         if len(steps) > 1 and steps[1] not in NODE_FIELDS:
             fields = ", ".join(NODE_FIELDS)
             self.problems.append(Problem(where, f"{selection}: a node has no {steps[1]!r}", f"one of {fields}"))
-        elif len(steps) > 2 and steps[1] == "output":
+        elif len(steps) > 2 and steps[1] == "output" and may_have_schema(target):
             self.reads_schema(_output_schema(target), selection, steps[2:], where, f"nodes.{name}.output")
 
     def resolve(self, name: str, selection: Selection, where: str, place: _Place) -> NodeDef | None:

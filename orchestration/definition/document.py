@@ -31,6 +31,8 @@ MAX_BYTES = 1024 * 1024
 MAX_VALUES = 250_000
 MAX_DIGITS = 128
 _TOO_LARGE = 10**MAX_DIGITS
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+"""The name of a variable of the environment. What does not match is not shown: it may be what the variable holds."""
 
 # Lines of a value and what is inside it: (its line, marks by key or position); a scalar is its line alone.
 Marks = int | tuple[int, "dict[str, Marks] | list[Marks]"]
@@ -184,6 +186,8 @@ def _model_problem(detail: Mapping[str, Any], model: type[BaseModel], under: str
         return Problem(around, f"the key {location[-1]!r} is missing", f"{location[-1]}: ...")
     if kind in ("literal_error", "enum"):
         return Problem(path, f"is {given}", f"{context.get('expected', '')}")
+    if kind == "string_pattern_mismatch" and context.get("pattern") == VARIABLE:  # what is there may be the key itself
+        return Problem(path, "is not the name of a variable", "the name; what it holds stands in the environment only")
     if kind == "value_error":
         message, _, expected = str(context.get("error", detail["msg"])).partition("; expected ")
         return Problem(path, message, expected)

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from omium.orchestration.definition.model import FAILURE_CATEGORIES, FailureRule, NodeDef, WorkflowDef
-from omium.orchestration.definition.names import label_problem
+from omium.orchestration.definition.names import place_problem
 from omium.orchestration.definition.problems import Problem
 
 _INDEX = re.compile(r"\[[^\]]*\]")
 _WILD = re.compile(r"[*?\[]")
-_DIGITS = re.compile(r"\A[0-9]+\Z")
 _PLACES = "previous, start, node:<id>, or the label of a checkpoint"
 
 
 def rule_for(rules: Sequence[FailureRule], node_id: str, category: str) -> int | None:
     """The position of the first rule that fits a failure of this category; None when none does."""
     for index, rule in enumerate(rules):
-        if rule.categories is None or category in rule.categories:
-            if rule.nodes is None or fits(rule.nodes, node_id):
-                return index
+        if rule.categories is not None and category not in rule.categories:
+            continue
+        if rule.nodes is None or fits(rule.nodes, node_id):
+            return index
     return None
 
 
@@ -95,10 +95,9 @@ def _place(to: str, names: list[str], plans: list[str], path: str) -> Iterator[P
         if name not in names and not any(name.startswith(f"{plan}.") for plan in plans):
             yield Problem(path, f"{to[:80]!r} is after no node", _near(name, names))
         return
-    if _DIGITS.match(to) or to.startswith("before:") or "@" in to:
-        yield Problem(path, f"{to[:80]!r} is no place that a run can be taken back to by a rule", _PLACES)
-    elif label_problem(to):
-        yield Problem(path, f"{to[:80]!r} can be no label", _PLACES)
+    problem = place_problem(to)
+    if problem:
+        yield Problem(path, f"is no place that a run can be taken back to by a rule: {problem}", _PLACES)
 
 
 def _near(name: str, names: list[str]) -> str:

@@ -283,11 +283,6 @@ class Structure:
         _, outer, name = self._place(instance_id)
         return tuple(child(outer, up) for up in self.scope(outer).upstreams(name))
 
-    def dependents_of(self, instance_id: str) -> tuple[NodeId, ...]:
-        """The instances that need it directly, in its own scope; for an expansion, those that need the whole."""
-        _, outer, name = self._place(instance_id)
-        return tuple(child(outer, down) for down in self.scope(outer).dependents(name))
-
     def children_of(self, container: str | None) -> tuple[NodeId, ...]:
         """The nodes directly inside a container, in the order of the definition."""
         return tuple(child(container, name) for name in self.scope(container).nodes)

@@ -13,6 +13,8 @@ from omium.orchestration.definition.address import is_node_id
 
 _NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.:@/-]{0,255}\Z")
 _TOOL = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}/[A-Za-z0-9_][A-Za-z0-9_.:@/-]{0,127}\Z")
+_DIGITS = re.compile(r"\A[0-9]{1,18}\Z")
+_PLACES = ("start", "head", "last")
 _LAYOUT = frozenset("\n\r\t")
 # Joiners and selectors belong to scripts and emoji; alone among format characters they reorder and hide nothing.
 _JOINERS = frozenset("\u200c\u200d")
@@ -57,3 +59,13 @@ def label_problem(text: str) -> str:
     if text and len(text) <= 100 and text.isprintable() and unicodedata.normalize("NFKC", text) == text.strip():
         return ""
     return f"{text[:80]!r} is not an option; expected at most 100 visible characters on one line"
+
+
+def place_problem(text: str) -> str:
+    """Why `text` cannot be the label of a checkpoint; empty if it can: it must not read as another kind of position."""
+    problem = label_problem(text)
+    if problem:
+        return problem.replace("an option", "a label")
+    if _DIGITS.match(text) or text in _PLACES or text.startswith(("node:", "before:")) or "@" in text:
+        return f"{text!r} would read as another kind of position"
+    return ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from omium.orchestration.definition.failing import failure_problems, no_category
 from omium.orchestration.definition.json_schema import schema_problems
 from omium.orchestration.definition.model import FAILURE_CATEGORIES, USES_REGISTERED, NodeDef, WorkflowDef, walk
-from omium.orchestration.definition.failing import failure_problems, no_category
 from omium.orchestration.definition.names import tool_problem
 from omium.orchestration.definition.problems import Problem
 
@@ -39,6 +39,11 @@ def node_problems(nodes: tuple[NodeDef, ...], path: str = "nodes") -> list[Probl
             if schema is not None:
                 problems += schema_problems(schema, f"{here}.{key}")
     return problems
+
+
+def may_have_schema(node: NodeDef) -> bool:
+    """Whether a definition can say what the node's output is like; that of a group, say, is of what is inside it."""
+    return node.kind in _ATTEMPTED
 
 
 def _kind(node: NodeDef, here: str) -> Iterator[Problem]:

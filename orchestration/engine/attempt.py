@@ -14,13 +14,15 @@ import anyio
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.model import NodeDef
+from omium.orchestration.definition.names import prose_problem
 from omium.orchestration.engine import budgets, calls
+from omium.orchestration.engine.points import Points
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import EffectState, NodeState, RunState
-from omium.orchestration.ports import Guidance, NewBlob
-from omium.orchestration.ports_calls import Allowed, Call, Decided, Reservation, Suspended
+from omium.orchestration.ports import NewBlob
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation, Suspended
 from omium.orchestration.values import Value, encode
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ON_UNKNOWN: Mapping[str, str] = {"function": "rerun", "agent": "resume", "tool": "ask", "cli": "ask"}
 _PROGRESS_LIMIT = 2_000
+_ARTIFACT_NAME = 200
 
 
 def effect_id(run_id: str, node: str, generation: int, call: str) -> EffectId:
@@ -42,7 +45,8 @@ class NodeAttempt:
 
     __slots__ = (
         "_blobs", "_draws", "_execution", "_kept", "_over", "_pending", "asked", "attempt", "base", "cancelled",
-        "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id", "resumed",
+        "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id", "points",
+        "restored", "resumed",
         "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree", "vars", "workspace",
     )  # fmt: skip
 
@@ -70,6 +74,8 @@ class NodeAttempt:
         self.cancelled = False
         self._over: anyio.Event | None = None
         self.decided_on: dict[str, Digest] = {}  # by call: what policy was last asked about it
+        self.points: Points | None = None  # checkpoints that the function sets itself
+        self.restored: Mapping[str, Value] = {}  # by call: what they are to give again, since the run was taken back
         self.asked: c.RequestApproval | None = None  # a person has to decide before the work goes on
         self._draws = 0
         self._pending: list[c.Command] = []
@@ -120,6 +126,9 @@ class NodeAttempt:
         if kind == "artifact":
             await self._artifact(str(data["name"]), data["value"])
             return None
+        if kind in ("checkpoint", "checkpoint_end"):
+            self.points = self.points or Points(self)
+            return await (self.points.set(data) if kind == "checkpoint" else self.points.end(data))
         if kind == "scratch":
             self.scratch = self.scratch or self._execution.engine.workspaces.scratch(self)
             if self.scratch is None:

@@ -24,6 +24,7 @@ from omium.orchestration.engine.execution import Execution, Place
 from omium.orchestration.engine.files import RunFiles
 from omium.orchestration.engine.left import StatesLeft
 from omium.orchestration.engine.limits import Limit, ReadyQueue, Ticket
+from omium.orchestration.engine.mending import remedies
 from omium.orchestration.engine.programs import Program, Programs
 from omium.orchestration.engine.setbacks import TakeBack, nobody
 from omium.orchestration.engine.values import ValueCache
@@ -35,13 +36,15 @@ from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, Worker
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
-from omium.orchestration.ports import Claimed, Clock, Executor, Guidance, Processes, Store, SystemClock
+from omium.orchestration.ports import Claimed, Clock, Executor, Processes, Store, SystemClock
+from omium.orchestration.ports_calls import Guidance
 from omium.orchestration.ports_workspace import Workspaces, WorkspaceSpec
 from omium.orchestration.values import Value
 
 _log = logging.getLogger(__name__)
 
 _ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
+_TOLD_OF_REMEDIES = frozenset({"agent", "cli"})  # whoever can make something of them; a lookup in other runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,15 @@ class EngineConfig:
     """slots: nodes that run at once in this process (those that need a process of their own have tighter limits: `cli`
     below, and the pool that runs functions); runs: runs that it owns at once; resources: named limits, also
     `agent:NAME`, `function:NAME`; pools: what shares a named limit (`function:NAME` -> its name), so that a node's
-    time-out does not run while it waits for a place; projects: whose runs it claims."""
+    time-out does not run while it waits for a place; weights: how many slots of a named limit something takes
+    (`cli:NAME` -> limit -> slots); projects: whose runs it claims."""
 
     slots: int = 4_096
     commands: int = 16
     runs: int = 2_000
     resources: Mapping[str, int] = field(default_factory=dict)
     pools: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     projects: Sequence[ProjectId] = (ProjectId("default"),)
     beat_s: float = 5.0
     stale_s: float = 30.0
@@ -98,13 +103,14 @@ class Engine:
         self.check_names = check_names
         self.policies = policies or Policies(self.values.load)
         self.budgets = tuple(budgets)
+        self.shares_told: dict[str, int] = {}  # of counters, in percent: see `budgets.tell_what_is_reached`
         self.redact = redact  # what is shown and stored of a call's arguments
         self._executors = executors
         self.children = Children(self, create_child)
         self.take_back: TakeBack = nobody  # history's part, which the core gives when it is bound
         self._executions: dict[RunId, Execution] = {}
         self._left = StatesLeft()
-        self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, bool]]] = {}
+        self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, int]]] = {}
         self.reserved = 0  # places for runs that are claimed or being created, and not yet among the executions
         self._timers: list[tuple[int, int, RunId]] = []
         self._timer_count = 0
@@ -268,7 +274,7 @@ class Engine:
         finally:
             self.reserved -= 1  # it is among the executions, or is not to be
         if execution is not None:
-            await execution.adopt()
+            await self._guard(execution.adopt, ())  # it is here by now: what it raises ends this run
 
     async def _state(self, claimed: Claimed) -> RunState | None:
         """The state of a run that was just claimed; None when its log cannot be folded, and the run is given up."""
@@ -349,15 +355,17 @@ class Engine:
             self.spawn(owner.start_taken, tickets)
         return mine
 
-    def limits_of(self, node: NodeDef) -> Sequence[tuple[Limit, bool]]:
-        """The limits of this process that a node counts against."""
+    def limits_of(self, node: NodeDef) -> Sequence[tuple[Limit, int]]:
+        """The limits of this process that a node counts against, and how much of each it takes."""
         key = (node.kind, node.use, node.resources)
         known = self._limits.get(key)
         if known is None:
             used = f"{node.kind}:{node.use}"
             names = (*node.resources, f"kind:{node.kind}", used, self.config.pools.get(used, used))
             found = dict.fromkeys(limit for name in names if (limit := self.queue.named(name)) is not None)
-            known = self._limits[key] = [(limit, False) for limit in found]
+            weighed = [(limit, slots) for name, slots in self.config.weights.get(used, {}).items()
+                       if (limit := self.queue.named(name)) is not None]  # fmt: skip
+            known = self._limits[key] = [(limit, 1) for limit in found] + weighed
         return known
 
     def at(self, due_us: int, execution: Execution) -> None:
@@ -399,9 +407,12 @@ class Engine:
         return found
 
     async def prepare(self, run: Execution, attempt: NodeAttempt) -> None:
-        """What an attempt finds ready: its scratch directory, and what went wrong before."""
+        """What an attempt finds ready: its scratch directory, what its checkpoints held, and what went wrong before."""
         if attempt.node.kind != "function":
             attempt.scratch = self.workspaces.scratch(attempt)
+        held = run.folded.node(attempt.node_id).restored
+        if held:
+            attempt.restored = {call: await self.values.load(digest) for call, digest in held.items()}
         if attempt.attempt > 1 or run.folded.approvals:
             attempt.guidance = await self._guidance(run, attempt)
 
@@ -413,4 +424,8 @@ class Engine:
             for approval in run.folded.approvals.values()
             if approval.node in around and approval.feedback and approval.decision != "cancelled"
         ]
-        return Guidance(failures[-3:], said)
+        mended: Sequence[str] = ()
+        if failures and attempt.node.kind in _TOLD_OF_REMEDIES:
+            category = str(failures[-1].get("category", "unknown"))
+            mended = await remedies(self.store, run.folded, attempt.node_id, category)
+        return Guidance(failures[-3:], said, mended)

@@ -73,6 +73,11 @@ class RunFiles:
         """Make the directory equal to a tree; for a reused node that wrote files."""
         await self._need().restore(run_id, Tree(tree))
 
+    async def present(self, run_id: RunId) -> str | None:
+        """The files as they are, captured; None when the directory is not there."""
+        workspaces = self._need()
+        return await workspaces.capture(run_id, "present") if await workspaces.path(run_id) is not None else None
+
     async def finish_restore(self, run_id: RunId, tree: str) -> None:
         """Do, or repeat after a crash, a restore that a history operation asked for. The present files are captured
         first, so that nothing that somebody left there is lost."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+ALL: Final = 0
+"""As the number of slots: every one of them, to nobody else's use, as a writer of a workspace has it."""
+
 
 class Limit:
-    """Slots of one kind. `exclusive` takes all of them, as a writer of a workspace does. `waiting` is a heap of
-    (ticket, exclusive)."""
+    """Slots of one kind. A hold takes a number of them, or `ALL`; one that takes more than there are has them all.
+    `waiting` is a heap of (ticket, slots)."""
 
     __slots__ = ("alone", "size", "used", "waiting")
 
@@ -24,44 +27,48 @@ class Limit:
         self.size = size
         self.used = 0
         self.alone = False
-        self.waiting: list[tuple[Ticket[Any], bool]] = []
+        self.waiting: list[tuple[Ticket[Any], int]] = []
 
-    def fits(self, exclusive: bool) -> bool:
-        return self.used == 0 if exclusive else not self.alone and self.used < self.size
+    def fits(self, slots: int) -> bool:
+        return self.used == 0 if slots == ALL else not self.alone and self.used + min(slots, self.size) <= self.size
 
-    def take(self, exclusive: bool) -> None:
-        self.used += 1
-        self.alone = exclusive
+    def take(self, slots: int) -> int:
+        """How many were taken, which is what is to be given back."""
+        self.alone = slots == ALL
+        taken = 1 if self.alone else min(slots, self.size)
+        self.used += taken
+        return taken
 
-    def give(self) -> None:
-        self.used -= 1
+    def give(self, taken: int) -> None:
+        self.used -= taken
         self.alone = False
 
     def called(self) -> Iterator[Ticket[Any]]:
         """The best of those who wait, as many as the free slots may admit; they wait here no longer."""
         free = 0 if self.alone else self.size - self.used
         while self.waiting and free > 0:
-            ticket, exclusive = self.waiting[0]
-            if exclusive and self.used and not ticket.dead:
+            ticket, slots = self.waiting[0]
+            needed = self.size if slots == ALL else min(slots, self.size)
+            if needed > free and not ticket.dead:
                 return  # it is next, and everyone else after it
             heapq.heappop(self.waiting)
             if not ticket.dead:
-                free -= self.size if exclusive else 1
+                free -= needed
                 yield ticket
 
 
 class Ticket(Generic[T]):
-    """A node that wants to run, and the limits that it counts against: (limit, exclusive). It waits, then holds slots
-    until it gives them back; `dead` is one that nobody wants any more."""
+    """A node that wants to run, and the limits that it counts against: (limit, slots). It waits, then holds slots until
+    it gives them back; `dead` is one that nobody wants any more. held: what it has of each; None while it waits."""
 
     __slots__ = ("dead", "held", "item", "limits", "order")
 
-    def __init__(self, item: T, limits: Sequence[tuple[Limit, bool]], order: tuple[int, int]) -> None:
+    def __init__(self, item: T, limits: Sequence[tuple[Limit, int]], order: tuple[int, int]) -> None:
         self.item = item
         self.limits = limits
         self.order = order
         self.dead = False
-        self.held = False
+        self.held: list[tuple[Limit, int]] | None = None
 
     def __lt__(self, other: Ticket[T]) -> bool:
         return self.order < other.order
@@ -80,28 +87,26 @@ class ReadyQueue(Generic[T]):
         """The limit of a resource, an agent or a workflow that the operator has limited; None if it is not."""
         return self._named.get(name)
 
-    def put(self, item: T, limits: Sequence[tuple[Limit, bool]], priority: int) -> Ticket[T]:
-        ticket = Ticket(item, ((self.process, False), *limits), (-priority, next(self._count)))
+    def put(self, item: T, limits: Sequence[tuple[Limit, int]], priority: int) -> Ticket[T]:
+        ticket = Ticket(item, ((self.process, 1), *limits), (-priority, next(self._count)))
         heapq.heappush(self._heap, ticket)
         return ticket
 
     def take(self) -> Iterator[Ticket[T]]:
         """The tickets that may run now; each has its slots when it comes out."""
         while self._heap:
-            if not self.process.fits(False):
+            if not self.process.fits(1):
                 return
             ticket = heapq.heappop(self._heap)
             full: Limit | None = None
             if not ticket.dead:
-                for limit, exclusive in ticket.limits:
-                    if not limit.fits(exclusive):
-                        heapq.heappush(limit.waiting, (ticket, exclusive))
+                for limit, slots in ticket.limits:
+                    if not limit.fits(slots):
+                        heapq.heappush(limit.waiting, (ticket, slots))
                         full = limit
                         break
                 else:
-                    for limit, exclusive in ticket.limits:
-                        limit.take(exclusive)
-                    ticket.held = True
+                    ticket.held = [(limit, limit.take(slots)) for limit, slots in ticket.limits]
                     yield ticket
                     continue
             # It may have been called for a free slot that it does not take: the next one there has its chance.
@@ -112,12 +117,11 @@ class ReadyQueue(Generic[T]):
     def drop(self, ticket: Ticket[T]) -> None:
         """Be done with a ticket: it gives back the slots that it holds, or waits for none any more."""
         ticket.dead = True
-        if ticket.held:
-            ticket.held = False
-            for limit, _ in ticket.limits:
-                limit.give()
-                if limit.waiting:
-                    self._call(limit)
+        held, ticket.held = ticket.held, None
+        for limit, taken in held or ():
+            limit.give(taken)
+            if limit.waiting:
+                self._call(limit)
 
     def _call(self, limit: Limit) -> None:
         for ticket in limit.called():

@@ -12,8 +12,10 @@ from omium.orchestration.engine.failures import TRANSIENT
 from omium.orchestration.ids import NodeId, RunId, Seq
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
+from omium.orchestration.ports import RunQuery
 
 if TYPE_CHECKING:
+    from omium.orchestration.log.state import RunState
     from omium.orchestration.ports import Store
 
 HEARD: Final = frozenset(
@@ -23,15 +25,18 @@ HEARD: Final = frozenset(
     }
 )  # fmt: skip
 RUNS: Final = 20  # the newest runs of a workflow, from which is learnt
-_EVENTS: Final = 20_000  # of all of them together
+_EVENTS: Final = 20_000  # of all but the first of them together
+_WHOLE: Final = 10_000_000
 _TOLD: Final = 300  # characters of what mended a failure
 _UNCHANGED: Final = "tried again"
+_RESET: Final = "run again"
 
 
 @dataclass(slots=True)
 class Failing:
     """A node that fails: from its first failure until it gives a result. attempts: those that failed; seq, at: of the
-    last of them; said: what people said meanwhile. mended: how it came to a result, at the position `mended_at`."""
+    last of them; said: what people said meanwhile; changed: the last reset of it. mended: how it came to a result, at
+    the position `mended_at`."""
 
     run: RunId
     node: NodeId
@@ -41,6 +46,7 @@ class Failing:
     seq: Seq
     at: int
     said: list[str] = field(default_factory=list)
+    changed: str | None = None
     skipped: bool = False
     mended: str | None = None
     mended_at: Seq | None = None
@@ -127,6 +133,8 @@ class RunFailings:
             self.failings.append(known)
         elif known.generation == generation:
             self._tally(known.category).tried += 1
+        else:
+            known.changed = self._resets.get(generation, _RESET)
         known.generation, known.attempts, known.error = generation, known.attempts + 1, error
         known.seq, known.at, known.skipped = event.seq, event.at, False
 
@@ -135,9 +143,11 @@ class RunFailings:
         if generation == failing.generation:
             tally = self._tally(failing.category)
             tally.tried, tally.helped = tally.tried + 1, tally.helped + 1
+        else:
+            failing.changed = self._resets.get(generation, _RESET)
         how = [f"a person said: {one}" for one in failing.said]
-        if generation != failing.generation:
-            how.append(self._resets.get(generation, "run again"))
+        if failing.changed is not None:
+            how.append(failing.changed)
         failing.mended = "; ".join(how)[:_TOLD] or _UNCHANGED
         failing.mended_at = event.seq
         del self._open[failing.node]
@@ -164,11 +174,20 @@ def _with_other(overrides: Mapping[str, Any] | None) -> str:
 
 
 async def learn(store: Store, runs: Sequence[RunId]) -> list[RunFailings]:
-    """What happened in these runs, in their order. Raises `storage_unavailable`."""
-    heard = {run: RunFailings(run) for run in runs}
-    for event in await store.events_among(list(heard), HEARD, _EVENTS) if heard else ():
-        heard[event.run_id].hear(event)
-    return list(heard.values())
+    """What happened in these runs, in their order: in the first of them whatever its length, and in as many of the
+    others as have no more than some thousands of such events together. Raises `storage_unavailable`."""
+    learnt: list[RunFailings] = []
+    left = _EVENTS
+    for run in runs:
+        most = left if learnt else _WHOLE
+        events = await store.events_among([run], HEARD, most)
+        if len(events) == most:
+            break  # not all of it: what mended a failure may be missing
+        left -= len(events) if learnt else 0
+        learnt.append(RunFailings(run))
+        for event in events:
+            learnt[-1].hear(event)
+    return learnt
 
 
 def mended_before(learnt: Iterable[RunFailings], node: NodeId, category: str, most: int = 3) -> list[Mended]:
@@ -190,6 +209,14 @@ def mended_before(learnt: Iterable[RunFailings], node: NodeId, category: str, mo
                 )
     place = node.partition("[")[0]
     return sorted(found, key=lambda one: (one.node.partition("[")[0] != place, one.how == _UNCHANGED))[:most]
+
+
+async def remedies(store: Store, run: RunState, node: NodeId, category: str) -> list[str]:
+    """What was changed before a failure of this category was mended, in the newest runs of the same workflow and owner:
+    what somebody who tries again can learn from. Raises `storage_unavailable`."""
+    query = RunQuery((run.project,), workflow=run.workflow, owner=run.owner, limit=RUNS)
+    learnt = await learn(store, [row.id for row in await store.runs(query)])
+    return [one.how for one in mended_before(learnt, node, category) if one.how != _UNCHANGED]
 
 
 def tallied(learnt: Iterable[RunFailings]) -> dict[str, Tally]:

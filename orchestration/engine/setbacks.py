@@ -78,9 +78,7 @@ def follow_rule(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any
         request = gates.request(node_id, state.generation, spec, {}, now, kind="error", details=about)
         ask_instead(run, turn, node_id, told, request)
     else:
-        turn.commands.append(
-            c.FailAttempt(node_id, state.generation, state.attempt, told, retries=retries, rule=index)
-        )
+        turn.commands.append(c.FailAttempt(node_id, state.generation, state.attempt, told, retries=retries, rule=index))
         run.closed = True  # nothing more starts; once this is durable, all is built again and `take_up` goes on
     return True
 
@@ -106,7 +104,7 @@ def ask_instead(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any
 
 def _about(state: RunState, index: int, rule: FailureRule, error: Mapping[str, Any]) -> dict[str, Any]:
     done = state.rollbacks.get(str(index), 0)
-    return {"error": without_traceback(error), "rule": index, "rollbacks": done, "max": rule.max, "to": rule.to}
+    return {"error": without_traceback(error), "on_failure": index, "rollbacks": done, "max": rule.max, "to": rule.to}
 
 
 async def take_up(run: Execution) -> None:

@@ -13,6 +13,7 @@ from omium.orchestration.engine import gates, scopes
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.inputs import node_key, resolve
+from omium.orchestration.engine.limits import ALL
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, new_id
 from omium.orchestration.log import commands as c
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})  # kinds that somebody executes
 REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
+_STOPPED = frozenset({"owner_lost", "handover", "paused", "rollback"})  # reasons of an interruption
 
 
 async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
@@ -245,9 +247,9 @@ def _ask(run: Execution, turn: Turn, request: c.RequestApproval) -> None:
 
 def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
     """Have a node wait for its slots."""
-    limits = [(run.width, False), *run.engine.limits_of(node)]
+    limits = [(run.width, 1), *run.engine.limits_of(node)]
     if node.workspace != "none":
-        limits.append((run.workspace, node.workspace == "write"))
+        limits.append((run.workspace, ALL if node.workspace == "write" else 1))
     run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.folded.priority * 1000 + node.priority)
 
 
@@ -318,7 +320,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
     node = run.structure.node_def(node_id)
     state = run.folded.node(node_id)
     attempt = NodeAttempt(run, node_id, node, state.generation, state.attempt + 1)
-    stopped = state.reason in ("owner_lost", "handover", "paused", "rollback") or state.status is NodeStatus.WAITING_APPROVAL
+    stopped = state.reason in _STOPPED or state.status is NodeStatus.WAITING_APPROVAL
     attempt.resumed = stopped and state.attempt > 0
     try:
         await _prepare(run, attempt, node)

@@ -503,10 +503,18 @@ def settle(run: Execution, nodes: Sequence[NodeId], reason: str) -> tuple[list[c
 
 
 async def restore_workspace(run: Execution) -> None:
-    """Bring the files to where a history operation left the run, before anything starts; repeats an unfinished one."""
+    """Bring the files to where a history operation left the run, before anything starts; repeats an unfinished one.
+
+    Raises `workspace` when they are not there: the run cannot go on, however often it is tried."""
     tree = run.folded.restoring
-    if tree is not None:
+    if tree is None:
+        return
+    try:
         await run.engine.workspaces.finish_restore(run.run_id, tree)
+    except OmiumError as error:
+        if error.code != "not_found":
+            raise
+        raise OmiumError("workspace", f"the run's files cannot be put back: {error.message}", error.hint) from error
 
 
 async def open_boards(run: Execution) -> None:

@@ -27,7 +27,8 @@ from omium.orchestration.log.state import RunState
 ENGINE: Final = Principal("engine")
 _TRIES = 20  # checkpoints that are looked at for one that is whole
 _PAGE = 50
-_SHOWN = 50  # effects that a question lists
+_SHOWN = 200  # effects that a question lists in its details, and in its text
+_NAMED = 5
 _GONE_ON = frozenset({"integrity", "not_found"})  # an older checkpoint may still be good
 
 
@@ -48,17 +49,18 @@ async def take_back(
         return Back(None, f"The run cannot be taken back: {error.message}", possible=False)
     deeds = list(planned.draft.behind)
     below = await deeds_below(ground.store, state.run_id, set(planned.reset))
-    standing = [deed for deed in (*deeds, *below) if _stands_against(deed) and deed.id not in agreed]
-    if standing:
-        return Back(None, "Taking the run back would repeat what has happened, and nothing undoes that.", _told(standing))
-    undone = any(deed.compensated == "done" for deed in deeds)
+    standing = [deed for deed in (*deeds, *below) if _stands_against(deed)]
+    # By a try before this one: what an earlier rollback undid belongs to an older generation of its node.
+    undone = any(one.compensated == "done" and one.generation == state.node(one.node).generation for one in deeds)
+    if any(deed.id not in agreed for deed in standing):
+        return _asking("Taking the run back would repeat what nothing undoes", standing, undone)
     to_undo = [deed for deed in deeds if deed.can_be_undone]
     if to_undo:
         await undo(ground, await ground.recorded(planned.now), deeds, ENGINE)
-        left = [deed for deed in to_undo if deed.compensated != "done" and deed.id not in agreed]
-        if left:
-            undone = undone or any(deed.compensated == "done" for deed in to_undo)
-            return Back(None, "What it had done could not be undone.", _told(left), undone=undone)
+        left = [deed for deed in to_undo if deed.compensated != "done"]
+        if any(deed.id not in agreed for deed in left):
+            undone = undone or len(left) < len(to_undo)
+            return _asking("What was done could not be undone", [*standing, *left], undone)
     times = state.rollbacks.get(str(setback["rule"]), 0)
     approval = setback.get("approval")
     how = f"automatic rollback {times + 1} of {rule.max}" if approval is None else "a person had it rolled back"
@@ -74,6 +76,16 @@ async def take_back(
         approval,
     )
     return Back(command)
+
+
+def _asking(why: str, deeds: Sequence[Deed], undone: bool) -> Back:
+    """The question, with everything that consenting to it means: also what a person had agreed to before."""
+    names = [f"{deed.node} ({deed.call[:100]})" if deed.call else deed.node for deed in deeds[:_NAMED]]
+    more = f" and {len(deeds) - _NAMED} more" if len(deeds) > _NAMED else ""
+    told = f"{why}: {', '.join(names)}{more}."
+    if len(deeds) > _SHOWN:  # nobody can consent to what is not shown
+        return Back(None, f"{told} Look at a preview of the rollback.", _told(deeds), possible=False, undone=undone)
+    return Back(None, told, _told(deeds), undone=undone)
 
 
 def _stands_against(deed: Deed) -> bool:

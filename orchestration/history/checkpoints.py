@@ -134,15 +134,3 @@ def superseded(state: RunState, event: Event) -> bool:
             and state.node(approval.node).generation != approval.generation
         )
     return event.type is E.RUN_COMPLETED and state.status is not RunStatus.COMPLETED
-
-
-async def note_adoption(ground: Ground, caller: Caller, branch: RunRow) -> None:
-    """Have the parent's log say which branch was adopted, and where it ended."""
-    assert branch.parent_run is not None
-    label = f"adopted/{branch.branch or branch.id}"
-    if any(one.label == label for one in await ground.store.labels(branch.parent_run)):
-        return
-    parent = await ground.store.run(branch.parent_run)
-    if parent is not None:
-        command = c.Label(parent.seq, label, f"{branch.id}@{branch.seq}: {branch.hypothesis or ''}".rstrip(": "))
-        await ground.store.write(Write(parent.id, [command], caller.principal))

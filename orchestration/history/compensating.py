@@ -22,8 +22,8 @@ from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.recorded import Recorded
 from omium.orchestration.ids import Digest, NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import Clock, Guidance, NewBlob, Write
-from omium.orchestration.ports_calls import Allowed, Call, Decided, Reservation
+from omium.orchestration.ports import Clock, NewBlob, Write
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation
 from omium.orchestration.values import Value, encode
 
 TIMEOUT_S = 60.0
@@ -54,8 +54,10 @@ class Undoing:
             return str(uuid.uuid4())
         if kind == "effect_intent":
             return {"known": False}
-        if kind in ("effect_settle", "progress"):
+        if kind in ("effect_settle", "progress", "checkpoint_end"):
             return None
+        if kind == "checkpoint":  # what is undone is undone as a whole: there is nothing to come back to
+            return {"call": "", "restored": None}
         raise OmiumError("unsupported", f"a compensation cannot be asked for {kind!r}.")
 
     async def effect(

@@ -136,6 +136,22 @@ class Ground:
 
     # --- files --------------------------------------------------------------------------------------------------
 
+    async def check_files(self, tree: str | None) -> None:
+        """Nothing is undone for the sake of a position whose files are gone. Raises `workspace`."""
+        if tree is None or self.files is None or not self.files.available:
+            return
+        try:
+            await self.files.files(tree)
+        except OmiumError as error:
+            if error.code not in ("not_found", "integrity"):
+                raise
+            raise OmiumError(
+                "workspace",
+                f"the files of that position are not here: {error.message}",
+                "They are in OMIUM_HOME/workspaces of the machine that made them, and in its backups. Bring them here.",
+                tree=tree,
+            ) from error
+
     async def changed_files(self, a: str | None, b: str | None, patch_limit: int = 0) -> list[Mapping[str, Any]]:
         """What differs between two captured trees; nothing when one of them is not there."""
         if a is None or b is None or a == b or self.files is None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from omium.orchestration.definition.names import label_problem
+from omium.orchestration.definition.names import place_problem
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, Seq, is_id
 from omium.orchestration.log.events import EventType
@@ -17,7 +17,6 @@ from omium.orchestration.ports import LabelRow, RunRow, Store
 
 _DIGITS = re.compile(r"\A[0-9]{1,18}\Z")
 _FORMS = 'Write a position number, a label, "start", "node:<id>" or "<run>@<number>".'
-_NAMES_IN_WAY = ("start", "head", "last")
 
 LoadState = Callable[[RunId], Awaitable[RunState]]
 
@@ -80,12 +79,7 @@ def parse_run(text: str) -> tuple[RunId, Seq | None]:
 
 def label_refusal(label: str) -> str:
     """Why a text cannot be a label; empty if it can: it must not look like another form of position."""
-    problem = label_problem(label)
-    if problem:
-        return problem.replace("an option", "a label")
-    if _DIGITS.match(label) or label in _NAMES_IN_WAY or label.startswith(("node:", "before:")) or "@" in label:
-        return f"{label!r} would read as another kind of position"
-    return ""
+    return place_problem(label)
 
 
 def _unreadable(text: object) -> OmiumError:

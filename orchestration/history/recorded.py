@@ -137,6 +137,8 @@ def read_next(recorded: Recorded) -> dict[Digest, str]:
                 found[node.expansion[kind]] = f"the {kind} of {node_id}"
         if node_id in recorded.board.outcomes:
             continue
+        for call, held in {**(node.restored or {}), **(node.points or {})}.items():
+            found[held] = f"what the checkpoint {call} of {node_id} holds"
         for name in _mentioned(recorded, structure.node_def(node_id), structure, node_id):
             note(structure.resolve(node_id, name))
     workflow = recorded.program.workflow

@@ -33,11 +33,13 @@ class Back:
 
 
 async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool) -> Back:
-    """What going back to a position that exists would do. Raises `integrity` when it cannot be gone on from."""
+    """What going back to a position that exists would do. Raises `integrity` when it cannot be gone on from, and
+    `workspace` when its files are gone."""
     now, base = await ground.state(run_id), await ground.state(run_id, to)
     await ground.check_loadable(base)
     structure = await ground.structure(now)
     tree = await tree_at(ground, now, base)
+    await ground.check_files(tree)
     deeds = await deeds_after(ground.store, base, structure, Seq(now.seq + 1))
     reset = went_back(now, base)
     draft = Draft(

@@ -134,6 +134,22 @@ class CloseBranch:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take over into a parent what one of its branches had at `at`: its output, what each node gave (`outputs`, the
+    digest of a mapping of node to output and source), and, with `tree`, its files. `before`: the parent's own files,
+    captured; they get a label, so that the run can be taken back to them."""
+
+    child: str
+    at: Seq
+    name: str
+    output: Digest | None = None
+    outputs: Digest | None = None
+    tree: str | None = None
+    before: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StartNode:
     node: NodeId
     generation: int
@@ -324,6 +340,38 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class SetPoint:
+    """A checkpoint that a function sets in the middle of its node: a label at this very position, with the state
+    (digest and size) that the call is given again once the run has been taken back there. call: the label and its
+    number in the attempt."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    label: str
+    call: str
+    state: Digest
+    size: int
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndPoint:
+    """What came of the work behind a checkpoint: `done`, `failed` (it raised), or `invalid` (what it gave is not what
+    it should be)."""
+
+    node: NodeId
+    generation: int
+    attempt: int
+    label: str
+    call: str
+    outcome: Literal["done", "failed", "invalid"]
+    error: Mapping[str, Any] | None = None
+    state: Digest | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureWorkspace:
     tree: str
     reason: str
@@ -380,6 +428,18 @@ class NoteUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteBudget:
+    """A call of this run has brought a budget to a share of what it allows. percent: that share; spent and limit: in
+    units, what was allowed beyond the budget included."""
+
+    budget: str
+    unit: Literal["usd", "tokens", "calls"]
+    percent: int
+    spent: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
 class NoteDecision:
     """What policy said of a call. `input` is the question (its blob), `version` the policy; `shadow` what a version on
     trial would say."""
@@ -433,6 +493,7 @@ Command: TypeAlias = (
     | PlayFrom
     | NoteBranch
     | CloseBranch
+    | Adopt
     | StartNode
     | WaitNode
     | ExpandNode
@@ -452,12 +513,15 @@ Command: TypeAlias = (
     | NoteCompensation
     | Signal
     | Label
+    | SetPoint
+    | EndPoint
     | CaptureWorkspace
     | StartRestore
     | FinishRestore
     | SaveArtifact
     | KeepState
     | NoteUsage
+    | NoteBudget
     | NoteDecision
     | DrawValue
     | Erase
@@ -484,6 +548,8 @@ EXECUTION: frozenset[type] = frozenset(
         SaveArtifact,
         UseDecision,
         KeepState,
+        SetPoint,
+        EndPoint,
         NoteUsage,
         NoteDecision,
         DrawValue,

@@ -29,6 +29,7 @@ class EventType(StrEnum):
     RUN_PLAYED_FROM = "run.played_from"
     RUN_BRANCHED = "run.branched"
     RUN_CLOSED = "run.closed"
+    RUN_ADOPTED = "run.adopted"
     NODE_STARTED = "node.started"
     NODE_WAITING = "node.waiting"
     NODE_EXPANDED = "node.expanded"
@@ -52,11 +53,13 @@ class EventType(StrEnum):
     EFFECT_COMPENSATED = "effect.compensated"
     SIGNAL_RECEIVED = "signal.received"
     CHECKPOINT_CREATED = "checkpoint.created"
+    CHECKPOINT_ENDED = "checkpoint.ended"
     WORKSPACE_CAPTURED = "workspace.captured"
     WORKSPACE_RESTORE_STARTED = "workspace.restore_started"
     WORKSPACE_RESTORED = "workspace.restored"
     ARTIFACT_SAVED = "artifact.saved"
     NODE_USAGE = "node.usage"
+    BUDGET_REACHED = "budget.reached"
     STATE_KEPT = "node.state_kept"
     POLICY_DECIDED = "policy.decided"
     VALUE_DRAWN = "value.drawn"
@@ -87,6 +90,7 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (EventType.RUN_PLAYED_FROM, "node nodes count generation", "overrides reuse reason restore"),
         (EventType.RUN_BRANCHED, "child at", "name hypothesis"),
         (EventType.RUN_CLOSED, "status", "reason adopted_into"),
+        (EventType.RUN_ADOPTED, "child at name", "output outputs restore before reason"),
         (EventType.NODE_STARTED, _NODE, "key tree approval"),
         (EventType.NODE_WAITING, "node generation", "due_at signal child"),
         (EventType.NODE_EXPANDED, "node generation count", "first items keys plan"),
@@ -117,12 +121,14 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (EventType.EFFECT_SETTLED, "effect outcome", "result size error"),
         (EventType.EFFECT_COMPENSATED, "effect outcome", "result error"),
         (EventType.SIGNAL_RECEIVED, "name", "payload size"),
-        (EventType.CHECKPOINT_CREATED, "at label", "note tree valid"),
+        (EventType.CHECKPOINT_CREATED, "at label", "note tree valid node generation attempt call state size"),
+        (EventType.CHECKPOINT_ENDED, _NODE + " label call outcome", "error state size"),
         (EventType.WORKSPACE_CAPTURED, "tree reason", "node"),
         (EventType.WORKSPACE_RESTORE_STARTED, "tree reason", ""),
         (EventType.WORKSPACE_RESTORED, "tree", "changed removed added"),
         (EventType.ARTIFACT_SAVED, "node generation name digest size", "media_type"),
         (EventType.NODE_USAGE, _NODE + " tokens cost_usd calls", "model unpriced"),
+        (EventType.BUDGET_REACHED, "budget unit percent spent limit", ""),
         (EventType.STATE_KEPT, _NODE + " digest size", ""),
         (
             EventType.POLICY_DECIDED,

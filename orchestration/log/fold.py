@@ -142,14 +142,16 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     generation = int(data["generation"])
     for node in base.nodes.values():
         _revive(node)
+    held: dict[NodeId, dict[str, Any]] = {}
     for node_id in [n for n, node in base.nodes.items() if not stands(node)]:
-        del base.nodes[node_id]
+        node = base.nodes.pop(node_id)
+        held[node_id] = {**(node.restored or {}), **(node.points or {})}
     for node_id, node in now.nodes.items():
         kept = base.nodes.get(node_id)
         if kept is None or kept != node:
             touched.nodes.add(node_id)
         if kept is None:
-            base.nodes[node_id] = NodeState(generation=generation)
+            base.nodes[node_id] = NodeState(generation=generation, restored=held.get(node_id) or None)
     for approval_id, approval in now.approvals.items():
         touched.approvals.add(approval_id)
         if approval.decision is None:
@@ -169,7 +171,8 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.reason = data.get("reason")
     base.output = base.error = base.ended_at = None
     base.started_at = base.started_at or now.started_at
-    base.signals, base.branches, base.closed = now.signals, now.branches, now.closed
+    base.signals, base.branches = now.signals, now.branches
+    base.closed, base.adopted = now.closed, now.adopted
     if now.seq > base.seq:
         base.left = [*base.left, [base.seq + 1, int(now.seq)]]
     base.cost_usd, base.tokens = now.cost_usd, now.tokens  # what was spent stays spent
@@ -267,6 +270,11 @@ def _closed(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched
     state.closed = data["status"]
 
 
+def _adopted(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    state.adopted = {"run": data["child"], "seq": data["at"], "name": data["name"]}
+    state.restoring = data.get("restore", state.restoring)
+
+
 # --- nodes --------------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +313,7 @@ def _node_completed(state: RunState, data: Mapping[str, Any], at: int, seq: int,
         if arrived:
             arrived.pop(0)  # one signal wakes one node
     node.status, node.seq, node.ended_at, node.wait, node.draws = N.COMPLETED, seq, at, None, None
-    node.kept = None
+    node.kept = node.points = node.restored = None
     node.output, node.size = data["output"], data["size"]
     node.error = None
     if "key" in data:
@@ -409,10 +417,10 @@ def _approval_decided(state: RunState, data: Mapping[str, Any], at: int, seq: in
     approval.arguments = data.get("arguments")
     if approval.scope == "error" and approval.decision == "rollback" and approval.node is not None:
         node, about = state.nodes[approval.node], approval.details or {}
-        if node.approval == data["approval"] and node.status is N.WAITING_APPROVAL and "rule" in about:
+        if node.approval == data["approval"] and node.status is N.WAITING_APPROVAL and "on_failure" in about:
             touched.nodes.add(approval.node)
             node.status, node.seq = N.PENDING, seq
-            told = {"rule": about["rule"], "category": (node.error or {}).get("category", "unknown")}
+            told = {"rule": about["on_failure"], "category": (node.error or {}).get("category", "unknown")}
             state.setbacks[approval.node] = {**told, "approval": data["approval"]}
 
 
@@ -478,6 +486,14 @@ def _signal(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched
     state.signals.setdefault(data["name"], []).append(data["payload"])
 
 
+def _checkpoint(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    node = state.nodes.get(data["node"]) if "state" in data else None
+    if node is not None:
+        node.points = {**(node.points or {}), data["call"]: data["state"]}
+        if node.restored is not None and data["call"] in node.restored:
+            node.restored = {one: held for one, held in node.restored.items() if one != data["call"]} or None
+
+
 def _captured(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     state.tree = data["tree"]
 
@@ -502,6 +518,7 @@ _APPLY: Mapping[E, Callable[[RunState, Mapping[str, Any], int, Seq, Touched], No
     E.RUN_RECOVERED: _nothing,
     E.RUN_BRANCHED: _branched,
     E.RUN_CLOSED: _closed,
+    E.RUN_ADOPTED: _adopted,
     E.NODE_STARTED: _node_started,
     E.NODE_WAITING: _node_waiting,
     E.NODE_EXPANDED: _node_expanded,
@@ -524,12 +541,14 @@ _APPLY: Mapping[E, Callable[[RunState, Mapping[str, Any], int, Seq, Touched], No
     E.EFFECT_SETTLED: _effect_settled,
     E.EFFECT_COMPENSATED: _nothing,
     E.SIGNAL_RECEIVED: _signal,
-    E.CHECKPOINT_CREATED: _nothing,
+    E.CHECKPOINT_CREATED: _checkpoint,
+    E.CHECKPOINT_ENDED: _nothing,
     E.WORKSPACE_CAPTURED: _captured,
     E.WORKSPACE_RESTORE_STARTED: _restore_started,
     E.WORKSPACE_RESTORED: _restored,
     E.ARTIFACT_SAVED: _nothing,
     E.NODE_USAGE: _used,
+    E.BUDGET_REACHED: _nothing,
     E.STATE_KEPT: _kept,
     E.POLICY_DECIDED: _nothing,
     E.VALUE_DRAWN: _drawn,

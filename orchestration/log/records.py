@@ -37,6 +37,43 @@ def keep(state: RunState, m: c.KeepState, at: int) -> list[Draft]:
     return [(E.STATE_KEPT, told)]
 
 
+def set_point(state: RunState, m: c.SetPoint, at: int) -> list[Draft]:
+    data = present(
+        at=state.seq + 1,  # its own position: what it holds is there when the run comes back to it
+        label=m.label,
+        note=m.note,
+        tree=state.tree,
+        valid=True,
+        node=m.node,
+        generation=m.generation,
+        attempt=m.attempt,
+        call=m.call,
+        state=m.state,
+        size=m.size,
+    )
+    return [(E.CHECKPOINT_CREATED, data)]
+
+
+def end_point(state: RunState, m: c.EndPoint, at: int) -> list[Draft]:
+    data = present(
+        node=m.node,
+        generation=m.generation,
+        attempt=m.attempt,
+        label=m.label,
+        call=m.call,
+        outcome=m.outcome,
+        error=dict(m.error) if m.error else None,
+        state=m.state,
+        size=m.size or None,
+    )
+    return [(E.CHECKPOINT_ENDED, data)]
+
+
+def note_budget(state: RunState, m: c.NoteBudget, at: int) -> list[Draft]:
+    data = {"budget": m.budget, "unit": m.unit, "percent": m.percent, "spent": m.spent, "limit": m.limit}
+    return [(E.BUDGET_REACHED, data)]
+
+
 def note_usage(state: RunState, m: c.NoteUsage, at: int) -> list[Draft]:
     data = present(
         node=m.node,

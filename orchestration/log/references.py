@@ -15,6 +15,8 @@ DIGEST_FIELDS = frozenset(
         "input",
         "reset",
         "output",
+        "outputs",
+        "state",
         "nodes",
         "items",
         "plan",

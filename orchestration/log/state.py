@@ -38,6 +38,8 @@ class NodeStatus(StrEnum):
 
 
 RUN_TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+AT_REST = RUN_TERMINAL | {RunStatus.PAUSED, RunStatus.WAITING_APPROVAL}
+"""The states of a run in which no node of it works."""
 NODE_TERMINAL = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
 
 EffectOutcome = Literal["done", "failed", "not_sent", "unknown"]
@@ -72,6 +74,8 @@ class NodeState:
     reused_from: str | None = None
     worked_us: int = 0  # what the attempts of this generation have taken, but for those that a crash ended
     kept: Digest | None = None  # the state of work in the middle, for the next attempt
+    points: dict[str, Digest] | None = None  # what its checkpoints hold, by call; and what they are to give again
+    restored: dict[str, Digest] | None = None
     draws: dict[str, Any] | None = None  # what an unfinished attempt drew: a recovered one gets the same again
 
     @property
@@ -163,6 +167,7 @@ class RunState:
     branch: str | None = None
     hypothesis: str | None = None
     closed: str | None = None  # branch: "adopted" or "abandoned"
+    adopted: dict[str, Any] | None = None  # the branch of it that was: {"run", "seq", "name"}
     session: str | None = None
     owner: str = ""  # the principal whose run it is
     workspace: str | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log import records
+from omium.orchestration.log import courses, records
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.records import Draft, present
 from omium.orchestration.log.state import IN_THE_MIDDLE, RUN_TERMINAL, ApprovalState, NodeState, RunState
@@ -37,6 +37,7 @@ RUN_COMMANDS: Mapping[type, frozenset[R]] = {
     c.PlayFrom: frozenset({R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL, R.FAILED}),
     c.NoteBranch: _ANY,
     c.CloseBranch: _ANY,
+    c.Adopt: _ANY - {R.DRAFT},  # with files, only while nothing works on the run's own
     # A node starts only while the run executes; one that is in flight may still end while the run pauses.
     c.StartNode: frozenset({R.EXECUTING}),
     c.ReuseNode: frozenset({R.EXECUTING}),
@@ -62,7 +63,10 @@ RUN_COMMANDS: Mapping[type, frozenset[R]] = {
     c.SaveArtifact: _LIVE,
     c.UseDecision: _LIVE,
     c.KeepState: _LIVE,
+    c.SetPoint: _LIVE,
+    c.EndPoint: _LIVE,
     c.NoteUsage: _LIVE,
+    c.NoteBudget: _ANY,  # the last call of a run may be over when the run is
     c.NoteDecision: _LIVE,
     c.DrawValue: _LIVE,
     c.Erase: RUN_TERMINAL,
@@ -84,6 +88,8 @@ NODE_COMMANDS: Mapping[type, frozenset[N]] = {
     c.SaveArtifact: frozenset({N.RUNNING}),
     c.UseDecision: frozenset({N.RUNNING}),
     c.KeepState: frozenset({N.RUNNING}),
+    c.SetPoint: frozenset({N.RUNNING}),
+    c.EndPoint: frozenset({N.RUNNING}),
     c.NoteUsage: frozenset({N.RUNNING}),
     c.NoteDecision: frozenset({N.RUNNING}),
     c.DrawValue: frozenset({N.RUNNING}),
@@ -212,20 +218,6 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
         approval=m.approval,
     )
     return [*drafts, (E.RUN_ROLLED_BACK, data)]
-
-
-def _play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
-    data = present(
-        node=m.node,
-        nodes=m.nodes,
-        count=len(m.affected),
-        generation=state.generation + 1,
-        overrides=dict(m.overrides) if m.overrides else None,
-        reuse=m.reuse if m.reuse != "none" else None,
-        reason=m.reason,
-        restore=m.restore,
-    )
-    return [(E.RUN_PLAYED_FROM, data)]
 
 
 def _start_node(state: RunState, m: c.StartNode, at: int) -> list[Draft]:
@@ -403,7 +395,7 @@ def _request_approval(state: RunState, m: c.RequestApproval, at: int) -> list[Dr
         approval=m.approval,
         generation=m.generation,
         scope=m.scope,
-        question=m.question,
+        question=m.question.replace("\0", "\N{SYMBOL FOR NULL}"),  # not every database can hold the real one in a text
         options=list(m.options),
         expires_at=m.expires_at,
         min_assurance=m.min_assurance,
@@ -500,29 +492,6 @@ def _label(state: RunState, m: c.Label, at: int) -> list[Draft]:
     return [(E.CHECKPOINT_CREATED, data)]
 
 
-def _note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
-    if m.name is not None and m.name in state.branches:
-        raise OmiumError(
-            "conflict",
-            f"run {state.run_id} has a branch {m.name!r} already: {state.branches[m.name]}.",
-            "Give the branch another name.",
-            run=state.branches[m.name],
-        )
-    if not 1 <= m.at <= state.seq:
-        raise OmiumError(
-            "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."
-        )
-    return [(E.RUN_BRANCHED, present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
-
-
-def _close_branch(state: RunState, m: c.CloseBranch, at: int) -> list[Draft]:
-    if state.parent is None:
-        raise OmiumError("not_allowed", f"run {state.run_id} is not a branch.")
-    if state.closed is not None:
-        raise OmiumError("not_allowed", f"branch {state.run_id} is {state.closed}.")
-    return [(E.RUN_CLOSED, present(status=m.status, reason=m.reason, adopted_into=m.adopted_into))]
-
-
 _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.CreateRun: _create,
     c.PlanRun: lambda s, m, at: [(E.RUN_PLANNING, {})],
@@ -535,9 +504,10 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.FailRun: lambda s, m, at: [(E.RUN_FAILED, {"error": dict(m.error)})],
     c.RecoverRun: _recover,
     c.RollBack: _roll_back,
-    c.PlayFrom: _play_from,
-    c.NoteBranch: _note_branch,
-    c.CloseBranch: _close_branch,
+    c.PlayFrom: courses.play_from,
+    c.NoteBranch: courses.note_branch,
+    c.CloseBranch: courses.close_branch,
+    c.Adopt: courses.adopt,
     c.StartNode: _start_node,
     c.WaitNode: _wait_node,
     c.ExpandNode: _expand,
@@ -564,7 +534,10 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     ],
     c.SaveArtifact: records.artifact,
     c.KeepState: records.keep,
+    c.SetPoint: records.set_point,
+    c.EndPoint: records.end_point,
     c.NoteUsage: records.note_usage,
+    c.NoteBudget: records.note_budget,
     c.NoteDecision: records.note_decision,
     c.DrawValue: records.draw,
     c.Erase: lambda s, m, at: [(E.ERASED, {"digests": list(m.digests), "reason": m.reason})],

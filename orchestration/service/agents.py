@@ -73,7 +73,7 @@ class AgentService(Reading):
         versions = [one for one in self._versions() if one.name == plain]
         if not versions or name not in self.catalog.agents:
             near = difflib.get_close_matches(name, self.catalog.agents, n=3)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "list_agents names those that there are."
+            hint = f"Did you mean {' or '.join(near)}?" if near else "List the agents."
             raise OmiumError("not_found", f"there is no agent {name[:100]!r}.", hint)
         return AgentView(plain, versions, await self._usage(caller, plain))
 

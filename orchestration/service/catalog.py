@@ -49,11 +49,13 @@ class FunctionSpec:
 
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
-    """A registered command, as far as the core knows it. argv: the program, fixed arguments and places for values."""
+    """A registered command, as far as the core knows it. argv: the program, fixed arguments and places for values.
+    output_schema: of what it gives, where that is known beforehand."""
 
     name: str
     argv: tuple[str, ...]
     description: str = ""
+    output_schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,12 @@ class Catalog:
         if found:
             raise refusal(found, only_missing)
 
+    def warnings(self, definition: WorkflowDef) -> list[Problem]:
+        """What is hardly meant, or cannot be checked, in a workflow whose nodes call what is registered here."""
+        from omium.orchestration.definition.check import lint
+
+        return lint(self._with_contracts(definition))
+
     def _missing(self, definition: WorkflowDef) -> Iterator[Problem]:
         from omium.orchestration.definition.check import check_registered
 
@@ -201,13 +209,18 @@ class Catalog:
     def _with_contracts(self, definition: WorkflowDef) -> WorkflowDef:
         """The definition as its expressions are checked: nodes without schemas have those of what they call."""
         registered: tuple[FunctionSpec | AgentSpec, ...] = (*self.functions.values(), *self.agents.values())
-        if not any(one.input_schema or one.output_schema for one in registered):
+        if not any(one.input_schema or one.output_schema for one in registered) and not any(
+            one.output_schema for one in self.commands.values()
+        ):
             return definition
         return replace(definition, nodes=tuple(self._node_with_contract(node) for node in definition.nodes))
 
     def _node_with_contract(self, node: NodeDef) -> NodeDef:
         if node.body:
             return replace(node, body=tuple(self._node_with_contract(inner) for inner in node.body))
+        if node.kind == "cli" and node.output_schema is None and not node.expands:
+            command = self.commands.get(node.use or "")
+            return node if command is None else replace(node, output_schema=command.output_schema)
         spec: FunctionSpec | AgentSpec | None = None
         if node.kind in ("function", "agent"):
             spec = (self.functions if node.kind == "function" else self.agents).get(node.use or "")

@@ -33,6 +33,7 @@ from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.epics import EpicService
 from omium.orchestration.service.external import ExternalService
 from omium.orchestration.service.failing import FailureService
+from omium.orchestration.service.figures import FiguresService
 from omium.orchestration.service.gates import GateService
 from omium.orchestration.service.history import HistoryService
 from omium.orchestration.service.inspecting import InspectionService
@@ -85,8 +86,11 @@ class RunService(Reading):
         clock: Clock | None = None,
         policies: PolicySource | None = None,
         budgets: Sequence[BudgetRule] = (),
+        longest_s: float | None = None,
     ) -> None:
+        """longest_s: no run takes longer: one without a deadline, or with a later one, gets this one."""
         super().__init__(store, catalog)
+        self.longest_s = longest_s
         self.engine = engine
         self.clock = clock or SystemClock()
         self.policies = policies
@@ -139,7 +143,8 @@ class RunService(Reading):
                 "invalid_argument",
                 f"a deadline of {deadline_s} s is not between 0 and {MAX_DEADLINE_S:,} s, which is ten years.",
             )
-        seconds = deadline_s if deadline_s is not None else definition.deadline_s
+        given_s = (deadline_s if deadline_s is not None else definition.deadline_s, self.longest_s)
+        seconds = min((one for one in given_s if one is not None), default=None)
         now = self.clock.now_us()
         run_id = RunId(new_id("run", now // 1000))
         create = self._creation(definition, given)
@@ -162,7 +167,7 @@ class RunService(Reading):
         created = await self._create(caller.principal, run_id, command, create, start, key)
         if isinstance(created, RunState):
             return run_view(row_of(created), state=created)
-        return run_view(await self.row(caller, RunId(created["run"])))
+        return await self.view_of(await self.row(caller, RunId(created["run"])))
 
     def policy_now(self) -> Encoded | None:
         """The policy that a run of now keeps; None where the project declares none."""
@@ -189,7 +194,7 @@ class RunService(Reading):
         """Back-pressure: a queue that grows without bound helps nobody."""
         if self.engine is None or self.engine.busy < self.engine.config.runs:
             return
-        waiting = await self.store.queued([caller.project])
+        waiting = await self.store.queued([caller.project], self.clock.now_us())
         if waiting >= MAX_QUEUED:
             raise OmiumError(
                 "queue_full",
@@ -365,8 +370,8 @@ class RunService(Reading):
         """The key of a request, scoped to its project, caller and operation."""
         if key is None:
             return None
-        if not 1 <= len(key) <= 200:
-            raise OmiumError("invalid_argument", "an idempotency key has 1 to 200 characters.")
+        if not 1 <= len(key) <= 200 or "\0" in key:
+            raise OmiumError("invalid_argument", "an idempotency key has 1 to 200 characters, and no NUL.")
         scope = f"{caller.project}\0{caller.principal}\0{operation}"
         return IdempotencyKey(scope, key, digest_of(list(arguments)), result)
 
@@ -429,6 +434,7 @@ class Core(
     NodeService,
     RecountService,
     FailureService,
+    FiguresService,
     ApprovalService,
     GateService,
     SimulationService,

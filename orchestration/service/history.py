@@ -10,7 +10,8 @@ from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.engine.programs import Program
 from omium.orchestration.engine.setbacks import Back as TakenBack
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history import automatic, branching, checkpoints, plans, playing, rollback
+from omium.orchestration.history import adopting, automatic, branching, checkpoints, plans, playing, rollback
+from omium.orchestration.history.adopting import Adopted
 from omium.orchestration.history.branching import Fork
 from omium.orchestration.history.comparing import compare
 from omium.orchestration.history.ground import Ground
@@ -33,6 +34,7 @@ from omium.orchestration.service.views import (
     Caller,
     CheckpointPage,
     CheckpointView,
+    ClosedView,
     ComparisonView,
     HistoryResult,
     PlanView,
@@ -317,39 +319,29 @@ class HistoryService(Reading):
         reason: str | None = None,
         *,
         idempotency_key: str | None = None,
-    ) -> RunView:
-        """Say what became of a branch. An adopted one has completed; its parent's log names it with its last position.
+    ) -> ClosedView:
+        """Say what became of a branch. One that is adopted has completed: its parent's log takes over what it gave,
+        with where that came from, and the parent's workspace gets its files, if both have one. What was cut off in
+        between is finished by adopting it again.
 
-        Raises `not_allowed` when the run is no branch, is closed, or has not completed, `conflict` when another
-        branch of the same parent was adopted."""
+        Raises `not_allowed` when the run is no branch, is closed, or has not completed, and when the parent works on
+        the files that would be exchanged; `conflict` when another branch of the same parent was adopted;
+        `unsupported` when this process cannot exchange files."""
         roles.check(caller, "close_branch")
         if status not in ("adopted", "abandoned"):
             raise OmiumError("invalid_argument", f"{status!r} is not what becomes of a branch.", "adopted or abandoned")
         row = await self.row(caller, run_id)
         key = self.idempotency(caller, "close_branch", idempotency_key, [run_id, status, reason], {"run": run_id})
-        if await self._earlier(key) is None:
-            parent = row.parent_run if status == "adopted" else None
-            if parent is not None:
-                await self._check_adoptable(row, parent)
-            command = c.CloseBranch(status, reason, parent)
-            await self.store.write(Write(run_id, [command], caller.principal, idempotency=key))
+        done = await self._earlier(key) is not None
+        adopted: Adopted | None = None
         if status == "adopted" and row.parent_run is not None:
-            await checkpoints.note_adoption(self._ground, caller, row)
-        return await self.get_run(caller, run_id)
-
-    async def _check_adoptable(self, row: RunRow, parent: RunId) -> None:
-        if row.status != RunStatus.COMPLETED:
-            raise OmiumError(
-                "not_allowed",
-                f"branch {row.id} is {row.status}.",
-                "A branch is adopted once it has completed.",
-                state=row.status,
-            )
-        for other in await self.store.runs(RunQuery(parent=parent, limit=_BRANCHES)):
-            if other.closed == "adopted" and other.id != row.id:
-                raise OmiumError(
-                    "conflict", f"of run {parent} the branch {other.branch} was adopted already.", run=other.id
-                )
+            adopted = await adopting.adopt(self._ground, caller, row, reason, done)
+            done = done or row.closed == "adopted"
+        if not done:
+            command = c.CloseBranch(status, reason, row.parent_run if status == "adopted" else None)
+            await self.store.write(Write(run_id, [command], caller.principal, idempotency=key))
+        run = await self.get_run(caller, run_id)
+        return ClosedView(run) if adopted is None else ClosedView(run, adopted.files, adopted.back_to, adopted.notes)
 
     # --- playing again --------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.engine.programs import Programs
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.recorded import expansions
-from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, Seq
+from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, Seq, is_id
 from omium.orchestration.log.events import EventType
 from omium.orchestration.log.rows import RUN_COLUMNS, run_row
 from omium.orchestration.log.state import NODE_TERMINAL, RUN_TERMINAL, NodeState, NodeStatus, RunState, RunStatus
@@ -38,6 +38,7 @@ _CONSEQUENCES = {
     "call": "Approving lets exactly this call be made, once; rejecting has it refused, and the node told.",
     "question": "The work goes on from here with the answer; rejecting fails the node.",
 }
+_GOES_BACK = "Rollback takes the whole run back, calls that are listed may then happen again. "
 
 
 class Reading:
@@ -119,7 +120,8 @@ class Reading:
     ) -> RunPage:
         """Newest first, without the runs that other runs have started unless `children` asks for them.
 
-        Raises `invalid_argument` for an unknown status or a limit outside 1 to 500."""
+        Raises `invalid_argument` for an unknown status, a limit outside 1 to 500, a `before` that is no run's id and a
+        text that no run can hold."""
         roles.check(caller, "list_runs")
         unknown = [status for status in statuses if status not in set(RunStatus)]
         if unknown:
@@ -127,6 +129,10 @@ class Reading:
             raise OmiumError("invalid_argument", f"{unknown[0]!r} is no status of a run.", f"Statuses: {known}.")
         if not 1 <= limit <= 500:
             raise OmiumError("invalid_argument", f"a page has 1 to 500 runs, not {limit}.")
+        if before is not None and not is_id(before, "run"):
+            raise OmiumError("invalid_argument", f"{before!r} is no place to go on from.", "The last page names it.")
+        if any("\0" in wanted for wanted in (workflow, text, session) if wanted):
+            raise OmiumError("invalid_argument", "a filter holds a NUL character, which nothing here has.")
         query = RunQuery(
             projects=(caller.project,),
             owner=caller.only,
@@ -175,7 +181,15 @@ class Reading:
         """Where the nodes of a run stand, with the plans that have expanded."""
         program = self.programs.get(state.definition)
         if program is None:
-            program = self.programs.put(state.definition, await self.store.value(state.definition))
+            document = await self.store.value(state.definition)
+            try:
+                program = self.programs.put(state.definition, document)
+            except ValueError as error:  # it was valid to whoever stored it
+                raise OmiumError(
+                    "unsupported",
+                    f"the definition of run {state.run_id} means nothing to this version of Omium.",
+                    "A newer one has stored it: use that.",
+                ) from error
         structure = program.structure()
         plans = [n for n, node in state.nodes.items() if node.expansion is not None and "plan" in node.expansion]
         for node_id in sorted(plans, key=len):  # a container's address is shorter than what is inside it
@@ -278,7 +292,7 @@ class Reading:
             decided_at=row.decided_at,
             details=details,
             arguments=arguments,
-            consequence=_CONSEQUENCES.get(row.scope, ""),
+            consequence=(_GOES_BACK if "rollback" in row.options else "") + _CONSEQUENCES.get(row.scope, ""),
         )
 
     async def _content(self, digest: Digest) -> Value:

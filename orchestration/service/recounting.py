@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from omium.orchestration.definition.graph import Structure
-from omium.orchestration.engine.files import ENGINE
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.automatic import ENGINE
 from omium.orchestration.history.ledger import is_unsafe
 from omium.orchestration.history.recorded import has_run
 from omium.orchestration.history.reset import Reset, plan_reset
@@ -64,7 +64,8 @@ class RetryView:
 
 @dataclass(frozen=True, slots=True)
 class RollbackView:
-    """One time that a run went back, from the position before `seq` to `to`. automatic: the engine did it, by itself.
+    """One time that a run went back, from the position before `seq` to `to`. trigger: `manual`; `automatic`, by a rule
+    of the workflow, because the node `cause` failed of this category; `decided`, the same where a person said so first.
     outcome: `unfinished` as long as files are to be put back, or a compensation was begun and never ended; `failed`
     when a compensation failed; else `done`. ms: until the last of it was over. compensated: calls by what became of
     undoing them; files: changed, removed, added."""
@@ -75,7 +76,9 @@ class RollbackView:
     to: Seq
     label: str | None
     by: Principal
-    automatic: bool
+    trigger: str
+    cause: NodeId | None
+    category: str | None
     reason: str | None
     outcome: Literal["done", "failed", "unfinished"]
     ms: int
@@ -189,9 +192,13 @@ class RecountService(Reading):
         roles.check(caller, "rollbacks")
         await self.row(caller, run_id)
         found: list[_Back] = []
+        ahead: dict[str, str] = {}  # by effect: what a run that goes back by itself undoes before it does
         for event in await self.store.events_among([run_id], _OF_ROLLBACKS, _MOST_OF_THEM):
             if event.type is EventType.RUN_ROLLED_BACK:
-                found.append(_Back(event, event.at))
+                found.append(_Back(event, event.at, ahead if "trigger" in event.data else {}))
+                ahead = {}
+            elif event.type is EventType.EFFECT_COMPENSATED and event.actor == ENGINE:
+                ahead[event.data["effect"]] = event.data["outcome"]
             elif event.type is EventType.RUN_PLAYED_FROM:
                 found.append(_Back(event, event.at))  # what comes behind it belongs to no rollback before it
             elif found:
@@ -229,7 +236,9 @@ class _Back:
             to=Seq(data["to"]),
             label=data.get("label"),
             by=self.event.actor,
-            automatic=self.event.actor == ENGINE,
+            trigger=data.get("trigger") or "manual",
+            cause=data.get("cause"),
+            category=data.get("category"),
             reason=data.get("reason"),
             outcome="unfinished" if waiting else "failed" if compensated["failed"] else "done",
             ms=(self.last - self.event.at) // 1000,

@@ -28,7 +28,7 @@ _READ: Final = (
     "node_detail", "resumable", "retry_stats", "rollbacks", "failures", "effects", "files_at", "file_at",
     "list_agents", "get_agent",
     "list_external_servers", "list_external_tools",
-    "recall", "get_epic",
+    "recall", "get_epic", "report",
 )  # fmt: skip
 _OPERATE: Final = (
     "run_workflow", "pause", "resume", "cancel", "signal",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
-from omium.orchestration.definition.check import lint
 from omium.orchestration.definition.failing import fits
 from omium.orchestration.definition.graph import Graph
 from omium.orchestration.definition.hashing import definition_hash
@@ -21,6 +20,7 @@ from omium.orchestration.service.reading import Reading
 from omium.orchestration.service.views import Caller, SimulatedNode, SimulationView
 
 _DOES = {"ask": "asks", "abort": "the run fails", "fail": "only the node fails"}
+_BEFORE = ""  # stands before the first nodes; no node has this id
 _SAMPLES = 5  # completed runs of the workflow whose times stand for the next one's
 
 
@@ -37,6 +37,7 @@ class SimulationService(Reading):
         if inputs is not None:
             validate_inputs(definition, dict(inputs))
         times, costs = await self._history(caller, workflow)
+        way, longest_ms = _longest_way(definition, times)
         order = [
             _simulated(definition, node, path, level, times.get(path), costs.get(path))
             for path, node, level in _ordered(definition.nodes, "", 0)
@@ -47,9 +48,10 @@ class SimulationService(Reading):
             definition=definition_hash(definition),
             order=order,
             approvals=sum(one.asks is not None for one in order),
-            estimate_ms=_longest(definition, times),
+            estimate_ms=longest_ms,
+            longest_way=way,
             estimate_cost_usd=sum(known) if known else None,
-            warnings=[str(problem) for problem in lint(definition)],
+            warnings=[str(problem) for problem in self.catalog.warnings(definition)],
         )
 
     async def _history(self, caller: Caller, workflow: str) -> tuple[dict[str, int], dict[str, float]]:
@@ -136,13 +138,18 @@ def _on_failure(workflow: WorkflowDef, path: str) -> Iterator[str]:
             yield f"on {what}: {_DOES[rule.do]}"
 
 
-def _longest(workflow: WorkflowDef, times: Mapping[str, int]) -> int | None:
-    """The longest way through the graph, in milliseconds; decisions take none of it. None without any history."""
+def _longest_way(workflow: WorkflowDef, times: Mapping[str, int]) -> tuple[list[str], int | None]:
+    """The nodes that decide how long a run takes, in their order, and their time together in milliseconds; decisions
+    take none of it. Empty and None without any history."""
     if not times:
-        return None
+        return [], None
+    import networkx  # type: ignore[import-untyped] # takes a tenth of a second, so only where it is asked for
+
     graph = Graph(workflow.nodes)
-    ends: dict[str, int] = {}
-    for name in graph.order():
-        own = 0 if graph.nodes[name].kind == "approval" else times.get(name, 0)
-        ends[name] = own + max((ends[up] for up in graph.upstreams(name)), default=0)
-    return max(ends.values(), default=0)
+    own = {name: 0 if node.kind == "approval" else times.get(name, 0) for name, node in graph.nodes.items()}
+    drawn = graph.to_networkx()
+    drawn.add_edges_from((_BEFORE, name) for name in graph.roots())
+    for _, name, edge in drawn.edges(data=True):
+        edge["weight"] = own[name] + 1e-6  # of two ways that take as long, the one with more nodes
+    way = networkx.dag_longest_path(drawn)[1:]
+    return way, sum(own[name] for name in way)

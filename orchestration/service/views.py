@@ -252,6 +252,18 @@ class HistoryResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedView:
+    """A branch that was closed. With an adoption: `files`, what it changed in the parent's workspace ({path, status:
+    added, removed or modified, old_size, new_size}); `back_to`, the parent's checkpoint with the files as they were
+    before; both empty when there was nothing to bring."""
+
+    run: RunView
+    files: Sequence[Mapping[str, Any]] = ()
+    back_to: str | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDifference:
     node: NodeId
     change: Literal["same", "changed", "only_a", "only_b"]
@@ -325,6 +337,7 @@ class SimulationView:
     order: Sequence[SimulatedNode]
     approvals: int
     estimate_ms: int | None
+    longest_way: Sequence[str]  # the nodes whose times add up to it
     estimate_cost_usd: float | None
     warnings: Sequence[str]
 

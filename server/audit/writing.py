@@ -58,14 +58,14 @@ def jsonl(found: Iterable[Record | Proof], keyed: bool) -> Iterator[bytes]:
 
 def csv_rows(found: Iterable[Record | Proof]) -> Iterator[bytes]:
     """For spreadsheets. What could be a formula there gets an apostrophe before it."""
-    yield _row(COLUMNS)
+    yield csv_row(COLUMNS)
     for one in found:
         if isinstance(one, Proof):
             problems = "; ".join(one.problems)
-            yield _row(("proof", one.log, one.events, "", "", "", "", "", one.head, problems))
+            yield csv_row(("proof", one.log, one.events, "", "", "", "", "", one.head, problems))
         else:
             data = one.data.decode("utf-8", "backslashreplace")
-            yield _row(
+            yield csv_row(
                 (
                     "event", one.log, one.seq, one.time, one.type, one.actor, data, one.prev_hash, one.hash,
                     one.problem or "",
@@ -73,7 +73,8 @@ def csv_rows(found: Iterable[Record | Proof]) -> Iterator[bytes]:
             )  # fmt: skip
 
 
-def _row(values: Iterable[Any]) -> bytes:
+def csv_row(values: Iterable[Any]) -> bytes:
+    """One line of CSV. What a spreadsheet could take for a formula gets an apostrophe before it."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow([_cell(value) for value in values])
     return text.getvalue().encode("utf-8", "backslashreplace")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,6 +13,9 @@ from omium.orchestration.service.agents import AgentView
 from omium.server.commands.base import Invocation, command
 from omium.server.commands.console import Console, duration, money
 from omium.server.commands.opening import opened
+
+if TYPE_CHECKING:
+    from omium.server.project import Project
 
 _MANIFEST: Final = """\
 name: {name}
@@ -53,6 +55,12 @@ def test_it_answers() -> None:
 '''
 
 
+_NOT_IN_A_FOLDER: Final = {
+    "/": "a folder has no / in its name",
+    "@": "@ stands before a version, which the manifest says",
+}
+
+
 @click.group()
 def agent() -> None:
     """Make, list and show agents."""
@@ -62,12 +70,19 @@ def agent() -> None:
 @click.argument("name")
 async def add(invocation: Invocation, name: str) -> None:
     """Make a new agent in agents/NAME: a manifest, a scripted model, and a test that passes."""
-    problem = name_problem(name) or ("a folder has no / in its name" if "/" in name or "@" in name else "")
+    problem = name_problem(name) or next((why for mark, why in _NOT_IN_A_FOLDER.items() if mark in name), "")
     if problem:
         raise OmiumError("invalid_argument", f"{problem}.")
-    folder = _project(invocation) / "agents" / name
+    project = _project(invocation)
+    folder = project.directory / "agents" / name
     if folder.exists():
         raise OmiumError("conflict", f"{folder} is there already.", "Choose another name, or edit what is there.")
+    if there := project.agents.versions(name):  # a second one would keep the whole project from loading
+        raise OmiumError(
+            "conflict",
+            f"the agent {name!r} is registered already, by {there[0].source or 'the project'}.",
+            "Choose another name, or edit what is there.",
+        )
     module = "".join(one if one.isalnum() else "_" for one in name)
     files = {
         "agent.yaml": _MANIFEST.format(name=name),
@@ -85,11 +100,10 @@ async def add(invocation: Invocation, name: str) -> None:
     console.note(f"next: use it in a workflow as `kind: agent, use: {name}`; pytest agents/{name}")
 
 
-def _project(invocation: Invocation) -> Path:
+def _project(invocation: Invocation) -> Project:
     from omium.server.config import load_config
 
-    config = load_config(invocation.project)
-    return config.project.directory
+    return load_config(invocation.project).project
 
 
 @command("omium agent list", "omium agent list --capability research", name="list")
@@ -99,7 +113,7 @@ async def list_(invocation: Invocation, capabilities: tuple[str, ...], tags: tup
     """List the registered agents."""
     async with opened(invocation, definitions=True) as (core, caller):
         found = await core.list_agents(caller, capabilities=capabilities, tags=tags)
-    _print(invocation.console, found)
+    _print(invocation.console, found, narrowed=bool(capabilities or tags))
 
 
 @command("omium agent search release", name="search")
@@ -108,12 +122,15 @@ async def search(invocation: Invocation, text: str) -> None:
     """Find agents by a text in their name, description, capabilities or tags."""
     async with opened(invocation, definitions=True) as (core, caller):
         found = await core.list_agents(caller, text=text)
-    _print(invocation.console, found)
+    _print(invocation.console, found, narrowed=True)
 
 
-def _print(console: Console, found: list[AgentView]) -> None:
+def _print(console: Console, found: list[AgentView], *, narrowed: bool) -> None:
     if console.json:
         console.view(found)
+        return
+    if not found and narrowed:
+        console.note("no agent is like that. All that there are: omium agent list")
         return
     if not found:
         console.note("no agents. Declare them under `agents:` in omium.yaml, or make one: omium agent add NAME.")

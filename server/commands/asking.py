@@ -15,6 +15,7 @@ import click
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId
+from omium.server.commands.answering import in_words, typed
 from omium.server.commands.console import safe
 
 if TYPE_CHECKING:
@@ -72,20 +73,19 @@ class Asking:
             shown = item if isinstance(item, str) else None
             if shown:
                 click.echo(f"  {safe(name)}: {safe(shown, lines=True)}", err=True)
-        options = " | ".join(safe(option) for option in view.options)
+        options = "your answer" if in_words(view.options) else f"{' | '.join(map(safe, view.options))}, and why"
         while True:
-            click.echo(f"  {options}, and why; Enter leaves it open> ", nl=False, err=True)
+            click.echo(f"  {options}; Enter leaves it open> ", nl=False, err=True)
             said = await _line()
-            choice, _, feedback = said.strip().partition(" ")
-            if not choice:
+            if not said.strip():
                 return
-            if choice not in view.options:
-                click.echo(f"  {safe(choice)!r} is not offered.", err=True)
+            answer = typed(said, view.options)
+            if answer is None:
+                click.echo(f"  {safe(said.split()[0])!r} is not offered.", err=True)
                 continue
+            choice, feedback = answer
             try:
-                await self._core.decide(
-                    self._caller, view.id, choice, feedback=feedback.strip() or None, assurance="elicited"
-                )
+                await self._core.decide(self._caller, view.id, choice, feedback=feedback or None, assurance="elicited")
             except OmiumError as error:
                 click.echo(f"  {safe(error.message)} {safe(error.hint)}".rstrip(), err=True)
             return

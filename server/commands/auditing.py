@@ -1,4 +1,4 @@
-"""The audit trail for others: `audit`."""
+"""The audit trail for others: `audit`, `controls`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from omium.orchestration.errors import OmiumError
 from omium.server.commands.base import DONE, FAILED, Invocation, command
-from omium.server.commands.console import safe
+from omium.server.commands.console import many, safe
 from omium.server.commands.opening import configuration, opened
 
 if TYPE_CHECKING:
@@ -65,12 +65,40 @@ async def audit(
             }
         )
     elif output is not None:
-        told = "every chain holds" if not broken else f"{len(broken)} chains do not hold"
-        console.note(f"{output}: {sum(proof.events for proof in proofs)} events of {len(proofs)} logs; {told}")
+        told = "every chain holds" if not broken else f"{many(len(broken), 'chain')} of them not whole"
+        events = many(sum(proof.events for proof in proofs), "event")
+        console.note(f"{output}: {events} of {many(len(proofs), 'log')}; {told}")
     for proof in broken:
         for problem in proof.problems[:5]:
             console.note(f"damaged: {safe(problem)}")
     return FAILED if broken else DONE
+
+
+@command("omium controls", "omium controls --json")
+async def controls(invocation: Invocation) -> int:
+    """List the controls of this project, and what shows that they work. The chains of all its logs are checked; the
+    rest is counted. Exits with 1 when a chain does not hold."""
+    from omium.server.audit.controls import controls as listed
+    from omium.server.audit.records import Proof, records
+    from omium.storage.maintenance import Tables, evidence, keeper
+
+    config = configuration(invocation)
+    async with opened(invocation) as (core, caller):
+        keeping, scope = keeper(core.store), await _scope(core, caller, None)
+
+        def broken(tables: Tables) -> int:
+            every = records(tables, keeping.chain, scope)
+            return sum(not one.holds for one in every if isinstance(one, Proof))
+
+        count = await keeping.read(broken)
+        found = listed(config, await evidence(keeping, caller.project), count, keyed=keeping.chain.keyed)
+    console = invocation.console
+    if console.json:
+        console.view(found)
+    else:
+        rows = [(one.control, one.state, name, value) for one in found for name, value in one.evidence.items()]
+        console.table(("control", "state", "evidence", ""), rows)
+    return FAILED if count else DONE
 
 
 async def _scope(core: Core, caller: Caller, run: str | None) -> Scope:
@@ -101,7 +129,7 @@ async def _export(core: Core, scope: Scope, form: str, output: Path | None, titl
     from omium.server.audit.report import pdf
     from omium.storage.maintenance import Tables, keeper
 
-    keeping, proofs = keeper(core.store), list[Proof]()
+    keeping, proofs, unread = keeper(core.store), list[Proof](), list[OSError]()
     keyed = keeping.chain.keyed
 
     def work(tables: Tables) -> None:
@@ -116,13 +144,19 @@ async def _export(core: Core, scope: Scope, form: str, output: Path | None, titl
             pieces: Iterable[bytes] = [pdf(noted(), title, made, keyed)]
         else:
             pieces = writing.jsonl(noted(), keyed) if form == "jsonl" else writing.csv_rows(noted())
-        if output is None:
-            for piece in pieces:
-                click.echo(piece, nl=False)
-        else:
+        if output is not None:
             _write_whole(output, pieces)
+            return
+        for piece in pieces:
+            try:
+                click.echo(piece, nl=False)
+            except OSError as error:  # it is no fault of the database's that nobody reads on
+                unread.append(error)
+                return
 
     await keeping.read(work)
+    if unread:
+        raise unread[0]
     return proofs
 
 
@@ -177,5 +211,5 @@ def _check(invocation: Invocation, path: Path) -> int:
     else:
         for problem in found.problems[:50]:
             console.text(safe(problem))
-        console.text("sound" if not found.problems else f"{len(found.problems)} problems")
+        console.text("sound" if not found.problems else many(len(found.problems), "problem"))
     return FAILED if found.problems else DONE

@@ -33,6 +33,11 @@ _SHORT: Final = 8  # characters of an id in a table: all random, and what `find_
 _CELL: Final = 60
 
 
+def many(count: int, what: str) -> str:
+    """`1 log`, `2 logs`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def safe(text: object, *, lines: bool = False) -> str:
     """The text with whatever does not print escaped; line breaks stay only with `lines`."""
     shown = str(text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import click
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, is_id
+from omium.server.commands.answering import ANSWER, approve_line, in_words
 from omium.server.commands.arguments import json_object
 from omium.server.commands.base import Invocation, command
 from omium.server.commands.console import Console, safe, short
@@ -108,9 +110,11 @@ def _show(console: Console, one: ApprovalView) -> None:
     "omium approve 4T9GWM2A --choice retry --feedback 'the server is up again'",
 )
 @click.argument("approval")
-@click.option("--choice", metavar="OPTION", help="The option to choose; approve unless given.")
+@click.option(
+    "--choice", metavar="OPTION", help="The option to choose; approve unless given, or what --feedback says in words."
+)
 @_CREDENTIAL
-@click.option("--feedback", metavar="TEXT", help="A word to the agents that go on from here.")
+@click.option("--feedback", metavar="TEXT", help="A word to the agents that go on from here, or the answer to one.")
 @click.option(
     "--arguments", metavar="JSON", help="Approve with these arguments, or this plan, instead; @FILE reads them."
 )
@@ -126,13 +130,15 @@ async def approve(
 ) -> None:
     """Approve what waits for a decision, or choose another option. APPROVAL is an id, its unique end or beginning, or
     `last` when only one waits."""
-    chosen = choice or ("modify" if arguments is not None else "approve")
+    chosen = choice or ("modify" if arguments is not None else None)
     await _decide(invocation, approval, chosen, feedback, idempotency_key, credential, arguments)
 
 
 @command("omium reject 4T9GWM2A --reason 'the figures of May are missing'")
 @click.argument("approval")
-@click.option("--reason", metavar="TEXT", help="Why; it stands in the log, and the agents are told.")
+@click.option(
+    "--reason", "--feedback", "reason", metavar="TEXT", help="Why; it stands in the log, and the agents are told."
+)
 @_CREDENTIAL
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key changes nothing.")
 async def reject(
@@ -146,12 +152,13 @@ async def reject(
 async def _decide(
     invocation: Invocation,
     approval: str,
-    decision: str,
+    decision: str | None,
     feedback: str | None,
     idempotency_key: str | None,
     credential: bool,
     arguments: str | None = None,
 ) -> None:
+    """decision: None is what a person means who only says yes, or only gives the answer that was asked for."""
     console = invocation.console
     instead = None if arguments is None else json_object("--arguments", arguments)
     assurance: Assurance = "elicited"  # somebody with access to this account typed it; no more is known
@@ -159,11 +166,15 @@ async def _decide(
         if credential:
             caller, assurance = await _approver(core, caller), "out_of_band"
         found = await _find(core, caller, approval)
+        decision = decision or (ANSWER if in_words(found.options) and feedback else "approve")
         if found.status == "pending" and decision not in found.options:
+            choices = "|".join(shlex.quote(option) for option in found.options)
             raise OmiumError(
                 "invalid_argument",
                 f"approval {found.id} does not offer {decision!r}.",
-                f"Choose one: omium approve {short(found.id)} --choice {'|'.join(found.options)}",
+                f"Answer in words: {approve_line(found.id, found.options)}"
+                if in_words(found.options)
+                else f"Choose one: omium approve {short(found.id)} --choice {choices}",
                 options=list(found.options),
             )
         decided = await core.decide(
@@ -234,7 +245,8 @@ async def _find(core: Core, caller: Caller, text: str) -> ApprovalView:
             if found:
                 break
     if not found:
-        raise OmiumError("not_found", f"there is no approval {text!r}.", "List what waits: omium approvals")
+        hint = f"That is a run; its questions: omium approvals {text}" if is_id(text, "run") else None
+        raise OmiumError("not_found", f"there is no approval {text!r}.", hint or "List what waits: omium approvals")
     return _only(text, found)
 
 

@@ -43,11 +43,18 @@ async def doctor(invocation: Invocation) -> int:
 async def health(invocation: Invocation, within: float) -> int:
     """Say whether runs can go on: healthy, degraded or unhealthy. Exits with 1 unless it is healthy. A server says the
     same at /readyz."""
+    from dataclasses import replace
+
+    from omium.clients.processes.listing import listed
     from omium.clients.processes.liveness import HostProcesses
+    from omium.clients.processes.register import Register
+    from omium.server.config import home_of
     from omium.server.health import health_of
 
     async with opened(invocation) as (core, caller):
         told = await health_of(core.store, caller.project, HostProcesses(), core.clock.now_us(), within)
+    programs = listed(Register(home_of(os.environ) / "processes"))
+    told = replace(told, stalled=sum(one.state == "stalled" for one in programs))
     console = invocation.console
     if console.json:
         console.view(told)
@@ -59,6 +66,7 @@ async def health(invocation: Invocation, within: float) -> int:
                 ("runs that execute", told.active),
                 ("questions that wait", told.pending),
                 ("runs that wait", told.queued),
+                ("programs that stall", told.stalled),
             ]
         )
     return DONE if told.status == "healthy" else FAILED

@@ -277,7 +277,9 @@ async def play_from(
 @_reason
 @_key
 async def adopt(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
-    """Close a branch as the one that was right. It must have completed; its parent's log will name it."""
+    """Close a branch as the one that was right. It must have completed. Its parent's log takes over what it gave, and
+    the parent's workspace gets its files; what was there before keeps a checkpoint. A parent that works is paused
+    first."""
     await _close(invocation, run, "adopted", reason, idempotency_key)
 
 
@@ -297,14 +299,26 @@ async def _close(
     reason: str | None,
     idempotency_key: str | None,
 ) -> None:
+    from omium.server.commands.wire import as_json
+
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, hands=how == "adopted") as (core, caller):
         run_id = await core.find_run(caller, run)
         closed = await core.close_branch(caller, run_id, how, reason, idempotency_key=idempotency_key)
+    branch = closed.run
     if console.json:
-        console.view(closed)
-    else:
-        console.fields([("run", closed.id), ("branch", closed.branch), ("closed", closed.closed)])
+        more = {"files": list(closed.files), "back_to": closed.back_to, "notes": list(closed.notes)}
+        console.view({**as_json(branch), **more})
+        return
+    console.fields([("run", branch.id), ("branch", branch.branch), ("closed", branch.closed)])
+    if closed.files:
+        rows = [(one["status"], one["path"], one["old_size"], one["new_size"]) for one in closed.files]
+        console.text("Files of the parent:")
+        console.table(("change", "file", "bytes before", "now"), rows)
+    for note in closed.notes:
+        console.note(note)
+    if closed.back_to is not None and branch.parent_run is not None:
+        console.note(f"back to the files before: omium rollback {short(branch.parent_run)} {closed.back_to}")
 
 
 async def _changes(

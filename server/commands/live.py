@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import click
 
 from omium.orchestration.service.views import EventView, RunView
+from omium.server.commands.answering import in_words
 from omium.server.commands.console import coloured, duration, safe, short
 from omium.server.commands.wire import rfc3339
 
@@ -53,6 +54,8 @@ class Nodes:
     def take(self, event: EventView) -> None:
         node = str(event.data.get("node") or "")
         if event.type == "node.attempt_failed":
+            if "rule" in event.data:
+                self.running.pop(node, None)
             self.tried[node] = f"attempt {event.data['attempt']} failed: {_said(event.data['error'])}"
         elif event.type in ("node.retry_backoff", "node.failed", "approval.requested"):
             self.tried.pop(node, None)
@@ -71,6 +74,7 @@ class Nodes:
             self.waiting.pop(str(event.data["approval"]), None)
         elif event.type in ("run.rolled_back", "run.played_from"):
             self.running.clear()
+            self.tried.pop(str(event.data.get("cause") or ""), None)
             self.ended = 0
 
 
@@ -89,6 +93,9 @@ def told(event: EventView, nodes: Nodes) -> Iterator[tuple[str, str]]:
     node = str(event.data.get("node") or "")
     if event.type == "approval.requested" and node in nodes.tried:
         yield "bad", f"{safe(node)}  {nodes.tried[node]}"
+    cause = str(event.data.get("cause") or "")
+    if event.type == "run.rolled_back" and cause in nodes.tried:
+        yield "bad", f"{safe(cause)}  {nodes.tried[cause]}"
     line = _line(event, nodes.running, nodes.tried.get(node))
     if line is not None:
         yield line
@@ -116,7 +123,9 @@ def _line(event: EventView, started: dict[str, int], tried: str | None) -> tuple
     if kind == "approval.requested":
         options = " | ".join(safe(option) for option in data["options"])
         asked = short(str(data["approval"]))
-        how = f"omium approve {asked}" if "approve" in data["options"] else f"omium approve {asked} --choice OPTION"
+        how = f"omium approve {asked}"
+        if "approve" not in data["options"]:
+            how += " --feedback TEXT" if in_words(data["options"]) else " --choice OPTION"
         return "ask", f"{node or 'the run'} asks: {safe(data['question'])}  [{options}]  {how}"
     if kind == "approval.decided":
         return "good" if data[

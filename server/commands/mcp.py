@@ -60,6 +60,7 @@ async def install(
 ) -> None:
     """Write this project's server into a client's configuration. Only our entry is touched; the file is backed up
     beside itself, and replaced at once. Doing it again changes nothing."""
+    from omium.server.config import FILE_NAME
     from omium.server.install import installing
     from omium.server.install.clients import CLIENTS
 
@@ -80,6 +81,10 @@ async def install(
     if entry is not None and installing.is_temporary([entry["command"]]):
         invocation.console.note(
             "this Omium lies in a temporary place: install it (pip, pipx or uv tool install) first."
+        )
+    if entry is not None and not (directory / FILE_NAME).is_file():
+        invocation.console.note(
+            f"there is no {FILE_NAME} in {safe(str(directory))}, so the server offers no workflows: omium init."
         )
 
 

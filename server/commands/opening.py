@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omium.orchestration.service.views import Caller
     from omium.server.config import Config
 
+_STARTED_WITHIN_S: Final = 3.0  # a background worker that somebody has just started has begun by then
 _TAKEN_WITHIN_S: Final = 1.0  # a server that has room takes a run within a tenth of it
 
 
@@ -72,7 +73,7 @@ async def opened(
     config = configuration(invocation, definitions=definitions or hands)
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:
-        if await _freed_from_the_dead(invocation, config, core):
+        if await _freed_from_the_dead(invocation, config, core) or await _lies_about(config, core):
             await have_it_executed(invocation, config, core)
         yield core, local_caller(config)
         if executes:
@@ -111,6 +112,18 @@ async def _freed_from_the_dead(invocation: Invocation, config: Config, core: Cor
     except OmiumError as error:  # such as a database that this user may only read
         invocation.console.note(f"whether a worker has died cannot be settled: {error.message}")
     return freed > 0
+
+
+async def _lies_about(config: Config, core: Core) -> bool:
+    """Whether runs are due for which nobody is there: a process of another project, on the same database, may have
+    freed them from the dead, and does not execute them. A server's database is left to its workers."""
+    from omium.clients.processes.liveness import HostProcesses
+    from omium.server.detach import has_work
+
+    if "://" in config.database or not await has_work(config, core.store, -_STARTED_WITHIN_S):
+        return False
+    alive = HostProcesses().alive
+    return all(alive(worker) is False for worker in await core.store.workers() if config.project.id in worker.serving)
 
 
 async def have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omium.orchestration.service.evidence import evidence, own_part
 from omium.orchestration.service.failing import FailureView
 from omium.orchestration.service.recounting import RollbackView
 from omium.orchestration.service.views import ApprovalView, EffectView, EventView, NodeView, PlanView, RunView
+from omium.server.commands.answering import approve_line
 from omium.server.commands.console import Console, age, duration, money, safe, short
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
 
@@ -60,8 +62,8 @@ def run_table(console: Console, runs: Sequence[RunView]) -> None:
     )
 
 
-def show_run(console: Console, run: RunView) -> None:
-    """A run with its nodes, its failure first, its questions, and what to do next."""
+def show_run(console: Console, run: RunView, files: Path | None = None) -> None:
+    """A run with its nodes, its failure first, its questions, and what to do next. files: where its files lie here."""
     origin = f"{run.parent_run}@{run.parent_seq}" if run.parent_run else None
     console.fields(
         [
@@ -78,6 +80,7 @@ def show_run(console: Console, run: RunView) -> None:
             ("called by", f"{run.caller_run} / {run.caller_node}" if run.caller_run else None),
             ("runs below", run.children or None),
             ("workspace", run.workspace),
+            ("files", files),
             ("created", when(console, run.created_at)),
             ("took", lasted(console, run.started_at, run.ended_at)),
             ("cost", money(run.cost_usd)),
@@ -201,7 +204,7 @@ def rollback_table(console: Console, rollbacks: Sequence[RollbackView]) -> None:
                 when(console, one.began_at),
                 one.from_seq,
                 f"{one.to} ({one.label})" if one.label else one.to,
-                f"{one.by} (automatic)" if one.automatic else one.by,
+                one.by if one.trigger == "manual" else f"{one.by} ({one.trigger})",
                 one.outcome,
                 span(console, one.ms),
                 one.reason or "",
@@ -255,8 +258,7 @@ def next_step(run: RunView) -> str:
     """What a person can do now, as a command; empty when nothing is to be done."""
     if run.approvals:
         first = run.approvals[0]
-        choice = "" if "approve" in first.options else f" --choice {first.options[0]}" if first.options else ""
-        return f"omium approve {short(first.id)}{choice}"
+        return approve_line(first.id, first.options)
     if run.status == "paused":
         return f"omium resume {short(run.id)}"
     if run.status == "failed":

@@ -87,6 +87,8 @@ async def _over_stdio(config: Config, offer: Offer) -> None:
     import anyio
 
     from omium.server.app import open_omium
+    from omium.server.formkey import form_key
+    from omium.server.identity.composing import rate_limits_for
     from omium.server.mcp import serve_stdio
 
     async with (
@@ -101,7 +103,14 @@ async def _over_stdio(config: Config, offer: Offer) -> None:
                     return
 
         tasks.start_soon(until_signal)
-        await serve_stdio(core, local_caller(config, offer.session), **offer.options())
+        limits = rate_limits_for(config, core.clock)
+        await serve_stdio(
+            core,
+            local_caller(config, offer.session),
+            **offer.options(),
+            limits=limits,
+            form_key=form_key(config),
+        )
         tasks.cancel_scope.cancel()
 
 

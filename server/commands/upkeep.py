@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from omium.storage.maintenance import Backup, Retained
 
 _HOUR_S = 3600.0
+FILES: Final = "workspaces.bundle"  # of a backup: the captured files of its runs, as git bundles them
 
 
 @command("omium verify", "omium verify --export heads.json", "omium verify last --anchor heads.json")
@@ -106,7 +107,9 @@ def _read_anchor(path: Path) -> dict[str, Any]:
 @command("omium backup backups/monday")
 @click.argument("directory", type=click.Path(path_type=Path, resolve_path=True))
 async def backup(invocation: Invocation, directory: Path) -> int:
-    """Copy the database while others work with it. DIRECTORY is made; the copy is verified before it gets its name."""
+    """Copy the database and the captured files of its runs, while others work. DIRECTORY is made; the copy is
+    verified before it gets its name."""
+    from omium.server.app import workspaces_of
     from omium.storage.maintenance import SqliteKeeper, keeper
     from omium.storage.maintenance import backup as copy
 
@@ -115,8 +118,17 @@ async def backup(invocation: Invocation, directory: Path) -> int:
         if not isinstance(keeping, SqliteKeeper):
             dump = dump_command(configuration(invocation, definitions=False).database, directory)
             raise OmiumError("unsupported", "PostgreSQL databases are backed up by their own program.", f"Run: {dump}")
-        made = await copy(keeping, directory)
-    return _told(invocation, made)
+        workspaces, with_files = workspaces_of(configuration(invocation, definitions=False)), 0
+
+        async def files(partial: Path, runs: Sequence[RunId]) -> None:
+            nonlocal with_files
+            if workspaces is not None:
+                with_files = await workspaces.export(runs, partial / FILES)
+
+        made = await copy(keeping, directory, files)
+    if workspaces is None:
+        invocation.console.note("without the files of runs: git is not installed.")
+    return _told(invocation, made, with_files)
 
 
 def dump_command(url: str, target: Path) -> str:
@@ -137,33 +149,63 @@ def without_password(url: str) -> str:
 @command("omium restore backups/monday --database restored/omium.db")
 @click.argument("directory", type=click.Path(path_type=Path, resolve_path=True))
 async def restore(invocation: Invocation, directory: Path) -> int:
-    """Put a backup in the place of a database that is gone. That is the project's, or what --database says."""
+    """Put a backup in the place of a database that is gone. That is the project's, or what --database says.
+
+    The captured files of its runs are put beside those that OMIUM_HOME has. Let the restored database and the old one
+    not both execute the same runs."""
+    import anyio
+
     from omium.orchestration.log.chain import Chain
+    from omium.server.app import workspaces_of
+    from omium.storage.maintenance import DISOWN
     from omium.storage.maintenance import restore as put_back
 
     config = configuration(invocation, definitions=False)
     if "://" in config.database:
         address = shlex.quote(without_password(config.database))
         put = f"pg_restore --exit-on-error --no-owner --dbname={address} {shlex.quote(str(directory))}.dump"
+        nobody = f"psql --set=ON_ERROR_STOP=1 --dbname={address} --command={shlex.quote('; '.join(DISOWN))}"
         raise OmiumError(
-            "unsupported", "PostgreSQL databases are restored by their own program.", f"Into an empty one: {put}"
+            "unsupported",
+            "PostgreSQL databases are restored by their own program.",
+            f"Into an empty one: {put} && {nobody}\n"
+            "The second makes the copy nobody's: whoever works on it would otherwise end the workers of the original.",
         )
-    restored = await put_back(directory, Path(config.database), Chain(config.chain_key()))
-    return _told(invocation, restored)
+    with_files = 0
+
+    async def files(source: Path, _: Sequence[RunId]) -> None:
+        nonlocal with_files
+        if not await anyio.Path(source / FILES).exists():
+            return
+        workspaces = workspaces_of(config)
+        if workspaces is None:
+            raise OmiumError("unsupported", "the backup has files of runs, and git is not installed.", "Install git.")
+        with_files = await workspaces.take_in(source / FILES)
+
+    restored = await put_back(directory, Path(config.database), Chain(config.chain_key()), beside=files)
+    return _told(invocation, restored, with_files)
 
 
-def _told(invocation: Invocation, made: Backup) -> int:
+def _told(invocation: Invocation, made: Backup, with_files: int) -> int:
     console = invocation.console
     if console.json:
         console.view(
-            {"path": str(made.path), "runs": made.runs, "files": made.files, "size": made.size, "damages": made.damages}
+            {
+                "path": str(made.path),
+                "runs": made.runs,
+                "with_files": with_files,
+                "files": made.files,
+                "size": made.size,
+                "damages": made.damages,
+            }
         )
     else:
         console.fields(
             [
                 ("path", made.path),
                 ("runs", made.runs),
-                ("files", made.files),
+                ("runs with files", with_files),
+                ("large contents", made.files),
                 ("bytes", made.size),
                 ("damages", len(made.damages)),
             ]

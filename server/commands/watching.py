@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -154,13 +155,25 @@ async def show(
     elif console.json:
         console.view(view)
     else:
-        show_run(console, view)
+        show_run(console, view, _files(run_id))
         if view.output_digest is not None:
             console.text()
             show_value(console, value)
         if next_step(view):
             console.note(f"next: {next_step(view)}")
     return code
+
+
+def _files(run_id: RunId) -> Path | None:
+    """Where the files of a run lie on this machine, if there are any."""
+    from omium.clients.workspaces.paths import tree_path
+    from omium.server.config import home_of
+
+    directory = tree_path(home_of(os.environ), run_id)
+    try:
+        return directory if any(directory.iterdir()) else None
+    except OSError:  # it ran elsewhere, or its files are gone
+        return None
 
 
 def _printed(invocation: Invocation, run_id: RunId, node: NodeView) -> dict[str, str]:

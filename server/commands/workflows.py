@@ -119,6 +119,7 @@ async def simulate(invocation: Invocation, workflow: str, given: tuple[str, ...]
             [
                 ("approvals", found.approvals),
                 ("estimate", duration(found.estimate_ms)),
+                ("longest way", " > ".join(found.longest_way)),
                 ("cost", money(found.estimate_cost_usd or 0.0)),
             ]
         )

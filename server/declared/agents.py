@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from omium.clients.agents.spec import SCRIPTED, AgentDef, AgentLimits, ModelSpec, Price, WorkerSpec
-from omium.orchestration.definition.document import read_file, validate
+from omium.orchestration.definition.document import VARIABLE, read_file, validate
 from omium.orchestration.definition.problems import Problem, located
 from omium.orchestration.definition.schema import Duration, FileModel, JsonObject, NameText, Prose
 from omium.orchestration.errors import OmiumError
@@ -31,7 +31,7 @@ from omium.server.project import Project
 AGENTS_FOLDER: Final = "agents"
 MANIFEST: Final = "agent.yaml"
 
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+Variable = Annotated[str, Field(pattern=VARIABLE)]
 Url = Annotated[str, Field(min_length=8, max_length=2_048, pattern=r"^https?://[!-~]+$")]
 Word = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 Version = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]

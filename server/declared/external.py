@@ -42,7 +42,7 @@ from omium.clients.external.spec import (
     Transport,
 )
 from omium.clients.processes.environment import check_declared
-from omium.orchestration.definition.document import model_problems
+from omium.orchestration.definition.document import VARIABLE, model_problems
 from omium.orchestration.definition.problems import Problem
 from omium.orchestration.definition.schema import Duration, FileModel, Prose
 from omium.orchestration.errors import OmiumError
@@ -96,7 +96,7 @@ def _secrets() -> list[Literal["secrets", "email"]]:
 
 
 Header = Annotated[str, AfterValidator(_header)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+Variable = Annotated[str, Field(pattern=VARIABLE)]
 Text = Annotated[str, Field(max_length=8_192)]
 ToolGlob = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?-]{1,128}$")]
 Seconds = Annotated[Duration, Field(gt=0, le=86_400)]

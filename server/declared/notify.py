@@ -19,11 +19,12 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from omium.orchestration.definition.document import VARIABLE
 from omium.orchestration.definition.schema import Duration, FileModel, NameText
 from omium.server.notify.endpoints import DEFAULT_EVENTS, PAGERDUTY_URL, TYPES, Endpoint, Kind, Secret
 
 Url = Annotated[str, Field(min_length=8, max_length=2_048, pattern=r"^https?://[!-~]+$")]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+Variable = Annotated[str, Field(pattern=VARIABLE)]
 Pattern = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9_.*?-]+$")]
 
 

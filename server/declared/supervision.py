@@ -13,7 +13,7 @@ supervision:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
@@ -140,6 +140,26 @@ def _supervised(file: SupervisionFile, spec: CommandSpec, own: frozenset[str]) -
             told[target] = getattr(file if section is None else getattr(file, section), key)
     asking = {key: told.pop(key) for key in _ASKING if key in told}
     return replace(spec, asking=replace(spec.asking, **asking), **told)
+
+
+def explained(file: SupervisionFile, spec: CommandSpec, own: frozenset[str] | None) -> Iterator[tuple[str, Any, str]]:
+    """What holds for a command: (key, value, the path in `omium.yaml` where that is, or would be, said)."""
+    own = stated_in_python(spec) if own is None else own
+    holds, said = _supervised(file, spec, own), file.commands.get(spec.name)
+    for key, (section, target) in _KEYS.items():
+        value = getattr(holds.asking if target in _ASKING else holds, target)
+        if said is not None and key in said.model_fields_set:
+            place = f"supervision.commands.{spec.name}.{key}"
+        elif target in own:
+            place = f"commands.{spec.name}.{SAME_AS.get(key, key)}"
+        else:
+            place = ".".join(part for part in ("supervision", section, key) if part)
+        yield key, value, place
+
+
+def variable_of(path: str) -> str:
+    """The variable that says the same as `supervision.<section>.<key>`."""
+    return _PREFIX + path.removeprefix("supervision.").replace(".", "_").upper()
 
 
 def stated(fields: Collection[str]) -> frozenset[str]:

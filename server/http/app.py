@@ -42,9 +42,9 @@ _SENT = (
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
     """loopback: whether only this machine reaches it; hosts and origins: what passes besides its own; issuers: URLs of
-    those who give out credentials; read_only: the pages change nothing; max_body: bytes;
-    times in seconds: for a body to arrive, between heartbeats of a feed, for an open request at the end, for the head
-    of a request, for a client that reads nothing."""
+    those who give out credentials; read_only: neither pages nor REST change anything; max_body:
+    bytes; times in seconds: for a body to arrive, between heartbeats of a feed, for an open request at the end, for the
+    head of a request, for a client that reads nothing."""
 
     loopback: bool = True
     hosts: Sequence[str] = ()
@@ -88,8 +88,9 @@ def build_app(
     reached with a credential like all others, unless `public` names their path."""
     chosen = settings or HttpSettings()
     endpoints = McpEndpoints(server, limits, max_body=chosen.max_body)
-    api = rest.Api(core, Ending(chosen.grace_s), limits, chosen.heartbeat_s)
-    described = document(ENDPOINTS, server.version or "0")
+    api = rest.Api(core, Ending(chosen.grace_s), limits, chosen.heartbeat_s, chosen.read_only)
+    offered = [one for one in ENDPOINTS if one.method == "GET" or not chosen.read_only]
+    described = document(offered, server.version or "0")
     pages = build_dashboard(core, authority, limits, api.ending, read_only=chosen.read_only)
 
     async def openapi(_: Request) -> Response:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from omium.orchestration.service.figures_view import By
 from omium.server.commands.wire import as_json, rfc3339, value_as_json
 from omium.tools.desk import MAX_WAIT_S
 
@@ -123,6 +124,41 @@ class Budget(Shown):
 
 class Budgets(Shown):
     budgets: list[Budget]
+
+
+class Figures(Shown):
+    """One line of a report; `unpriced` calls have a price that is not known, and cost nothing here."""
+
+    key: str
+    runs: int
+    completed: int
+    failed: int
+    cancelled: int
+    going_on: int
+    success: float | None = Field(description="Completed of those that completed or failed")
+    p50_ms: int | None
+    p95_ms: int | None
+    retries: int
+    questions: int
+    wait_p50_ms: int | None = Field(description="Until people answered")
+    calls: int
+    tokens: int
+    cost_usd: float
+    unpriced: int
+
+
+class Report(Shown):
+    """What runs came to that were created between `since_at` and `until_at`. The lines add up, whatever makes one."""
+
+    by: str
+    since_at: Time
+    until_at: Time
+    groups: list[Figures]
+    total: Figures
+    whole: bool = Field(
+        description="False when there were more runs than are counted, of which the oldest are left out"
+    )
+    hints: list[str] = Field(description="What the figures suggest to look at")
 
 
 class Node(Shown):
@@ -307,6 +343,12 @@ class DecisionsQuery(Asked):
     run_id: Short | None = None
     effect: list[Literal["allow", "deny", "require_approval"]] = Field(default_factory=list, max_length=3)
     limit: Annotated[int, Field(ge=1, le=1_000)] = 50
+
+
+class ReportQuery(Asked):
+    by: By = "workflow"
+    hours: Annotated[float, Field(gt=0, le=87_600)] = 720
+    workflow: Short | None = None
 
 
 class ApprovalsQuery(Asked):

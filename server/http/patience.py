@@ -82,6 +82,12 @@ def websocket_protocol(stalled_s: float) -> type[asyncio.Protocol]:
             super().__init__(*args, **kwargs)
             self._stalled = _Timer(stalled_s)
 
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+                # A handshake that was refused is over as well; otherwise uvicorn logs an error for each.
+                self.handshake_complete = True
+
         def pause_writing(self) -> None:
             super().pause_writing()
             self._stalled.start(self.transport)

@@ -30,12 +30,14 @@ Asked = TypeVar("Asked", bound=m.Asked)
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the handlers work with. heartbeat_s: seconds between signs of life of a feed without events."""
+    """What the handlers work with. heartbeat_s: seconds between signs of life of a feed without events; read_only: what
+    changes something is refused."""
 
     core: Core
     ending: Ending
     limits: RateLimits
     heartbeat_s: float = 15.0
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,13 @@ async def list_budgets(call: Call) -> Response:
     return shown(m.Budgets, {"budgets": await call.api.core.budgets(call.caller)})
 
 
+async def report(call: Call) -> Response:
+    query: m.ReportQuery = call.query
+    core = call.api.core
+    since = max(0, core.clock.now_us() - int(query.hours * 3_600_000_000))
+    return shown(m.Report, await core.report(call.caller, by=query.by, since=since, workflow=query.workflow))
+
+
 async def raise_budget(call: Call) -> Response:
     body: m.Raise = call.body
     work = call.api.core.raise_budget(call.caller, body.name, usd=body.usd, tokens=body.tokens, calls=body.calls)
@@ -326,6 +335,10 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         "GET", "/api/v1/decisions", "read", list_decisions, "List what policy decided about calls, newest first.",
         m.Decisions, m.DecisionsQuery,
     ),
+    Endpoint(
+        "GET", "/api/v1/report", "read", report, "Report how runs ended, how long they took and what they cost.",
+        m.Report, m.ReportQuery,
+    ),
     Endpoint("GET", "/api/v1/budgets", "read", list_budgets, "List what calls have cost by budget.", m.Budgets),
     Endpoint(
         "POST", "/api/v1/budgets/raise", "change", raise_budget, "Allow more of a budget; for admins.", m.Budget,
@@ -347,6 +360,8 @@ def _handler(api: Api, by_method: dict[str, Endpoint]) -> Callable[[Request], Aw
     async def handle(request: Request) -> Response:
         endpoint = by_method["GET" if request.method == "HEAD" else request.method]
         caller = caller_of(request)
+        if api.read_only and endpoint.method != "GET":
+            raise OmiumError("forbidden", "this server was started to look only.", "Use another one.")
         async with api.limits.call(caller.principal, endpoint.kind):
             _checked_id(request)
             query = read_query(request, endpoint.query)

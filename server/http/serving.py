@@ -17,6 +17,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.service.core import Core
 from omium.orchestration.service.views import Caller
 from omium.server.config import Config
+from omium.server.formkey import form_key
 from omium.server.http.access import identify
 from omium.server.http.app import HttpApp, HttpSettings, build_app
 from omium.server.http.operations import operations
@@ -139,7 +140,7 @@ async def serve_core(
 
     Raises `forbidden` for an address that others reach while nobody could authenticate, and what `listen` raises."""
     authority = await authority_for(config, core, address[0], local)
-    server = build_server(core, identify, **offer)
+    server = build_server(core, identify, form_key=form_key(config), **offer)
     watched = operations(core, config.project.id, loopback=settings.loopback, version=server.version or "0")
     app = build_app(
         core, server, authority, rate_limits_for(config, core.clock), settings,

@@ -16,8 +16,11 @@ Kind = Literal["webhook", "slack", "pagerduty"]
 
 TYPES: Final = tuple(one.value for one in EventType)
 DEFAULT_EVENTS: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "webhook": ("approval.requested", "approval.expired", "run.completed", "run.failed", "run.cancelled"),
-    "slack": ("approval.requested", "run.failed"),
+    "webhook": (
+        *("approval.requested", "approval.expired", "run.completed", "run.failed", "run.cancelled"),
+        "budget.reached",
+    ),
+    "slack": ("approval.requested", "run.failed", "budget.reached"),
     # The later ones close the alert that the first two open.
     "pagerduty": ("approval.requested", "run.failed", "approval.decided", "approval.expired", "run.completed"),
 }

@@ -15,6 +15,7 @@ _HAPPENED: Final = {
     "run.cancelled": "A run was cancelled",
     "approval.expired": "A question has expired",
     "approval.decided": "A question was decided",
+    "budget.reached": "A budget is being used up",
 }
 _CLOSES: Final = ("approval.decided", "approval.expired", "run.completed", "run.cancelled")
 
@@ -65,7 +66,7 @@ def pagerduty(document: Mapping[str, Any], routing_key: str) -> dict[str, Any]:
     if "event" not in data:
         return _alert("trigger", routing_key, "omium-test", data["text"], "info", data["project"], document)
     run, told = data["run"], data["event"]["data"]
-    key = told["approval"] if kind.startswith("approval.") else run["id"]
+    key = told["approval"] if kind.startswith("approval.") else told.get("budget", run["id"])
     action: Literal["trigger", "resolve"] = "resolve" if kind in _CLOSES else "trigger"
     name = _plain(run["title"] or run["workflow"])
     if kind == "approval.requested":
@@ -92,6 +93,10 @@ def _alert(
 
 
 def _problem(told: Mapping[str, Any]) -> str:
+    if "percent" in told:
+        return _plain(
+            f"{told['percent']} % of {told['budget']}: {told['spent']:,.6g} of {told['limit']:,.6g} {told['unit']}"
+        )
     error = told.get("error")
     return _plain(str(error.get("message", ""))) if isinstance(error, Mapping) else ""
 

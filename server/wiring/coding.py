@@ -9,6 +9,7 @@ from omium.orchestration.ports import Attempt, Done, Executor
 from omium.orchestration.values import Value
 
 if TYPE_CHECKING:
+    from omium.clients.executors import CommandExecutor
     from omium.server.project import Project
 
 
@@ -32,10 +33,12 @@ class CliExecutor:
         return self._coding if use in self._names else self._commands
 
 
-def cli_executor(project: Project, commands: Executor, home: Path) -> Executor:
+def cli_executor(project: Project, commands: CommandExecutor, home: Path) -> Executor:
     """The executor of the kind `cli`; that of the commands alone, if the project has no coding CLI."""
     if not project.coding:
         return commands
     from omium.clients.coding.executor import CodingExecutor
 
-    return CliExecutor(commands, CodingExecutor(project.coding, home), frozenset(project.coding))
+    return CliExecutor(
+        commands, CodingExecutor(project.coding, home, supervision=commands.supervision), frozenset(project.coding)
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from omium.storage.maintenance.backup import Backup, backup, restore
+from omium.storage.maintenance.backup import DISOWN, Backup, backup, restore
 from omium.storage.maintenance.contents import quarantine, runs_needing
+from omium.storage.maintenance.evidence import Evidence, evidence
 from omium.storage.maintenance.logs import append_project_event, export_heads, record_heads
 from omium.storage.maintenance.projections import Rebuilt, rebuild
 from omium.storage.maintenance.retention import Erased, Policy, Retained, erase, forget, retain
@@ -27,8 +28,10 @@ def keeper(store: Any) -> Keeper:
 
 
 __all__ = [
+    "DISOWN",
     "Backup",
     "Erased",
+    "Evidence",
     "Keeper",
     "Policy",
     "Rebuilt",
@@ -39,6 +42,7 @@ __all__ = [
     "append_project_event",
     "backup",
     "erase",
+    "evidence",
     "export_heads",
     "forget",
     "keeper",

@@ -2,6 +2,9 @@
 
 A backup is a directory like the one that it is a copy of: `omium.db` and `blobs`. It is complete and verified, or it is
 not there.
+
+A copy belongs to nobody. Who worked on the original at that moment stands in the copy as well, but its heartbeats go to
+the original: whoever works on the copy would take it for a worker that has gone silent, and kill it.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest
+from omium.orchestration.ids import Digest, RunId
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.ports import Damage
 from omium.storage.blobfiles import BlobFiles
@@ -29,9 +34,21 @@ from omium.storage.maintenance.verify import check
 from omium.storage.sqlite.errors import translated
 
 T = TypeVar("T")
+Beside = Callable[[Path, Sequence[RunId]], Coroutine[Any, Any, None]]
 
 DATABASE: Final = "omium.db"
 BLOBS: Final = "blobs"
+
+# What makes a copy nobody's, on both databases: its runs are free, and what was held counts as spent, as for workers
+# that are gone.
+DISOWN: Final = (
+    "UPDATE budgets SET spent_usd = spent_usd + held_usd, spent_tokens = spent_tokens + held_tokens,"
+    " spent_calls = spent_calls + held_calls, held_usd = 0, held_tokens = 0, held_calls = 0",
+    "DELETE FROM holds",
+    "DELETE FROM leases",
+    "UPDATE claims SET worker = NULL, wake_at = 0 WHERE worker IS NOT NULL",
+    "DELETE FROM workers",
+)
 
 _ATTEMPTS: Final = 3  # an erasure that comes in between makes one of them void
 
@@ -47,26 +64,39 @@ class Backup:
     damages: Sequence[Damage]
 
 
-async def backup(keeper: SqliteKeeper, target: Path) -> Backup:
+async def backup(keeper: SqliteKeeper, target: Path, beside: Beside | None = None) -> Backup:
     """Copy the database and its large blobs to the new directory `target`, while others go on working.
+
+    beside: writes what else belongs to these runs into the directory, before that gets its name.
 
     The copy is verified before it gets its name; damage that was there before is copied and listed, not hidden. Raises
     `conflict` when `target` exists, `storage_unavailable` when it cannot be written.
     """
-    return await anyio.to_thread.run_sync(_write, target, lambda partial: _fill(keeper, partial), keeper.chain)
+
+    def fill(partial: Path) -> None:
+        _fill(keeper, partial)
+        if beside is not None:
+            anyio.from_thread.run(beside, partial, _runs(partial / DATABASE))
+
+    return await anyio.to_thread.run_sync(_write, target, fill, keeper.chain)
 
 
-async def restore(source: Path, database: Path, chain: Chain, files_root: Path | None = None) -> Backup:
+async def restore(
+    source: Path, database: Path, chain: Chain, files_root: Path | None = None, beside: Beside | None = None
+) -> Backup:
     """Put a backup where `database` is to be; nobody may have that open, and it must not exist.
 
-    `source`: a directory that `backup` made; `files_root`: where large blobs go (`blobs` beside the database). Raises
+    `source`: a directory that `backup` made; `files_root`: where large blobs go (`blobs` beside the database);
+    `beside`: puts back what else belongs to its runs, once it is whole and before the database is there. Raises
     `not_found` when there is no backup, `integrity` when it is damaged (and then nothing is restored), `conflict` when
     `database` exists, `storage_unavailable` when it cannot be written.
     """
-    return await anyio.to_thread.run_sync(_restore, source, database, chain, files_root)
+    return await anyio.to_thread.run_sync(_restore, source, database, chain, files_root, beside)
 
 
-def _restore(source: Path, database: Path, chain: Chain, files_root: Path | None) -> Backup:
+def _restore(
+    source: Path, database: Path, chain: Chain, files_root: Path | None, beside: Beside | None = None
+) -> Backup:
     saved = source / DATABASE
     if not saved.is_file():
         raise OmiumError(
@@ -89,10 +119,13 @@ def _restore(source: Path, database: Path, chain: Chain, files_root: Path | None
         files = list(blobs.list())
         for digest in files:  # before the database that names them; a file that is there already is kept
             into.put(digest, blobs.get(digest))
+        if beside is not None:
+            anyio.from_thread.run(beside, source, _runs(saved))
         partial = database.with_name(f".{database.name}.{secrets.token_hex(8)}.partial")
         try:
             shutil.copyfile(saved, partial)
             partial.chmod(0o600)
+            _disown(partial)
             _sync(partial)
             crash_point("backup.copied")
             os.link(partial, database)  # unlike a rename, it never replaces what somebody made meanwhile
@@ -146,6 +179,21 @@ def _copy_database(source: Path, target: Path) -> None:
         live.execute("SELECT 1 FROM events LIMIT 1").fetchall()
         live.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read from a medium that cannot be written
+    _disown(target)
+
+
+def _disown(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as copy:
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("BEGIN IMMEDIATE")
+        for statement in DISOWN:
+            copy.execute(statement)
+        copy.execute("COMMIT")
+
+
+def _runs(database: Path) -> list[RunId]:
+    with snapshot(database) as tables:
+        return [RunId(row[0]) for row in tables.each("SELECT id FROM runs ORDER BY id")]
 
 
 def _copy_files(database: Path, source: BlobFiles, target: BlobFiles) -> list[Digest]:
@@ -196,4 +244,4 @@ def _reporting(place: Path) -> Iterator[None]:
         raise translated(error, place) from error
 
 
-__all__ = ["BLOBS", "DATABASE", "Backup", "backup", "restore"]
+__all__ = ["BLOBS", "DATABASE", "DISOWN", "Backup", "backup", "restore"]

@@ -15,8 +15,7 @@ import orjson
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, NodeId, RunId
-from omium.orchestration.ports import Guidance
-from omium.orchestration.ports_calls import Allowed, Call, Decided, Suspended
+from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Suspended
 from omium.orchestration.values import Value, decode, encode
 
 

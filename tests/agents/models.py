@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Api:
-    """answers: messages, statuses to refuse with, or events of a stream; requests: what came, bodies and keys."""
+    """answers: messages, statuses to refuse with, or bytes to send as they are; requests, keys: what came."""
 
     def __init__(self, answers: Sequence[Any]) -> None:
         self.answers = list(answers)
@@ -45,6 +45,9 @@ def serving(*answers: Any, echo_key: bool = False) -> Iterator[Api]:
             if isinstance(answer, int):
                 told = f"refused {self.headers.get('Authorization')}" if echo_key else "refused"
                 self._send(answer, "application/json", json.dumps({"error": {"message": told}}).encode())
+                return
+            if isinstance(answer, bytes):
+                self._send(200, "application/json", answer)
                 return
             if body.get("stream"):
                 self._send(200, "text/event-stream", b"".join(_events(answer)))

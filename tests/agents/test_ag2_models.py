@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from omium.clients.agents.ag2_adapter.adapter import Ag2Adapter
@@ -98,6 +100,37 @@ async def test_refusals_are_classified_not_repeated_and_hold_no_key(status: int,
     told = describe(caught.value)
     assert told["reason"] == "model_call" and KEY not in str(told) and "[secret]" in told["message"]
     assert len(api.requests) == 1
+
+
+def _ended(reason: str) -> bytes:
+    choice = {"index": 0, "message": message(None), "finish_reason": reason}
+    whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return json.dumps(whole).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "category", "said"),
+    [
+        (b"{]", "api_error", "no JSON"),
+        (b'{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[]}', "api_error", "no answer"),
+        (_ended("length"), "validation", "max_tokens"),
+    ],
+)
+async def test_what_is_no_answer_is_no_success(sent: bytes, category: str, said: str) -> None:
+    ledger = Ledger()
+    with serving(sent, message("two")) as api:
+        running = executor(agent_of(api))
+        with pytest.raises(OmiumError, match=said) as caught:
+            await running.run("tester", {}, ledger.attempt())
+        assert classify(caught.value) == category
+        done = await running.run("tester", {}, ledger.attempt(failures=[describe(caught.value)]))
+    assert done.output == "two"
+
+
+async def test_a_model_may_end_without_a_word() -> None:
+    with serving(_ended("stop")) as api:
+        done = await executor(agent_of(api)).run("tester", {}, Ledger().attempt())
+    assert done.output == ""
 
 
 async def test_after_a_refusal_the_conversation_goes_on() -> None:

@@ -107,6 +107,9 @@ async def test_versions_run_side_by_side_and_are_counted(desk: Desk) -> None:
         ("input: {type: nonsense}", "agents[0].input", ""),
         ("limits: {turns: 0}", "agents[0].limits.turns", ""),
         ("api_key: sk-1", "agents[0].api_key", ""),
+        ("tools: [srv/find]", "agents[0].tools[0]", "'srv', which is not declared"),
+        ("model: {provider: scripted, script: omium.yaml}", "agents[0].model.script", "not valid"),
+        ("model: {provider: openai, name: m, api_key_env: sk-0123}", "agents[0].model.api_key_env", "not the name"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(desk: Desk, line: str, path: str, said: str) -> None:
@@ -115,7 +118,7 @@ def test_what_is_wrong_is_told_with_its_place(desk: Desk, line: str, path: str, 
     with pytest.raises(OmiumError) as caught:
         load_project(desk.directory / "omium.yaml")
     (problem,) = [one for one in caught.value.data["problems"] if one["path"].startswith(path)]
-    assert said in f"{problem['message']} {problem['expected']}"
+    assert said in f"{problem['message']} {problem['expected']}" and "sk-0123" not in str(caught.value)
     assert problem["file"].endswith("omium.yaml") and problem["line"] >= 3
 
 
@@ -226,12 +229,46 @@ async def test_a_refused_provider_is_tried_again_and_the_failure_is_classified(d
     assert failed == ["rate_limited", "rate_limited"]
 
 
+@pytest.mark.anyio
+async def test_an_attempt_is_told_what_mended_such_a_failure_in_an_earlier_run(desk: Desk) -> None:
+    text = (
+        "project: p\nagents:\n- {name: a, model: {provider: scripted, script: s.json}}\n"
+        "workflows:\n- name: w\n  nodes:\n"
+        "  - {id: a, kind: agent, use: a, workspace: none, with: {task: '${{ inputs.task }}'},"
+        " retry: {max_attempts: 2, initial: 1ms}}\n"
+    )
+    never = [{"error": {"status": 500, "message": "down", "attempts": 99}}, {"text": "never"}]
+    once = [{"error": {"status": 500, "message": "down"}}, {"text": "{{last}}"}]
+    cases = [{"when": "everything", "turns": never}]
+    config = desk.write(text, s={"cases": cases, "turns": once}).config()
+    async with open_omium(config) as core:
+        caller = local_caller(config)
+        lost = await desk.run(core, caller, "w", task="everything")
+        assert lost.status == "failed"
+        smaller = {"nodes": {"a": {"with": {"task": "a little"}}}}
+        again = await core.play_from_node(caller, lost.id, "a", overrides=smaller)
+        with anyio.fail_after(30):
+            assert (await core.wait(caller, again.run.id, 25)).status == "completed"
+        done = await desk.run(core, caller, "w", task="a bit")
+    assert "<mended_before>\n- run again from a with other a.with\n</mended_before>" in done.output["a"]
+
+
+def test_no_agent_is_made_under_a_name_that_is_taken(desk: Desk) -> None:
+    place = Place(desk.directory)
+    desk.write("project: p\nagents:\n- {name: clerk, model: {provider: scripted, script: one.json}}\n", one=HELLO)
+    refused = place.call("agent", "add", "clerk")
+    assert refused.exit_code == 5 and "omium.yaml" in refused.stderr
+    assert place.call("agent", "list").exit_code == 0  # the project still loads
+
+
 def test_a_new_agent_passes_its_own_test_and_is_listed(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (tmp_path / "omium.yaml").write_text("project: p\n")
     assert place.call("agent", "add", "summariser").exit_code == 0
     assert place.call("agent", "add", "summariser").exit_code == 5
     assert place.call("agent", "add", "../out").exit_code == 2
+    assert "version" in place.call("agent", "add", "x@2").stderr
+    assert "agent list" in place.call("agent", "search", "nothing like that").stderr
     (listed,) = place.json("agent", "list")
     assert (listed["name"], listed["versions"][0]["capabilities"]) == ("summariser", ["answering"])
     assert [one["name"] for one in place.json("agent", "search", "sentence")] == ["summariser"]

@@ -440,6 +440,7 @@ def _starting() -> tuple[Measure, ...]:
             {"runs": 10_000, "steps": 5_000, "times": 20},
             {"runs": 500, "steps": 200, "times": 5},
         ),
+        *_screens(),
         Measure(
             "calls",
             (
@@ -489,6 +490,14 @@ def _starting() -> tuple[Measure, ...]:
             None,
         ),
     )
+
+
+def _screens() -> tuple[Measure, ...]:
+    """What needs a browser, which no wheel brings: `apt-get install chromium`."""
+    if shutil.which("chromium") is None:
+        return ()
+    line = Line("event_screen_p95", "ms", "event_screen_ms", "under 200", below=200, any_size=True)
+    return (Measure("screens", (line,), {"times": 100}, {"times": 20}),)
 
 
 PLAN = _plan()

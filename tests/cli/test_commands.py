@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from omium.orchestration.service.views import (
     WorkflowView,
 )
 from omium.server.cli import cli
-from tests.cli.harness import HOSTILE, Place
+from tests.cli.harness import FUNCTIONS, HOSTILE, PROGRAM, Place
 from tests.cli.shapes import misshapen
 
 
@@ -303,6 +306,81 @@ def test_backup_sweep_and_restore(used_project: Place, tmp_path: Path) -> None:
     assert ok(used_project, "restore", str(target), "--database", elsewhere)["runs"] == made["runs"]
     assert call(used_project, "restore", str(target), "--database", elsewhere).exit_code == 5
     assert call(used_project, "verify", "--database", elsewhere).exit_code == 0
+
+
+def test_a_backup_brings_the_files_of_runs_to_another_machine(project: Place, tmp_path: Path) -> None:
+    (project.directory / "steps.py").write_text(
+        FUNCTIONS + "\n\nasync def write(ctx, text):\n    (ctx.workspace / text).write_text(text)\n    return text\n"
+    )
+    with (project.directory / "omium.yaml").open("a") as declared:
+        declared.write('  write: {ref: "steps:write", host: async}\n')
+    steps = [
+        f"- {{id: {name}, kind: function, use: write, workspace: write, with: {{text: {name}}}, needs: [{needs}]}}"
+        for name, needs in (("one", ""), ("two", "one"))
+    ]
+    (project.directory / "workflows" / "writing.yaml").write_text("name: writing\nnodes:\n" + "\n".join(steps))
+    assert project.omium("run", "writing").code == 0
+    assert project.omium("run", "hello", "--input", "name=ada").code == 0  # it has no files
+    backup = str(tmp_path / "backup")
+    assert ok(project, "backup", backup)["with_files"] == 1
+
+    project.environment["OMIUM_HOME"] = str(tmp_path / "other machine")
+    elsewhere = str(tmp_path / "back" / "omium.db")
+    assert ok(project, "restore", backup, "--database", elsewhere)["with_files"] == 1
+    run = next(
+        one["id"] for one in ok(project, "runs", "--database", elsewhere)["runs"] if one["workflow"] == "writing"
+    )
+    plan = ok(project, "rollback", run, "node:one", "--preview", "--database", elsewhere)
+    assert [(one["path"], one["status"]) for one in plan["files"]] == [("two", "removed")]
+    assert ok(project, "rollback", run, "node:one", "--yes", "--database", elsewhere)["run"]["status"] == "paused"
+    assert (tmp_path / "other machine" / "workspaces" / "trees" / run / "one").read_text() == "one"
+    assert not (tmp_path / "other machine" / "workspaces" / "trees" / run / "two").exists()
+
+
+def test_adopting_a_branch_brings_its_files_and_says_which(project: Place) -> None:
+    (project.directory / "steps.py").write_text(
+        FUNCTIONS + "\n\nasync def write(ctx, text):\n    (ctx.workspace / 'text').write_text(text)\n    return text\n"
+    )
+    with (project.directory / "omium.yaml").open("a") as declared:
+        declared.write('  write: {ref: "steps:write", host: async}\n')
+    (project.directory / "workflows" / "writing.yaml").write_text(
+        "name: writing\ninputs: {type: object, properties: {text: {type: string}}}\nnodes:\n"
+        "- {id: one, kind: function, use: write, workspace: write, with: {text: '${{ inputs.text }}'}}\n"
+    )
+    assert project.omium("run", "writing", "-i", "text=mine").code == 0
+    run = ok(project, "runs")["runs"][0]["id"]
+    made = project.omium("branch", run, "before:one", "--name", "b", "--input", "text=theirs", "--json")
+    branch = made.json["run"]["id"]
+    assert project.omium("events", branch, "--follow").code == 0
+    adopted = ok(project, "adopt", branch, "--reason", "better")
+    assert (adopted["id"], adopted["closed"], adopted["back_to"]) == (branch, "adopted", "before-adopted/b")
+    assert adopted["files"] == [{"path": "text", "status": "modified", "old_size": 4, "new_size": 6}]
+    home = Path(project.environment["OMIUM_HOME"]) / "workspaces" / "trees" / run / "text"
+    assert f"files\t{home.parent}\n" in project.call("show", run).stdout
+    assert home.read_text() == "theirs"
+    assert "run.adopted" in call(project, "show", run, "--history").stdout
+    assert call(project, "adopt", branch).exit_code == 5
+    assert ok(project, "rollback", run, "before-adopted/b", "--yes")["files_changed"] == 1
+    assert home.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["audit --all", "audit --all --format csv", "events last", "runs --json"])
+def test_output_that_cannot_be_written_is_said_and_blames_nothing_else(used_project: Place, command: str) -> None:
+    def told(sink: int) -> tuple[int, str]:
+        environment = {**os.environ, **used_project.environment}
+        program = [sys.executable, "-c", PROGRAM.format("omium"), *command.split()]
+        done = subprocess.run(program, env=environment, stdout=sink, stderr=subprocess.PIPE, text=True, check=False)
+        return done.returncode, done.stderr
+
+    reader, writer = os.pipe()
+    os.close(reader)  # as `omium ... | head -1` does once it has its line
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert told(writer) == (1, "")
+        assert told(full) == (1, "error: what was asked for cannot be written: No space left on device.\n")
+    finally:
+        os.close(writer)
+        os.close(full)
 
 
 def test_verifying_against_an_anchor(project: Place, tmp_path: Path) -> None:

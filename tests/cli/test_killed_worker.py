@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
+
 import pytest
 
 from tests.cli.harness import Place, until
@@ -18,6 +22,21 @@ def test_looking_has_the_run_executed_again(project: Place, command: tuple[str, 
     assert looked.code == 0, looked.err
     shown = project.settled(run)
     assert (shown["status"], shown["output"]) == ("completed", {"shout": "QUIETLY"})
+
+
+def test_what_another_project_has_freed_goes_on_as_well(project: Place) -> None:
+    """Processes of all projects on a database look after its dead, and execute their own runs only."""
+    written = project.directory / "written"
+    run = project.omium("run", "patient", "--input", f"path={written}", "--detach").out.strip()
+    until(lambda: project.json("show", run)["nodes"][0]["status"] == "running")
+    project.end_workers()
+    with closing(sqlite3.connect(project.directory / "data" / "omium.db")) as db, db:
+        due = int(time.time() - 60) * 1_000_000
+        assert db.execute("UPDATE claims SET worker = NULL, wake_at = ?", (due,)).rowcount == 1
+        db.execute("DELETE FROM workers")
+    written.write_text("quietly")
+    assert project.omium("show", "last").code == 0
+    assert project.settled(run)["status"] == "completed"
 
 
 def test_without_a_background_worker_it_says_who_would_go_on(project: Place) -> None:

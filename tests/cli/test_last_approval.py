@@ -22,7 +22,27 @@ def test_of_two_that_wait_none_is_guessed(project: Place) -> None:
         assert one["status"] == "pending"
 
 
+def test_a_run_is_no_approval_but_leads_to_its_own(project: Place) -> None:
+    assert project.omium("run", "asking").code == 3
+    run = project.json("approvals")[0]["run_id"]
+    refused = project.call("approve", run)
+    assert refused.exit_code == 4
+    assert f"omium approvals {run}" in refused.stderr
+
+
 def test_nothing_that_waits_is_said_so(project: Place) -> None:
     refused = project.call("approve", "last")
     assert refused.exit_code == 4
     assert "nothing waits" in refused.stderr
+
+
+def test_a_question_that_is_answered_in_words_takes_them(project: Place) -> None:
+    (project.directory / "workflows" / "words.yaml").write_text(
+        "name: words\nnodes:\n- {id: which, kind: approval, approval: {prompt: Which?, options: [answer]}}\n"
+    )
+    told = project.call("run", "words").stderr
+    assert "--feedback TEXT" in told and "--choice" not in told
+    refused = project.call("approve", "last")
+    assert refused.exit_code == 2 and "--feedback TEXT" in refused.stderr
+    decided = project.json("approve", "last", "--feedback", "the early one")
+    assert (decided["decision"], decided["feedback"]) == ("answer", "the early one")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from omium.orchestration.ids import NodeId, Principal, RunId, Seq
 from omium.orchestration.service.views import CheckpointView, EventView
-from omium.server.commands.console import Console, age, duration, money, safe, short
+from omium.server.commands.console import Console, age, duration, many, money, safe, short
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
 from tests.cli.harness import HOSTILE
 
@@ -150,3 +150,7 @@ def test_colours_are_for_terminals_that_want_them(
         monkeypatch.setenv(name, value)
     assert coloured(Stream(True)) is wanted
     assert coloured(Stream(False)) is False
+
+
+def test_one_is_one() -> None:
+    assert [many(count, "log") for count in (0, 1, 2)] == ["0 logs", "1 log", "2 logs"]

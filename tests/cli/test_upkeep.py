@@ -61,6 +61,7 @@ def test_a_postgresql_database_is_not_restored_here(project: Place) -> None:
     done = project.call("restore", "b", "--database", "postgresql://ada:secret@db/omium")
     assert done.exit_code == 1 and "secret" not in done.output
     assert "pg_restore --exit-on-error --no-owner --dbname=postgresql://ada@db/omium /" in done.stderr
+    assert "psql --set=ON_ERROR_STOP=1 --dbname=postgresql://ada@db/omium --command='UPDATE budgets" in done.stderr
 
 
 def test_the_configured_upkeep_is_done_at_once_and_shown(project: Place) -> None:

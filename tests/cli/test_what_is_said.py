@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from omium.orchestration.service.failing import FailureView
+from omium.orchestration.service.recounting import RollbackView
 from tests.cli.harness import Place, Terminal
+from tests.cli.shapes import misshapen
 
 FUNCTIONS = """
 import sys
@@ -175,10 +178,11 @@ def test_from_where_a_run_can_be_played_what_was_tried_again_and_what_was_done(p
     assert [one["type"] for one in deeds] == ["run.created", "run.failed", "run.rolled_back"]
     assert deeds[-1]["data"]["reason"] == "from the top"
     (back,) = project.json("show", "last", "--rollbacks")
-    assert (back["to"], back["outcome"], back["automatic"]) == (3, "done", False)
+    assert (back["to"], back["outcome"], back["trigger"]) == (3, "done", "manual")
     assert back["began_at"].endswith("Z") and "from the top" in project.call("show", "last", "--rollbacks").stdout
     (failure,) = project.json("show", "last", "--failures")
     assert (failure["node"], failure["status"], failure["attempts"]) == ("boom", "reset", 1)
+    assert misshapen(back, RollbackView) == misshapen(failure, FailureView) == []
     told = project.call("show", "last", "--failures").stdout
     assert "boom" in told and "value_error" in told
     assert project.call("show", "last", "--history", "--retries").exit_code == 2

@@ -36,7 +36,10 @@ async def _one(node: Node, url: str, interrupted: bool) -> bool:
         except Suspended:
             node.gate = allow
     try:
-        return str(output(await run(claude_spec(url), node, {"prompt": prompt}))["result"]) == prompt
+        said = str(output(await run(claude_spec(url), node, {"prompt": prompt}))["result"])
+        if said != prompt:
+            print(f"{prompt}: it said {said!r}")
+        return said == prompt
     except OmiumError as error:
         print(f"{prompt}: {error} {error.data}")
         return False

@@ -35,6 +35,15 @@ def ticking() -> None:
     say(RESULT)
 
 
+def refused() -> None:
+    say(INIT)
+    for wait_ms in (1000, 38_717):
+        told = {"error_status": 401, "error": "authentication_failed", "retry_delay_ms": wait_ms}
+        say({"type": "system", "subtype": "api_retry", **told})
+    time.sleep(0.5)  # real time: so that there is something to tell before the end
+    say(RESULT)
+
+
 def codex() -> None:
     prompt = sys.stdin.read()
     resumed = sys.argv[sys.argv.index("resume") + 1] if "resume" in sys.argv else None
@@ -45,6 +54,13 @@ def codex() -> None:
     told = {"prompt": prompt, "argv": sys.argv[2:], "key": os.environ.get("CODEX_API_KEY")}
     say({"type": "item.completed", "item": {"id": "i", "type": "agent_message", "text": json.dumps(told)}})
     say({"type": "turn.completed", "usage": {"input_tokens": 100, "cached_input_tokens": 40, "output_tokens": 7}})
+
+
+def odd_session() -> None:
+    say({"type": "init", "session_id": "--yolo", "model": "gemini-2.5-pro"})
+    said = json.dumps(sys.argv[2:])
+    say({"type": "message", "role": "assistant", "content": said})
+    say({"type": "result", "status": "success", "stats": {}})
 
 
 def gemini() -> None:

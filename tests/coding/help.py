@@ -17,8 +17,8 @@ from omium.clients.coding.executor import CodingExecutor
 from omium.clients.coding.spec import CodingSpec
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, new_id
-from omium.orchestration.ports import Done, Guidance
-from omium.orchestration.ports_calls import Allowed, Call, Reservation, Suspended
+from omium.orchestration.ports import Done
+from omium.orchestration.ports_calls import Allowed, Call, Guidance, Reservation, Suspended
 from omium.orchestration.values import Value, decode, encode
 from tests import nodejs
 

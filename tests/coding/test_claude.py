@@ -9,8 +9,7 @@ import anyio
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ports import Guidance
-from omium.orchestration.ports_calls import Allowed, Call, Suspended
+from omium.orchestration.ports_calls import Allowed, Call, Guidance, Suspended
 from tests.coding.help import Node, allow, claude_spec, deny, output, processes_of, run
 from tests.coding.model import Failure, Talk, bash, model, once, text
 from tests.workspace_help import git
@@ -39,7 +38,7 @@ async def test_a_tool_is_asked_for_used_and_the_answer_is_the_output(node: Node)
     assert done.usage is not None and (done.usage["input_tokens"], done.usage["output_tokens"]) == (20, 20)
     assert done.usage["cost_usd"] is None and done.usage["price_unknown"] is True  # it is no list-price service
     assert node.spent == [(40, None, done.usage["model"])]
-    assert node.progress[0] == "I will."
+    assert node.progress[0] == "turn 1 of 100: I will."
     assert not node.leases and not processes_of(node)
 
 
@@ -90,6 +89,8 @@ async def test_a_call_waits_for_a_person_without_a_process_and_then_happens_as_a
             node.gate = lambda call: Allowed(changed)
             done = await run(spec, node, {"prompt": "Write."})
     assert output(done)["result"] == "done"
+    assert output(done)["usage"]["tokens"] == sum(tokens for tokens, *_ in node.spent)  # of all attempts
+    assert output(done)["turns"] > 1
     assert (node.workspace / "file.txt").read_text() == "changed\n"
     assert {call.key for call in node.calls} == {waits[0].key}  # it was found again, whatever id it came under
     told = " ".join(" ".join(talk.prompts) for talk in api.talks[asked:])
@@ -209,9 +210,12 @@ async def test_max_turns_is_a_failure_of_that_name(node: Node) -> None:
     assert caught.value.code == "process_failed"
     assert caught.value.data["reason"] == "max_turns"
     assert node.spent[0][0] > 0  # what it took is noted all the same
+    assert node.progress[0].startswith("turn 1 of 2: ")
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (500, "APIError"), (401, "PermissionError")])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "RateLimitError"), (500, "APIError"), (401, "PermissionError"), (400, "BadRequestError")]
+)
 async def test_an_error_of_the_api_is_no_success(node: Node, status: int, kind: str) -> None:
     with anyio.fail_after(60):
         async with model(lambda talk: Failure(status, "x")) as api:

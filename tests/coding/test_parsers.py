@@ -78,7 +78,7 @@ def test_claude() -> None:
     assert events(protocol.events_of, "claude.jsonl") == [
         Unknown("control_response"),
         Begun(SESSION, "claude-opus-5-5", ("Bash", "Read"), "/w"),
-        Retried(500, "server_error"),
+        Retried(500, "server_error", 0.601),
         Said("I look.", "msg_1", Tokens(10, 1, 7, 5)),
         Used("toolu_1", "Bash", asked),
         Asked("r-1", "hook", "Bash", asked, "toolu_1"),

@@ -83,6 +83,8 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         {"kind": "claude", "env": {"LD_PRELOAD": "x"}},
         {"kind": "codex", "mcp": "omium.yaml"},
         {"kind": "claude", "memory_limit": "much"},
+        {"kind": "claude", "sandbox": "full"},
+        {"kind": "claude", "timeout": 0},
     ],
 )
 def test_what_is_wrong_is_told_by_its_place(tmp_path: Path, wrong: dict[str, Any]) -> None:
@@ -90,6 +92,26 @@ def test_what_is_wrong_is_told_by_its_place(tmp_path: Path, wrong: dict[str, Any
         load_project(write(tmp_path, coding={"claude": wrong}))
     assert caught.value.code == "invalid_definition"
     assert all(one["path"].startswith("coding.claude") for one in caught.value.data["problems"])
+
+
+def test_a_key_in_the_place_of_its_variable_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(OmiumError) as caught:
+        load_project(write(tmp_path, coding={"claude": {"kind": "claude", "api_key_env": "sk-ant-0123456789"}}))
+    assert "0123456789" not in f"{caught.value} {caught.value.data}" and "'sk-a'..." in caught.value.message
+
+
+def test_expressions_are_held_against_what_a_coding_cli_gives(tmp_path: Path) -> None:
+    def loaded(read: str) -> Any:
+        code = {"id": "code", "kind": "cli", "use": "claude", "with": {"prompt": "x"}}
+        after = {"id": "b", "kind": "cli", "use": "claude", "needs": "code", "with": {"prompt": "y", "session": read}}
+        flow = {"name": "w", "nodes": [code, after]}
+        project = load_project(write(tmp_path, coding={"claude": {"kind": "claude"}}, workflows=[flow])).project
+        catalog = project.catalog()
+        return catalog.warnings(catalog.workflows["w"])
+
+    assert loaded("${{ nodes.code.output.session }}") == []
+    with pytest.raises(OmiumError, match="has no 'sesion' there"):
+        loaded("${{ nodes.code.output.sesion }}")
 
 
 def test_a_name_is_that_of_a_command_or_of_a_coding_cli(tmp_path: Path) -> None:

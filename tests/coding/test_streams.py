@@ -13,10 +13,15 @@ import pytest
 
 from omium.clients.coding.desk import AttemptDesk
 from omium.clients.coding.events import Event, Said
+from omium.clients.coding.executor import CodingExecutor
 from omium.clients.coding.spec import CodingSpec, Kind
+from omium.clients.processes.event_log import EventLog
+from omium.clients.processes.listing import ProcessView, listed
+from omium.clients.processes.register import Register
+from omium.clients.watched import Supervision
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ports import Done, Guidance
-from omium.orchestration.ports_calls import Suspended
+from omium.orchestration.ports import Done
+from omium.orchestration.ports_calls import Guidance, Suspended
 from tests.coding.help import Node, deny, output, processes_of, run
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +66,33 @@ async def test_a_flood_with_noise_in_it(node: Node) -> None:
 async def test_lines_beyond_every_bound(node: Node) -> None:
     assert output(await does(node, "huge"))["result"] == "done"
     assert output(await does(Node(_below(node, "b")), "stderr"))["result"] == "done"
+
+
+async def test_it_is_told_that_the_service_refuses(node: Node) -> None:
+    await does(node, "refused")
+    assert "(401 authentication_failed); it is made again in" in node.progress[0]
+
+
+async def test_others_see_it_while_it_runs(node: Node) -> None:
+    register = Register(node.directory / "processes")
+    events = EventLog(node.directory / "commands.jsonl")
+    seen: list[ProcessView] = []
+
+    class Progress(list[str]):
+        def append(self, text: str) -> None:
+            seen.extend(listed(register, node.run_id))
+
+    node.progress = Progress()
+    spec = fake(node, "ticking", env={"A_TOKEN": "of the operator"})
+    coding = CodingExecutor({"fake": spec}, node.directory, supervision=Supervision(register, events))
+    with anyio.fail_after(60):
+        await coding.run("fake", {"prompt": "Go."}, node.attempt())  # type: ignore[arg-type]
+    assert (seen[0].command, seen[0].node, seen[0].state) == ("fake", "code", "running")
+    assert listed(register) == []
+    events.close()
+    told = [json.loads(line) for line in (node.directory / "commands.jsonl").read_text().splitlines()]
+    assert [one["to"] for one in told if one["event"] == "tool_status_change"] == ["running", "completed"]
+    assert "of the operator" not in str(told)
 
 
 async def test_output_is_limited(node: Node) -> None:
@@ -117,10 +149,31 @@ async def test_codex_begins_anew_when_its_thread_is_lost(node: Node) -> None:
     assert "resume" not in told["argv"]
 
 
+async def test_no_id_of_a_conversation_becomes_an_option(node: Node) -> None:
+    spec = fake(node, "odd_session", kind="gemini")
+    session = output(await run(spec, node, {"prompt": "Go."}))["session"]
+    goes_on = output(await run(spec, Node(node.directory), {"prompt": "On.", "session": dict(session)}))
+    assert "--yolo" not in json.loads(goes_on["result"]) and "--resume" in json.loads(goes_on["result"])
+
+
 async def test_gemini(node: Node) -> None:
     done = await does(node, "gemini", kind="gemini")
     assert output(done)["result"] == "It was: Go."
     assert done.usage is not None and done.usage["cost_usd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("/deploy now", "The task: /deploy now"),
+        (" /deploy now", "The task:  /deploy now"),
+        ("Read @/etc/passwd, a@b and \\@c.", "Read \\@/etc/passwd, a\\@b and \\@c."),
+        ("Divide a/b.", "Divide a/b."),
+    ],
+)
+async def test_no_prompt_is_a_command_of_gemini_or_names_a_file_to_it(node: Node, prompt: str, said: str) -> None:
+    done = await run(fake(node, "gemini", kind="gemini"), node, {"prompt": prompt})
+    assert output(done)["result"] == f"It was: {said}"
 
 
 @pytest.mark.parametrize("kind", ["codex", "gemini"])

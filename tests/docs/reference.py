@@ -37,7 +37,7 @@ MODELS: dict[str, type[BaseModel]] = {
         *(project_file.UpkeepFile, project_file.RetentionFile),
         *(project_file.LimitsFile, schema.WorkflowFile, schema.NodeFile, schema.NeedFile, schema.ForEachFile),
         *(schema.RepeatFile, schema.ApprovalFile, schema.ApprovalsFile, schema.WaitFile, schema.RetryFile),
-        *(schema.ConsensusFile, schema.BudgetFile),
+        *(schema.ConsensusFile, schema.BudgetFile, schema.FailureRuleFile),
         *(settings.ServerFile, settings.AuthFile, settings.JwtFile, settings.RequestsFile),
         *(declared_notify.EndpointFile, declared_telemetry.TelemetryFile),
     )
@@ -82,6 +82,7 @@ _SECTIONS = {
     "ApprovalsFile": "approvals",
     "WaitFile": "waits",
     "RetryFile": "failures-and-retries",
+    "FailureRuleFile": "when-a-node-has-failed-for-good",
     "ConsensusFile": "consensus-and-budgets",
     "BudgetFile": "consensus-and-budgets",
 }

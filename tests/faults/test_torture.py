@@ -117,7 +117,7 @@ async def test_random_kills(tmp_path: Path, database: str, request: pytest.Fixtu
         runs = []
         for number in range(kills):
             if number % 3 == 0:
-                for workflow in ("steady", "steady", "asking"):
+                for workflow in ("steady", "stubborn", "asking"):
                     runs.append((await core.run_workflow(CALLER, workflow)).id)
             with worker(directory, database) as process:
                 # Long enough to take runs up, on a machine of any speed: the kill comes after some new events.
@@ -142,7 +142,10 @@ async def some_events(core: Core, runs: list[RunId], count: int, process: subpro
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "point",
-    ["commit.before", "commit.after", "effect.intended", "effect.made", "child.named", "workspace.captured"],
+    [
+        *("commit.before", "commit.after", "effect.intended", "effect.made", "child.named", "workspace.captured"),
+        *("setback.noted", "setback.undone", "restore.started", "restore.done"),
+    ],
 )
 async def test_a_kill_at_every_commit_point(tmp_path: Path, database: str, point: str) -> None:
     """The worker dies at its first, second, ... hit of the point, until a worker gets through without one."""
@@ -151,7 +154,7 @@ async def test_a_kill_at_every_commit_point(tmp_path: Path, database: str, point
     died = 0
     async with open_omium(config, engine=False) as core:
         witness = Witness(core)
-        runs = [(await core.run_workflow(CALLER, workflow)).id for workflow in ("steady", "asking")]
+        runs = [(await core.run_workflow(CALLER, workflow)).id for workflow in ("steady", "asking", "stubborn")]
         for hit in (1, 2, 3):
             with worker(directory, database, f"{point}:{hit}") as process, anyio.move_on_after(30):
                 while process.poll() is None:

@@ -53,6 +53,16 @@ async def write(ctx, name):
     return name
 
 
+async def fragile(ctx):
+    note(ctx, "begin")
+    if ctx.generation < 2:
+        raise ConnectionError("refused")
+
+
+async def unpay(ctx, **told):
+    await asyncio.sleep(0.002)
+
+
 def slow(ctx, n=0):
     note(ctx, "begin")
 
@@ -70,6 +80,8 @@ functions:
   numbers: {ref: "victims_work:numbers", host: async}
   write: {ref: "victims_work:write", host: async}
   slow: {ref: "victims_work:slow", host: process}
+  fragile: {ref: "victims_work:fragile", host: async}
+  unpay: {ref: "victims_work:unpay", host: async}
 limits: {processes: 2}
 """
 
@@ -112,12 +124,23 @@ nodes:
 """
 
 
+STUBBORN = """
+name: stubborn
+on_failure: {do: rollback, to: "node:file", max: 2}
+nodes:
+  - {id: file, kind: function, use: write, workspace: write, with: {name: a}}
+  - {id: pay, kind: function, use: work, needs: file, compensate: unpay}
+  - {id: spoil, kind: function, use: write, workspace: write, needs: pay, with: {name: b}}
+  - {id: last, kind: function, use: fragile, needs: spoil}
+"""
+
+
 def write_victims(directory: Path) -> Path:
     """The project on disk; gives its directory."""
     (directory / "workflows").mkdir(parents=True)
     (directory / "omium.yaml").write_text(PROJECT)
     (directory / "victims_work.py").write_text(FUNCTIONS)
-    for name, text in (("steady", STEADY), ("inner", INNER), ("asking", ASKING)):
+    for name, text in (("steady", STEADY), ("inner", INNER), ("asking", ASKING), ("stubborn", STUBBORN)):
         (directory / "workflows" / f"{name}.yaml").write_text(text)
     return directory
 

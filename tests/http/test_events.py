@@ -145,7 +145,9 @@ async def test_a_websocket_follows_the_run_to_its_end(served: Served, after: int
         assert end == {"type": "end", "seq": log[-1], "status": "completed"}
 
 
-async def test_a_websocket_of_nothing_is_refused_before_there_is_one(served: Served) -> None:
+async def test_a_websocket_of_nothing_is_refused_before_there_is_one(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
     async with served.http() as client:
         run_id = await served.started(client, "chain")
     for path, status in ((f"{run_id[:-1]}X", 404), ("nothing", 404), (run_id, 400)):
@@ -155,6 +157,7 @@ async def test_a_websocket_of_nothing_is_refused_before_there_is_one(served: Ser
                 raise AssertionError("it was let in")
         assert refused.value.response.status_code == status
         assert b'"error"' in (refused.value.response.body or b"")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_large_message_ends_the_websocket(served: Served) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 from omium.orchestration.errors import ERROR_CODES, OmiumError
 from omium.orchestration.ids import ApprovalId, RunId, new_id
+from omium.orchestration.service.figures_view import Figures, ReportView
 from omium.orchestration.service.views import (
     ApprovalView,
     EventView,
@@ -22,15 +24,16 @@ from omium.orchestration.service.views import (
 )  # fmt: skip
 from omium.server.commands.wire import as_json
 from omium.server.http import models as m
+from omium.server.http.app import ENDPOINTS, HttpSettings
 from omium.server.http.failures import STATUS, error_response
-from tests.http.served import JSON, Served, refusal
+from tests.http.served import JSON, Served, refusal, serve_studio
 from tests.interaction.studio import ADA, HOSTILE
 
 pytestmark = pytest.mark.anyio
 
 MODELS: list[tuple[type[m.Shown], type[Any]]] = [
     (m.Run, RunView), (m.Node, NodeView), (m.Approval, ApprovalView), (m.Workflow, WorkflowView),
-    (m.Event, EventView), (m.Runs, RunPage),
+    (m.Event, EventView), (m.Runs, RunPage), (m.Figures, Figures), (m.Report, ReportView),
 ]  # fmt: skip
 
 
@@ -156,6 +159,11 @@ async def test_lists_have_pages_and_filters(served: Served) -> None:
         assert {run["workflow"] for run in failed.json()["runs"]} == {"failing"}
         found = (await client.get("/api/v1/runs", params={"workflow": "chain", "text": "chain"})).json()["runs"]
         assert len(found) == 2
+        report = (await client.get("/api/v1/report", params={"by": "workflow", "hours": 1})).json()
+        lines = {one["key"]: (one["runs"], one["completed"], one["failed"]) for one in report["groups"]}
+        assert lines == {"chain": (2, 2, 0), "failing": (3, 0, 3)}
+        assert (report["total"]["runs"], report["whole"], report["since_at"] < report["until_at"]) == (5, True, True)
+        refusal(await client.get("/api/v1/report", params={"by": "colour"}), 400, "invalid_argument")
 
 
 @pytest.mark.parametrize(
@@ -293,3 +301,19 @@ async def test_a_bug_shows_nothing_of_itself(served: Served, monkeypatch: pytest
         refusal(answer, 500, "internal")
         assert "secret" not in answer.text
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_server_to_look_at_refuses_every_verb_that_changes_something(tmp_path: Path) -> None:
+    async with serve_studio(tmp_path, HttpSettings(grace_s=1, read_only=True)) as looking, looking.http() as client:
+        run = await looking.studio.core.run_workflow(ADA, "gated")
+        before = (await client.get(f"/api/v1/runs/{run.id}", params={"wait_seconds": 45})).json()
+        asked = (await client.get("/api/v1/approvals")).json()["approvals"][0]["id"]
+        changing = [one for one in ENDPOINTS if one.method != "GET"]
+        for one in changing:
+            path = one.path.format(run_id=run.id, approval_id=asked)
+            refusal(await client.request(one.method, path, json={}), 403, "forbidden")
+        assert len(changing) > 4
+        assert (await client.get(f"/api/v1/runs/{run.id}")).json()["seq"] == before["seq"]
+        assert len((await client.get("/api/v1/runs")).json()["runs"]) == 1
+        told = (await client.get("/api/v1/openapi.json")).json()["paths"]
+        assert {method for path in told.values() for method in path} == {"get"}

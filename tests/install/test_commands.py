@@ -54,6 +54,14 @@ def shown(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_a_directory_without_a_project_is_said(home: Path) -> None:
+    (home / "empty").mkdir()
+    done = omium("mcp", "install", "cursor", "--project", str(home / "empty"))
+    assert done.exit_code == 0, done.output
+    assert f"there is no omium.yaml in {home / 'empty'}" in done.stderr
+    assert "there is no omium.yaml" not in omium("mcp", "install", "cursor").stderr
+
+
 def test_install_twice_and_take_it_out(home: Path) -> None:
     file = home / ".cursor" / "mcp.json"
     first = shown("mcp", "install", "cursor")

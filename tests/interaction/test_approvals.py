@@ -7,11 +7,12 @@ from typing import Any
 
 import anyio
 import pytest
-from mcp import MCPError
+from mcp import Client, MCPError
 from mcp_types import ElicitResult
 
 from omium.orchestration.ids import ApprovalId, Principal
 from omium.orchestration.service.views import Caller
+from omium.server.mcp import build_server
 from tests.interaction.studio import ADA, MODES, Mode, Studio
 
 pytestmark = pytest.mark.anyio
@@ -193,6 +194,25 @@ async def test_the_second_decision_comes_too_late(studio: Studio, mode: Mode) ->
     assert len(shown) == 1
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("content", [{"decision": "burn it"}, {"decision": 3}, None], ids=repr)
+async def test_an_answer_that_does_not_fit_the_form_decides_nothing(
+    studio: Studio, mode: Mode, content: dict[str, Any] | None
+) -> None:
+    def human(_: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content=content)
+
+    async with studio.client(mode, human=human) as visitor:
+        with anyio.fail_after(20):
+            _, approval_id = await visitor.asking()
+            refused = await visitor.error("approve", approval_id=approval_id, decision="approve")
+            assert refused["code"] == "invalid_argument"
+            assert "does not fit the form" in refused["message"]
+            assert refused["next"] == "the same call of approve puts the question again"
+            assert "omium." not in str(refused)
+            assert len((await visitor.ok("list_approvals"))["approvals"]) == 1
+
+
 async def test_an_answer_counts_only_for_the_question_that_was_shown(studio: Studio) -> None:
     """On today's protocol the client carries the answer back, so it could carry it to another question."""
     async with studio.client() as ada:
@@ -223,6 +243,39 @@ async def test_an_answer_counts_only_for_the_question_that_was_shown(studio: Stu
         )
         assert unasked.result_type == "input_required"
         assert len((await visitor.ok("list_approvals"))["approvals"]) == 2
+
+
+@pytest.mark.parametrize(("second", "taken"), [(b"1" * 32, True), (b"2" * 32, False)], ids=["same key", "another"])
+async def test_a_form_outlives_its_server_by_the_key(studio: Studio, second: bytes, taken: bool) -> None:
+    async with studio.client() as ada:
+        run_id, approval_id = await ada.asking()
+    human, _ = answering("accept", decision="approve")
+
+    async def shown(_: Any, params: Any) -> ElicitResult:
+        return human(params)
+
+    asking = {"approval_id": approval_id, "decision": "approve"}
+    first = build_server(studio.core, ADA, form_key=b"1" * 32)
+    async with Client(first, elicitation_callback=shown) as client:
+        asked: Any = await client.session.call_tool("approve", asking, allow_input_required=True)
+    [key] = asked.input_requests
+    again = build_server(studio.core, ADA, form_key=second)
+    async with Client(again, elicitation_callback=shown) as client:
+        answer = client.session.call_tool(
+            "approve",
+            asking,
+            input_responses={key: ElicitResult(action="accept", content={"decision": "approve"})},
+            request_state=asked.request_state,
+            allow_input_required=True,
+        )
+        if taken:
+            decided: Any = await answer
+            assert decided.structured_content["approval"]["assurance"] == "elicited"
+        else:
+            with pytest.raises(MCPError, match="requestState"):
+                await answer
+    async with studio.client() as ada:
+        assert bool((await ada.ok("list_approvals", run_id=run_id))["approvals"]) is not taken
 
 
 @pytest.mark.parametrize("mode", MODES)

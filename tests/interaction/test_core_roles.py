@@ -105,6 +105,7 @@ OTHERS: dict[str, Ask] = {
     "list_external_tools": lambda core, who, of: core.list_external_tools(who),
     "list_runs": lambda core, who, of: core.list_runs(who),
     "budgets": lambda core, who, of: core.budgets(who),
+    "report": lambda core, who, of: core.report(who, since=0),
     "raise_budget": lambda core, who, of: core.raise_budget(who, "all", usd=1),
     "run_workflow": lambda core, who, of: core.run_workflow(who, "gated", start=False),
 }
@@ -269,8 +270,9 @@ async def test_what_is_simulated_takes_nothing_from_others_runs(studio: Studio) 
     with anyio.fail_after(30):
         run = await studio.core.run_workflow(ADA, "chain")
         assert (await studio.core.wait(ADA, run.id, 30)).status == "completed"
-    assert (await studio.core.simulate(ADA, "chain")).estimate_ms is not None
-    assert (await studio.core.simulate(BOB, "chain")).estimate_ms is None
+    mine, theirs = await studio.core.simulate(ADA, "chain"), await studio.core.simulate(BOB, "chain")
+    assert mine.estimate_ms is not None and theirs.estimate_ms is None
+    assert (list(mine.longest_way), list(theirs.longest_way)) == (["a", "b", "c"], [])
 
 
 async def test_another_nodes_output_is_not_found_in_the_words_for_ones_own(studio: Studio) -> None:

@@ -80,3 +80,38 @@ async def test_budgets_are_listed_and_raised(studio: Studio) -> None:
         {"name": "all", "spent": {"usd": 3, "tokens": 10, "calls": 1}, "limits": {"usd": 5}, "raised": {"usd": 1}},
         {"name": "fresh", "spent": {}, "limits": {"tokens": 100}},
     ]
+
+
+async def test_what_runs_came_to_is_reported(studio: Studio) -> None:
+    run = await studio.core.run_workflow(ADA, "held", title="\x1b[31mheld")
+    engine = studio.core.engine
+    assert engine is not None
+    with anyio.fail_after(20):
+        await studio.holding.wait()
+    owned = engine.owned(run.id)
+    assert owned is not None
+    used = [
+        c.NoteUsage(NodeId("second"), 0, 1, 1_000, 0.25, 2, "big"),
+        c.NoteUsage(NodeId("second"), 0, 1, 500, 0.0, 1, "\x1b[31mmade-up\u202e", True),
+    ]
+    for one in used:
+        await owned.commit([one], [])
+    other = await studio.core.run_workflow(replace(ADA, principal="token:bob"), "chain", {"word": "x"})
+    async with Client(build_server(studio.core, ADA, toolsets=("costs",))) as client:
+        visitor = Visitor(client)
+        found = await visitor.ok("report_runs", by="model")
+        total = (await visitor.ok("report_runs", by="owner", workflow="held"))["total"]
+        assert (await visitor.ok("report_runs", by="day", hours=0.000001))["groups"] == []
+    lines = {one["key"]: (one["calls"], one["tokens"], one["cost_usd"], one["unpriced"]) for one in found["groups"]}
+    assert lines.pop("big") == (2, 1_000, 0.25, 0)
+    assert lines.pop("(none)") == (0, 0, 0.0, 0)
+    ((named, figures),) = lines.items()
+    assert "made-up" in named and figures == (1, 500, 0.0, 1)
+    assert "\x1b" not in str(found) and "\u202e" not in str(found)
+    assert (total["runs"], total["going_on"], total["cost_usd"], total["unpriced"]) == (1, 1, 0.25, 1)
+    seen = await studio.core.report(replace(ADA, principal="token:bob", sees="own"), since=0)
+    assert seen.total.runs == 1 and [one.key for one in seen.groups] == [other.workflow]
+    for wrong in ({"by": "colour", "since": 0}, {"since": 2**62}, {"since": -1}):
+        with pytest.raises(OmiumError) as caught:
+            await studio.core.report(ADA, **wrong)  # type: ignore[arg-type]
+        assert caught.value.code == "invalid_argument"

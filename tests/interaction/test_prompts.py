@@ -78,6 +78,8 @@ async def test_a_failure_is_triaged_from_its_record(studio: Studio, mode: Mode) 
         assert "evil" in data["failed"][0]["error"]["message"]
         assert data["run"]["status"] == "failed"
         assert data["last_events"][-1]["type"] == "run.failed"
+        (known,) = data["what_is_known_of_such_failures"]
+        assert (known["node"], known["category"], known["chance_of_trying_again"]) == ("bad", "value_error", 0.1)
         _, part = await prompted(visitor.client, "failure_triage", run_id=run[-8:])
         assert part["run"]["run_id"] == run
         well = await visitor.finished("greet", {"name": "x"})

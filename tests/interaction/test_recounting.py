@@ -33,10 +33,18 @@ nodes:
 - {id: after, kind: function, use: echo, needs: bad, with: {value: 1}}
 """
 
+STUBBORN = """
+name: stubborn
+on_failure: [{do: rollback, categories: [value_error], max: 2}]
+nodes:
+- {id: before, kind: function, use: echo, with: {value: 1}}
+- {id: bad, kind: function, use: choosy, needs: before, with: {n: 0}}
+"""
+
 
 @pytest.fixture
 async def mixed(tmp_path: Path) -> AsyncIterator[Studio]:
-    async with open_studio(tmp_path, workflows={**WORKFLOWS, "mixed": MIXED}) as studio:
+    async with open_studio(tmp_path, workflows={**WORKFLOWS, "mixed": MIXED, "stubborn": STUBBORN}) as studio:
         yield studio
 
 
@@ -69,6 +77,10 @@ async def test_a_failure_is_open_until_something_mends_it(mixed: Studio) -> None
         assert 0 < open_["chance"] < 0.1 and open_["tried"] == 1
         assert not {"similar", "last_good", "resolution"} & set(open_)
         assert "\x1b" not in open_["message"] and "\u202e" not in open_["message"]
+        changes = await mixed.changes()
+        for tool in ("list_failures", "list_rollbacks", "list_resumable_nodes"):
+            await visitor.ok(tool, run_id=run)
+        assert await mixed.changes() == changes
         assert (found["retries"]["attempts"], found["retries"]["exhausted"]) == (3, 1)
         assert found["retries"]["categories"] == {"value_error": 2}
         assert "play_from_node" in found["next"]
@@ -97,6 +109,19 @@ async def test_what_mended_such_a_failure_before_is_told(mixed: Studio) -> None:
         assert found["last_good"].split("@")[0] == branch["run"]["run_id"]  # the newer of the two
         compared = await visitor.ok("compare_runs", a=again, b=found["last_good"].split("@")[0])
         assert compared["first_divergence"] == "before"
+
+
+async def test_a_long_run_is_told_whole_and_long_ones_before_it_are_left_out(
+    mixed: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omium.orchestration.engine.mending._EVENTS", 8)
+    async with visiting(mixed) as visitor:
+        good = (await visitor.ok("run_workflow", workflow="mixed", inputs={"n": 3}, wait_seconds=45))["run_id"]
+        (found,) = (await visitor.ok("list_failures", run_id=await failed(visitor)))["failures"]
+        assert found["last_good"].startswith(good)  # of four events
+        monkeypatch.setattr("omium.orchestration.engine.mending._EVENTS", 3)
+        (found,) = (await visitor.ok("list_failures", run_id=await failed(visitor)))["failures"]
+        assert (found["node"], found["attempts"]) == ("bad", 2) and "last_good" not in found
 
 
 async def test_what_is_somebody_elses_is_learnt_from_by_nobody(mixed: Studio) -> None:
@@ -139,6 +164,17 @@ async def test_rollbacks_are_listed_with_who_why_and_how_far(mixed: Studio) -> N
         wanted: dict[str, Any] = {"from_seq": before, "label": "half", "by": "user:ada", "outcome": "done"}
         assert {name: first[name] for name in wanted} == wanted
         assert first["reason"] == "the second half was wrong" and first["to"] < before
-        assert "automatic" not in first and second["from_seq"] >= first["seq"]
+        assert first["trigger"] == "manual" and second["from_seq"] >= first["seq"]
         only = await visitor.ok("list_rollbacks", run_id=run, after=first["seq"])
         assert [one["seq"] for one in only["rollbacks"]] == [second["seq"]]
+
+
+async def test_what_a_rule_took_back_says_which_node_failed(mixed: Studio) -> None:
+    async with visiting(mixed) as visitor:
+        run = await visitor.ok("run_workflow", workflow="stubborn", wait_seconds=45)
+        assert run["status"] == "waiting_approval"
+        found = (await visitor.ok("list_rollbacks", run_id=run["run_id"]))["rollbacks"]
+        told = {(one["trigger"], one["cause"], one["category"], one["by"]) for one in found}
+        assert (len(found), told) == (2, {("automatic", "bad", "value_error", "engine")})
+        (failure,) = (await visitor.ok("list_failures", run_id=run["run_id"]))["failures"]
+        assert (failure["status"], failure["attempts"]) == ("retrying", 3)

@@ -430,3 +430,18 @@ async def test_reading_goes_on_while_a_run_is_under_way(studio: Studio) -> None:
                 "third": "pending",
             }
             studio.release.set()
+
+
+async def test_a_node_shows_its_attempts_and_its_calls(studio: Studio) -> None:
+    async with studio.client() as visitor:
+        failed = (await visitor.ok("run_workflow", workflow="failing", wait_seconds=45))["run_id"]
+        node = await document(visitor.client, f"omium://runs/{failed}/nodes/bad")
+        (attempt,) = node["attempts"]
+        assert (attempt["attempt"], attempt["outcome"], node["attempts_in_all"]) == (1, "failed", 1)
+        assert attempt["ended_at_us"] >= attempt["started_at_us"] == node["attempts"][0]["started_at_us"]
+        assert attempt["error"]["category"] == "value_error" and "traceback" not in attempt["error"]
+        assert node["calls"] == []
+        sent = await visitor.finished("unsafe")
+        (call,) = (await document(visitor.client, f"omium://runs/{sent}/nodes/send"))["calls"]
+        assert (call["outcome"], call["attempt"]) == ("done", 1)
+        assert call["result_digest"]

@@ -7,9 +7,13 @@ from typing import Any
 import anyio
 import pytest
 
-from omium.orchestration.ids import Principal, ProjectId
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Principal, ProjectId, RunId, new_id
+from omium.orchestration.log import commands as c
+from omium.orchestration.ports import NewBlob, Write
 from omium.orchestration.service.views import Caller
-from tests.interaction.studio import MODES, Mode, Studio
+from omium.orchestration.values import encode
+from tests.interaction.studio import ADA, MODES, Mode, Studio
 
 pytestmark = pytest.mark.anyio
 
@@ -193,6 +197,18 @@ async def test_runs_that_runs_have_started_are_listed_when_asked_for(studio: Stu
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_a_repeat_shows_the_run_as_it_stands(studio: Studio, mode: Mode) -> None:
+    asked = {"workflow": "gated", "idempotency_key": f"again-{mode}", "wait_seconds": 15}
+    async with studio.client(mode) as visitor:
+        with anyio.fail_after(20):
+            first = await visitor.ok("run_workflow", **asked)
+            again = await visitor.ok("run_workflow", **asked)
+    assert first["status"] == "waiting_approval"
+    assert again["approvals"] == first["approvals"] != []
+    assert again == first
+
+
+@pytest.mark.parametrize("mode", MODES)
 async def test_lists_are_filtered(studio: Studio, mode: Mode) -> None:
     async with studio.client(mode) as visitor:
         with anyio.fail_after(20):
@@ -207,8 +223,10 @@ async def test_lists_are_filtered(studio: Studio, mode: Mode) -> None:
             ):
                 found = await visitor.ok("list_runs", **filters)
                 assert [run["run_id"] for run in found["runs"]] == expected, filters
-            refused = await visitor.error("list_runs", statuses=["done"])
-    assert refused["code"] == "invalid_argument"
+            for wrong in ({"statuses": ["done"]}, {"before": "zzz"}, {"text": "a\0b"}, {"workflow": "\0"}):
+                assert (await visitor.error("list_runs", **wrong))["code"] == "invalid_argument", wrong
+            key = await visitor.error("run_workflow", workflow="greet", inputs={"name": "A"}, idempotency_key="a\0b")
+    assert key["code"] == "invalid_argument"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -220,14 +238,19 @@ async def test_a_large_output_comes_in_pieces(studio: Studio, mode: Mode) -> Non
             shown = await visitor.ok("get_run", run_id=run_id, detail=True)
             output = shown["output"]
             assert "value" not in output
+            assert f"get_run(run_id, offset={output['next_offset']})" in shown["next"]
+            assert f"omium://runs/{run_id} " in shown["next"]
             pieces = [output["text"]]
             while "next_offset" in output:
                 shown = await visitor.ok("get_run", run_id=run_id, offset=output["next_offset"])
                 output = shown["output"]
                 pieces.append(output["text"])
+            assert shown["next"] == "done"
             whole = "".join(pieces)
             of_node = await visitor.ok("get_run", run_id=run_id, node="echo")
     assert len(whole) == output["size"]
+    assert f"get_run(run_id, node='echo', offset={of_node['output']['next_offset']})" in of_node["next"]
+    assert f"omium://runs/{run_id}/nodes/echo " in of_node["next"]
     assert of_node["output"]["text"] == whole[: len(of_node["output"]["text"])]
     assert value == __import__("json").loads(whole)
 
@@ -280,3 +303,16 @@ async def test_runs_of_another_project_do_not_exist(studio: Studio, mode: Mode) 
         assert (await eve.ok("list_runs"))["runs"] == []
         assert (await eve.ok("list_approvals"))["approvals"] == []
         assert await studio.changes() == before
+
+
+async def test_a_definition_of_a_newer_version_hides_no_other_run(studio: Studio) -> None:
+    document = encode({"name": "later", "nodes": [{"id": "a", "kind": "dream"}]})
+    newer = RunId(new_id("run"))
+    create = c.CreateRun(document.digest, "later", encode({}).digest, ADA.project)
+    blobs = [NewBlob(document), NewBlob(encode({}))]
+    await studio.store.write(Write(newer, [create, c.PlanRun(), c.StartRun()], ADA.principal, blobs=blobs))
+    mine = await studio.core.run_workflow(ADA, "echo", {"value": 1})
+    assert {run.id for run in (await studio.core.list_runs(ADA)).runs} == {newer, mine.id}
+    with pytest.raises(OmiumError) as refused:
+        await studio.core.get_run(ADA, newer, detail=True)
+    assert refused.value.code == "unsupported"

@@ -21,6 +21,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
 from omium.server.mcp import Lines
+from omium.server.unreadable import TOO_LONG
 from omium.storage.sqlite.store import SqliteStore
 from tests.interaction.studio import MODES, Mode, Visitor
 
@@ -219,6 +220,30 @@ async def test_standard_output_carries_the_protocol_only(environment: dict[str, 
             assert await server.wait() == 0
 
 
+async def test_a_request_that_cannot_be_read_is_answered(environment: dict[str, str], tmp_path: Path) -> None:
+    """Several lines at once, so that each answer has to be about its own line."""
+    lines = [
+        b"this is no message",
+        b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"list_runs","arguments":{"text":"\\ud800"}}}',
+        b"",
+        b'{"jsonrpc":"2.0","method":"notifications/initialized","params":3}',
+        b'{"jsonrpc":"1.0","id":"eight","method":"ping"}',
+        envelope(9, "tools/list").strip(),
+    ]
+    with anyio.fail_after(60):
+        async with raw(environment, tmp_path) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            await server.stdin.send(b"\n".join(lines) + b"\n")
+            said: list[tuple[Any, Any]] = []
+            async for message in answers(server.stdout):
+                said.append((message["id"], message.get("error", {}).get("code")))
+                if len(said) == 4:
+                    await server.stdin.aclose()
+            assert sorted(said, key=repr) == [("eight", -32600), (7, -32700), (9, None), (None, -32700)]
+            assert await server.wait() == 0
+
+
 async def test_the_end_of_input_ends_the_server(environment: dict[str, str], tmp_path: Path) -> None:
     with anyio.fail_after(60):
         begun = processor_seconds()
@@ -286,8 +311,8 @@ def send_all(write: int, data: bytes) -> None:
         ("grüße\n".encode(), ["grüße"]),
         (b"\xff\n", ["\ufffd"]),
         (b"x" * 1_000 + b"\ny\n", ["x" * 1_000, "y"]),
-        (b"x" * 1_001 + b"\ny\n", ["", "y"]),
-        (b"x" * 500_000 + b"\ny\n" + b"z" * 500_000, ["", "y", ""]),
+        (b"x" * 1_001 + b"\ny\n", [TOO_LONG, "y"]),
+        (b"x" * 500_000 + b"\ny\n" + b"z" * 500_000, [TOO_LONG, "y", TOO_LONG]),
     ],
     ids=lambda value: repr(value)[:30],
 )

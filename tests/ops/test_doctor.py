@@ -12,6 +12,8 @@ from typing import Any
 import click
 import pytest
 
+from omium.clients.processes.identity import this_process
+from omium.clients.processes.register import Entry, Register
 from omium.server import doctor
 from omium.server.cli import cli
 from omium.server.doctor import Finding, Patient, examine
@@ -192,3 +194,21 @@ def test_health_of_a_locked_database(used: Place) -> None:
         other.execute("ROLLBACK")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["status"] == "degraded"
+
+
+def test_health_counts_the_programs_that_stall(used: Place) -> None:
+    register = Register(Path(used.environment["OMIUM_HOME"]) / "processes")
+    me = this_process()
+    for token, stalled in (("t1", True), ("t2", False)):
+        entry = Entry(
+            token=token, run="run_1", node="n", attempt=1, command="build", argv=("make",), cwd="/", env=(), leader=me,
+            owner=me, started_at=1.0, hard_timeout_s=None, seen_at=1.0, stalled=stalled,
+        )  # fmt: skip
+        register.put(entry)
+    try:
+        assert used.json("health")["stalled"] == 1
+        assert "programs that stall\t1" in used.call("health").stdout
+    finally:
+        register.drop("t1")
+        register.drop("t2")
+    assert used.json("health")["stalled"] == 0

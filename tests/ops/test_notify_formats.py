@@ -43,6 +43,9 @@ QUESTION = event(
     min_assurance="out_of_band",
 )
 FAILURE = event(EventType.RUN_FAILED, error={"type": "ValueError", "message": "it broke", "category": "unknown"})
+BUDGET = event(
+    EventType.BUDGET_REACHED, budget="daily:2026-11-24", unit="usd", percent=75, spent=15.250000001, limit=20.0
+)
 DECISION = event(
     EventType.APPROVAL_DECIDED, approval="apr_01KAG2W1D6B7N4QH3V8ZJ5MXRD", decision="approve", by="user:bo",
     assurance="out_of_band",
@@ -61,6 +64,8 @@ def document(of: Event) -> dict[str, Any]:
         ("pagerduty_decision", pagerduty(document(QUESTION), "R0UTING")),
         ("pagerduty_failure", pagerduty(document(FAILURE), "R0UTING")),
         ("pagerduty_decided", pagerduty(document(DECISION), "R0UTING")),
+        ("slack_budget", slack(document(BUDGET))),
+        ("pagerduty_budget", pagerduty(document(BUDGET), "R0UTING")),
         ("webhook_decision", document(QUESTION)),
     ],
 )

@@ -67,6 +67,16 @@ def test_a_template_runs_as_its_readme_says(template: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
+def test_nothing_is_to_be_said_against_a_template(template: str, tmp_path: Path) -> None:
+    """It is the first thing that somebody sees, and what they go by."""
+    place = begun(template, tmp_path)
+    (name,) = [path.stem for path in (place.directory / "workflows").iterdir()]
+    seen = place.json("simulate", name, *(["--input", "goal=x"] if template == "epic" else []))
+    assert seen["warnings"] == []
+    assert "last last" not in (place.directory / "README.md").read_text()  # that is one and the same run
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_a_templates_own_tests_pass(template: str, tmp_path: Path) -> None:
     place = begun(template, tmp_path)
     told = subprocess.run(

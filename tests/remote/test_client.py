@@ -16,6 +16,7 @@ from omium.clients.remote import OmiumClient
 from omium.clients.remote.client import Ask, _form
 from omium.clients.remote.connection import Connection
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import RunId
 from omium.server.mcp import build_server
 from omium.tools.toolsets import TOOLSETS
 from tests.interaction.studio import ADA, Studio, open_studio
@@ -165,6 +166,48 @@ async def test_a_lost_connection_is_made_again_and_the_call_repeated_once_at_the
             run = await omium.run_workflow("greet", {"name": "Ada"})
             assert (opened, omium.connection.reconnected) == (2, 1)
             assert [one.run_id for one in await omium.list_runs()] == [run.run_id]
+
+
+async def test_events_are_followed_once_and_in_order_although_the_connection_is_lost(studio: Studio) -> None:
+    server = build_server(studio.core, ADA, toolsets=list(TOOLSETS))
+    told: list[int] = []
+    opened = 0
+
+    class Losing:
+        """A connection that answers twice, and loses the third answer."""
+
+        def __init__(self, inner: Client) -> None:
+            self.inner = inner
+            self.left = 3
+
+        async def call_tool(self, *arguments: Any, **options: Any) -> Any:
+            answer = await self.inner.call_tool(*arguments, **options)
+            self.left -= 1
+            if not self.left and told:
+                raise MCPError(CONNECTION_CLOSED, "Connection closed")
+            return answer
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Any]:
+        nonlocal opened
+        async with Client(server) as inner:
+            opened += 1
+            if opened > 3:  # the run goes on once the connection was lost three times
+                studio.release.set()
+            yield Losing(inner)
+
+    with anyio.fail_after(60):
+        async with OmiumClient(Connection(connect)) as omium:
+            run = await omium.run_workflow("held")
+            async for event in omium.events(run.run_id):
+                told.append(event.seq)
+                if event.type == "node.started" and event.data["node"] == "second":
+                    for number in range(60):  # so that there is something to hear of while it is held
+                        await studio.core.signal(ADA, RunId(run.run_id), f"s{number}", None)
+            ended = await omium.get_run(run.run_id)
+            assert omium.connection.reconnected >= 3
+            assert (ended.status, told) == ("completed", list(range(1, ended.seq + 1)))
+            assert [one.seq async for one in omium.events(run.run_id, after=5)] == told[5:]
 
 
 async def test_a_server_that_is_not_there_is_said_after_a_while() -> None:

@@ -270,3 +270,34 @@ async def test_one_signs_in_and_out_with_a_browser(guarded: House) -> None:
             await expect(page.locator(".me")).to_contain_text("token:bo")
             await page.get_by_role("button", name="Sign out").click()
             await expect(page.get_by_label("Token")).to_be_visible()
+
+
+async def test_a_failed_run_is_read_on_a_telephone(house: House) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        run = await house.run("link-check", title="Nightly link check")
+        wide = await house.run("wide", {"items": list(range(60))})
+        async with open_eyes(house) as eyes:
+            async with eyes.looking(f"/runs/{run.id}/audit", "phone") as page:
+                tab = page.locator(".tabs [aria-current]")
+                await expect(tab).to_have_text("Who did what")
+                await expect(tab).to_be_in_viewport(ratio=0.95)
+                await expect(page.locator("#failure")).to_contain_text("404 https://example.org/gone")
+                top = await page.locator("#view").evaluate("one => one.getBoundingClientRect().top")
+                assert top < 700, "choosing a tab must show what it holds, not the failure alone"
+            async with eyes.looking(f"/runs/{wide.id}", "phone") as page:
+                heights = await page.locator(".zoom button").evaluate_all("all => all.map((one) => one.offsetHeight)")
+                assert len(set(heights)) == 1 and heights[0] < 35, "a button breaks in its word"
+            assert eyes.problems == []
+
+
+async def test_words_in_tables_are_whole(house: House) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        run = await house.run("link-check", title="Nightly link check")
+        nodes, audit = f"/runs/{run.id}?node=visit", f"/runs/{run.id}/audit"
+        async with open_eyes(house) as eyes:
+            for path, cells in ((nodes, "#nodelist .whole"), (audit, "#audit .whole, #audit .when")):
+                async with eyes.looking(path) as page:
+                    await page.set_viewport_size({"width": 1280, "height": 900})
+                    high = await page.locator(cells).evaluate_all("all => all.map((one) => one.offsetHeight)")
+                    assert high and max(high) < 45, f"{path}: a word is broken"
+            assert eyes.problems == []

@@ -115,6 +115,7 @@ async def test_a_rollback_is_planned_then_done_once(house: House) -> None:
             page = await browser.open(f"/runs/{run_id}/history", at=early.seq)
             plan = await browser.send(page, f"/runs/{run_id}/plan", operation="rollback", at=str(early.seq))
             said = words(plan.text)
+            assert "eused" not in said  # what is kept is not "reused", and nothing is said to be lost
             assert "Nothing has happened yet" in said
             assert "write" in said
             assert (await house.core.get_run(house.owner, run_id)).status == "waiting_approval"

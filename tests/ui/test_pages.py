@@ -236,3 +236,7 @@ async def test_a_question_shows_all_that_is_needed(house: House) -> None:
             assert set(fields) == {"proof", "key", "binding"}
             view = await house.core.get_approval(house.owner, ApprovalId(approval))
             assert view.status == "pending"
+            await house.core.decide(house.owner, ApprovalId(approval), "approve", assurance="elicited")
+            decided = words(await browser.open(f"/approvals/{approval}"))
+            assert "approve by" in decided
+            assert "xpire" not in decided  # what was decided neither expires nor has expired

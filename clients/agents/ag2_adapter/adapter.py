@@ -35,6 +35,7 @@ Configure = Callable[[AgentContext], AbstractAsyncContextManager["ModelConfig"]]
 
 _REPAIRS: Final = 2  # how often an answer that does not fit its schema is sent back
 _GO_ON: Final = "Go on."
+_CUT: Final = frozenset({"length", "max_tokens", "MAX_TOKENS"})
 
 
 class Ag2Adapter:
@@ -186,6 +187,8 @@ class _Conversation:
                     for call, answer in zip(calls, answers, strict=True)
                 ]
             )
+        if (unsaid := _unsaid(response)) is not None:
+            return unsaid
         output, problem = self._ctx.check_output(response.content)
         if not problem:
             return Outcome("ok", output)
@@ -194,6 +197,19 @@ class _Conversation:
             return Outcome("failed", error=OmiumError("invalid_value", why), category="validation")
         self._repairs += 1
         return ModelRequest([TextInput(f"Your answer does not fit what is asked for: {problem}. Answer again.")])
+
+
+def _unsaid(response: ModelResponse) -> Outcome | None:
+    """The failure that an answer without a word is, unless the model itself ended it there."""
+    if response.content:
+        return None
+    if response.finish_reason in _CUT:
+        why = "the model used up max_tokens before it said anything; allow it more"
+        return Outcome("failed", error=OmiumError("invalid_value", why), category="validation")
+    if response.finish_reason is None and response.provider == "openai":  # whose answers always say why they end
+        why = "what the provider sent holds no answer"
+        return Outcome("failed", error=OmiumError("process_failed", why), category="api_error")
+    return None
 
 
 def _read_ag2() -> None:

@@ -85,7 +85,16 @@ async function go(url, push) {
 
 export function soft(url) { go(url, true).catch(() => location.assign(url)); }
 
+// On a narrow screen the tabs are wider than it: the one that is shown is where it can be seen.
+function showTab() {
+  const tabs = document.querySelector(".tabs"), tab = tabs?.querySelector("[aria-current]");
+  if (!tab) return;
+  const [row, at] = [tabs.getBoundingClientRect(), tab.getBoundingClientRect()];
+  if (at.left < row.left || at.right > row.right) tabs.scrollLeft += at.left - row.left - (row.width - at.width) / 2;
+}
+
 export function startPages() {
+  showTab();
   history.replaceState({ soft: true }, "");
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("a[href]");

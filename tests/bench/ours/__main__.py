@@ -24,6 +24,7 @@ from tests.bench.ours import (
     policies,
     quiet,
     runs,
+    screens,
     tools,
     waiting,
 )
@@ -50,6 +51,7 @@ MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
     "tools": tools.tools,
     "checkouts": checkouts.checkouts,
     "quiet": quiet.quiet,
+    "screens": screens.screens,
 }
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, PlanToken, Principal, ProjectId, RunId, Seq
+from omium.orchestration.ids import Digest, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import NewBlob, PlanRow, RunQuery
+from omium.orchestration.ports import NewBlob, PlanRow, RunQuery, TokenRow, WorkerRow
+from omium.orchestration.ports_gates import Amounts, Counter
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
 from omium.storage.maintenance.projections import TABLES
@@ -60,7 +61,7 @@ async def test_any_history_is_sound_and_can_be_rebuilt(store: AnyStore, seed: in
     numbers = random.Random(seed)
     life = Life(store)
     await life.live([numbers.randrange(10**6) for _ in range(160)])
-    assert {"branch", "roll_back", "fall_back", "play_from", "settle", "label"} <= set(life.done)
+    assert {"branch", "roll_back", "fall_back", "play_from", "settle", "label", "point", "adopt"} <= set(life.done)
     await catch_up(life)
     assert await m.verify(m.keeper(store)) == []
     before = await tables_of(store)
@@ -510,3 +511,47 @@ async def test_recorded_heads_are_anchors_within(store: AnyStore, clock: TestClo
     assert await m.record_heads(m.keeper(store), USER) == 1
     assert await m.verify(m.keeper(store)) == []
     assert second in (await m.export_heads(m.keeper(store)))["runs"]
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_shows_that_controls_work_is_counted_by_project(store: AnyStore, clock: TestClock) -> None:
+    life, project = Life(store), ProjectId("default")
+    run_id = await finished(life)
+    other = await life.create(project="other")
+    await life.do(run_id, c.NoteBudget("all", "usd", 50, 1.0, 2.0))
+    await store.raise_budget(project, "all", Amounts(usd=1), USER)
+    for number, (expires, revoked) in enumerate([(None, None), (1, None), (None, 2)]):
+        token = TokenRow(f"tok_{number}", f"{number}" * 64, project, USER, "viewer", "own", "", 0, expires, revoked)
+        await store.put_token(token, USER)
+    found = await m.evidence(m.keeper(store), project)
+    assert (found.runs, found.events, found.reached) == (1, (await store.heads([run_id]))[run_id], 1)
+    assert found.tokens == {"active": 1, "expired": 1, "revoked": 1}
+    assert found.noted == {"budget.raised": 1, "token.created": 3}
+    assert (found.decided, found.by_others, found.open, found.decisions, found.pins) == ({}, 0, 0, {}, {})
+    apart = await m.evidence(m.keeper(store), ProjectId("other"))
+    assert (apart.runs, apart.events, apart.reached, apart.noted) == (1, (await store.heads([other]))[other], 0, {})
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_copy_can_be_made_nobodys(store: AnyStore) -> None:
+    """A worker of the original that a copy still had would be taken for silent by whoever works on the copy."""
+    life, worker, project = Life(store), WorkerId("w"), ProjectId("default")
+    run_id = await life.create()
+    await store.register(WorkerRow(worker, "host", "boot", 1, 1.0, 0, (project,)))
+    assert await store.hold("call", project, worker, [Counter("all")], Amounts(usd=4, tokens=2)) == []
+
+    def disown(tables: m.Tables) -> None:
+        for statement in m.DISOWN:
+            tables.run(statement)
+
+    await m.keeper(store).write(disown)
+    assert await store.workers() == []
+    claimed = await store.claim(WorkerId("new"), [project], 10, 1)
+    assert [(one.run_id, one.fence) for one in claimed] == [(run_id, life.fences[run_id] + 1)]
+    (spent,) = await store.budgets(project)
+    assert (spent.spent.usd, spent.spent.tokens, spent.held.usd) == (4, 2, 0)
+    assert await m.verify(m.keeper(store)) == []

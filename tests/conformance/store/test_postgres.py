@@ -16,13 +16,13 @@ import pytest
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, ProjectId, Seq, WorkerId
 from omium.orchestration.log.commands import CancelRun, Label, PauseRun, ResumeRun, Signal, StartNode
-from omium.orchestration.ports import NewBlob
+from omium.orchestration.ports import NewBlob, RunQuery
 from omium.orchestration.values import encode
 from omium.storage.maintenance import erase, keeper
 from omium.storage.open import open_store
 from omium.storage.postgres import connection, tail
 from omium.storage.postgres.store import PostgresStore
-from tests.conformance.store.acting import WORKER, A, B, Run, completion, executing, refused
+from tests.conformance.store.acting import WORKER, A, B, Run, completion, executing, refused, request
 from tests.conformance.store.test_processes import wake
 from tests.postgres import PostgresServer
 from tests.storage_histories import Life
@@ -250,6 +250,23 @@ async def test_text_that_postgres_cannot_hold_is_refused(store: PostgresStore) -
     outcomes = await asyncio.gather(run.ask(PauseRun("a\x00b")), other.ask(PauseRun("ab")), return_exceptions=True)
     assert getattr(outcomes[0], "code", None) == "invalid_value" and getattr(outcomes[1], "seq", None) == 4
     await run.ask(PauseRun("ab"))
+
+
+async def test_text_that_postgres_cannot_hold_is_not_looked_for(store: PostgresStore) -> None:
+    """And that is no trouble of the database, so nobody is told to try again."""
+    for query in (RunQuery(text="a\x00b"), RunQuery(workflow="\x00")):
+        with pytest.raises(OmiumError) as told:
+            await store.runs(query)
+        assert told.value.code == "invalid_argument"
+        assert "NUL" in told.value.message
+
+
+async def test_a_question_shows_what_postgres_cannot_hold(store: PostgresStore) -> None:
+    """What is asked may quote what a model or a tool gave, and the run has to go on all the same."""
+    run = await executing(store)
+    await run.do(request("apr_1", None, question="Send a\x00b?"))
+    [asked] = await store.approvals(run_id=run.id)
+    assert asked.question == "Send a\u2400b?"
 
 
 @pytest.mark.parametrize(("durability", "found"), [("full", "on"), ("normal", "off")])

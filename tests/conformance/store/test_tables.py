@@ -115,12 +115,13 @@ async def test_claims_come_by_priority_and_then_by_due_time(store: AnyStore, clo
     await draft(store)
     assert await store.claim(WORKER, DEFAULT, 10, clock.us - 1) == []
     assert await store.claim(WORKER, [], 10, clock.us) == []
+    assert await store.queued(DEFAULT, clock.us) == 2  # the first is not due
     clock.advance(10)
-    assert await store.queued(DEFAULT) == 3
+    assert await store.queued(DEFAULT, clock.us) == 3
     assert await store.claim(WORKER, DEFAULT, 1, clock.us) == [Claimed(urgent.id, Fence(1))]
     assert [found.run_id for found in await store.claim(WORKER, DEFAULT, 10, clock.us)] == [early.id, late.id]
     assert await store.claim(OTHER, DEFAULT, 10, clock.us) == []
-    assert await store.queued(DEFAULT) == 0
+    assert await store.queued(DEFAULT, clock.us) == 0
     both = await store.claim(OTHER, [ProjectId("elsewhere"), *DEFAULT], 10, clock.us)
     assert both == [Claimed(elsewhere.id, Fence(1))]
     await Run(store, early.id, Fence(1)).do(StartNode(A, 0))
@@ -155,7 +156,7 @@ async def test_a_parked_run_sleeps_until_something_happens(store: AnyStore, cloc
     run = await executing(store)
     assert run.fence is not None
     assert await store.release(run.id, run.fence, Seq(3), None)
-    assert await store.next_wake(DEFAULT) is None and await store.queued(DEFAULT) == 0
+    assert await store.next_wake(DEFAULT) is None and await store.queued(DEFAULT, clock.us) == 0
     clock.advance(1)
     await run.ask(Signal("go", INPUTS.digest, INPUTS.size))
     assert await store.next_wake(DEFAULT) == clock.us
@@ -190,7 +191,7 @@ async def test_runs_are_woken_by_name(store: AnyStore, clock: TestClock) -> None
     assert [claimed.run_id for claimed in found] == [due.id]  # woken no later than it was to be
     found = await store.claim(WORKER, DEFAULT, 10, clock.us + 7)
     assert [claimed.run_id for claimed in found] == [parked.id]
-    assert await store.queued(DEFAULT) == 0
+    assert await store.queued(DEFAULT, clock.us) == 0
     await owned.do(StartNode(A, 0))
     await store.wake([], 1)
 
@@ -201,7 +202,7 @@ async def test_a_run_that_is_called_while_it_is_owned_is_due_once_it_is_given_up
     called, later, parked, taken = [await executing(store) for _ in range(4)]
     await store.wake([called.id, parked.id, taken.id], clock.us + 7)
     await store.wake([later.id], clock.us + 70_000_000)
-    assert await store.next_wake(DEFAULT) is None and await store.queued(DEFAULT) == 0
+    assert await store.next_wake(DEFAULT) is None and await store.queued(DEFAULT, clock.us) == 0
     for run, wake_at in ((called, 60), (later, 60), (parked, None), (taken, 60)):
         due = None if wake_at is None else clock.us + wake_at * 1_000_000
         assert run.fence is not None and await store.release(run.id, run.fence, Seq(3), due)

@@ -95,6 +95,14 @@ async def test_what_no_rule_allows_is_refused_and_not_tried_again(tmp_path: Path
         assert decision.tool == "drop"
 
 
+async def test_a_name_that_no_database_holds_is_refused_and_told(tmp_path: Path) -> None:
+    out = Outside()
+    async with world(tmp_path, FLOW, functions={"work": out.resilient}, policy=POLICY) as w:
+        for table, tool in (("notes", "read\0"), ("notes", "\0")):
+            assert (await w.finished(await start(w, tool, table))).output == {"work": "invalid_argument"}
+        assert out.made == []
+
+
 async def test_without_a_policy_of_its_own_a_project_is_asked(tmp_path: Path) -> None:
     out = Outside()
     async with world(tmp_path, FLOW, functions={"work": out.work}) as w:

@@ -299,6 +299,19 @@ async def test_a_run_past_its_deadline_fails_and_everything_in_it_stops(tmp_path
         await w.idle()
 
 
+@pytest.mark.parametrize(("asked", "limit", "after"), [(None, 60, 60), (30, 60, 30), (90, 60, 60), (30, None, 30)])
+async def test_no_run_takes_longer_than_the_operator_lets_it(
+    tmp_path: Path, asked: float | None, limit: float | None, after: float
+) -> None:
+    async with world(tmp_path, FIVE) as w:
+        w.core.longest_s = limit
+        run = await w.run("five", deadline_s=asked)
+        state = await w.machine.store.state(run)
+        assert state.deadline_at is not None
+        assert abs(state.deadline_at - state.created_at - after * 1_000_000) < 1_000_000
+        await w.core.cancel(ME, run)
+
+
 async def test_a_deadline_passes_also_while_nobody_owns_the_run(tmp_path: Path) -> None:
     flow = "{name: sleepy, nodes: [{id: w, kind: wait, wait: {for: 1d}}, {id: b, kind: function, use: echo}]}"
     async with world(tmp_path, flow) as w:

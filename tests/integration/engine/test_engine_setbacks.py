@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.ports import Attempt, Write
+from omium.server.commands.live import Nodes, told
 from tests.integration.engine.worlds import ME, World, world
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +48,7 @@ async def rolled_back(world: World, run: Any) -> list[Event]:
     return [event for event in await world.events(run) if event.type is E.RUN_ROLLED_BACK]
 
 
-async def test_a_node_that_fails_twice_completes_after_two_automatic_rollbacks(tmp_path: Any) -> None:
+async def test_a_node_that_fails_twice_completes_after_two_automatic_rollbacks(tmp_path: Path) -> None:
     async with world(tmp_path, flow(BACK, TWO), functions={"shaky": Shaky(2)}) as w:
         run = await w.run("w")
         await w.finished(run)
@@ -59,7 +61,7 @@ async def test_a_node_that_fails_twice_completes_after_two_automatic_rollbacks(t
         assert len(w.called("b")) == 3
 
 
-async def test_one_that_fails_for_ever_waits_for_a_person_after_the_last_rollback(tmp_path: Any) -> None:
+async def test_one_that_fails_for_ever_waits_for_a_person_after_the_last_rollback(tmp_path: Path) -> None:
     async with world(tmp_path, flow(BACK, TWO), functions={"shaky": Shaky(99)}) as w:
         run = await w.run("w")
         await w.status(run, "waiting_approval")
@@ -71,7 +73,7 @@ async def test_one_that_fails_for_ever_waits_for_a_person_after_the_last_rollbac
         await w.finished(run, "failed")
 
 
-async def test_a_person_may_have_the_run_taken_back_once_more(tmp_path: Any) -> None:
+async def test_a_person_may_have_the_run_taken_back_once_more(tmp_path: Path) -> None:
     async with world(tmp_path, flow(BACK, TWO), functions={"shaky": Shaky(3)}) as w:
         run = await w.run("w")
         await w.approve(run, "rollback")
@@ -81,7 +83,7 @@ async def test_a_person_may_have_the_run_taken_back_once_more(tmp_path: Any) -> 
         assert back[-1].data["approval"].startswith("apr_")
 
 
-async def test_rollbacks_stay_counted_over_restarts_and_over_rollbacks_by_people(tmp_path: Any) -> None:
+async def test_rollbacks_stay_counted_over_restarts_and_over_rollbacks_by_people(tmp_path: Path) -> None:
     async with world(tmp_path, flow(BACK, TWO), functions={"shaky": Shaky(99)}) as w:
         run = await w.run("w")
         await w.status(run, "waiting_approval")
@@ -93,7 +95,7 @@ async def test_rollbacks_stay_counted_over_restarts_and_over_rollbacks_by_people
         assert [e.data.get("trigger") for e in await rolled_back(w, run)] == ["automatic", "automatic", None]
 
 
-async def test_retries_come_first(tmp_path: Any) -> None:
+async def test_retries_come_first(tmp_path: Path) -> None:
     nodes = "- {id: a, kind: function, use: shaky, retry: {max_attempts: 2, initial: 0}}"
     async with world(tmp_path, flow(BACK, nodes), functions={"shaky": Shaky(3)}) as w:
         run = await w.run("w")
@@ -114,7 +116,7 @@ async def test_retries_come_first(tmp_path: Any) -> None:
         ("  {do: rollback, to: never made}", "waiting_approval", ["retry", "skip", "abort"]),
     ],
 )
-async def test_the_first_rule_that_fits_counts(tmp_path: Any, rules: str, status: str, asked: Any) -> None:
+async def test_the_first_rule_that_fits_counts(tmp_path: Path, rules: str, status: str, asked: Any) -> None:
     async with world(tmp_path, flow(rules, TWO), functions={"shaky": Shaky(99)}) as w:
         run = await w.run("w")
         await w.status(run, status)
@@ -123,7 +125,7 @@ async def test_the_first_rule_that_fits_counts(tmp_path: Any, rules: str, status
         assert not await rolled_back(w, run)
 
 
-async def test_abort_fails_the_run_at_once_whatever_else_is_under_way(tmp_path: Any) -> None:
+async def test_abort_fails_the_run_at_once_whatever_else_is_under_way(tmp_path: Path) -> None:
     nodes = TWO + "  - {id: c, kind: function, use: hold, with: {name: c}}\n"
     shaky = Shaky(99)
     async with world(tmp_path, flow("  - {do: abort}", nodes), functions={"shaky": shaky}) as w:
@@ -134,7 +136,7 @@ async def test_abort_fails_the_run_at_once_whatever_else_is_under_way(tmp_path: 
 
 
 @pytest.mark.parametrize(("to", "repeated"), [("start", 2), ("node:a", 1), ("previous", 1)])
-async def test_where_it_goes_back_to(tmp_path: Any, to: str, repeated: int) -> None:
+async def test_where_it_goes_back_to(tmp_path: Path, to: str, repeated: int) -> None:
     rule = f"  - {{do: rollback, to: '{to}'}}"
     async with world(tmp_path, flow(rule, TWO), functions={"shaky": Shaky(1)}) as w:
         run = await w.run("w")
@@ -142,11 +144,11 @@ async def test_where_it_goes_back_to(tmp_path: Any, to: str, repeated: int) -> N
         assert len(w.called("a")) == repeated
 
 
-async def test_a_label_is_a_place_to_go_back_to(tmp_path: Any) -> None:
-    nodes = TWO.replace("needs: a}", "needs: h}") + "  - {id: h, kind: function, use: hold, with: {name: h}, needs: a}\n"
-    async with world(
-        tmp_path, flow("  - {do: rollback, to: ready}", nodes), functions={"shaky": Shaky(1)}
-    ) as w:
+async def test_a_label_is_a_place_to_go_back_to(tmp_path: Path) -> None:
+    nodes = (
+        TWO.replace("needs: a}", "needs: h}") + "  - {id: h, kind: function, use: hold, with: {name: h}, needs: a}\n"
+    )
+    async with world(tmp_path, flow("  - {do: rollback, to: ready}", nodes), functions={"shaky": Shaky(1)}) as w:
         run = await w.run("w")
         await w.entered("h")
         await w.core.checkpoint(ME, run, "ready", at="node:a")
@@ -157,8 +159,10 @@ async def test_a_label_is_a_place_to_go_back_to(tmp_path: Any) -> None:
         assert (len(w.called("a")), len(w.called("h"))) == (1, 2)
 
 
-async def test_an_invalid_checkpoint_is_passed_over(tmp_path: Any) -> None:
-    nodes = TWO.replace("needs: a}", "needs: h}") + "  - {id: h, kind: function, use: hold, with: {name: h}, needs: a}\n"
+async def test_an_invalid_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    nodes = (
+        TWO.replace("needs: a}", "needs: h}") + "  - {id: h, kind: function, use: hold, with: {name: h}, needs: a}\n"
+    )
     async with world(tmp_path, flow(BACK, nodes), functions={"shaky": Shaky(1)}) as w:
         run = await w.run("w")
         await w.entered("h")
@@ -170,7 +174,7 @@ async def test_an_invalid_checkpoint_is_passed_over(tmp_path: Any) -> None:
         assert (await w.events(run))[back.data["to"] - 1].data["node"] == "h"
 
 
-async def test_what_else_is_in_flight_is_stopped_first_and_runs_again(tmp_path: Any) -> None:
+async def test_what_else_is_in_flight_is_stopped_first_and_runs_again(tmp_path: Path) -> None:
     entered, stopped = anyio.Event(), []
 
     async def slow(attempt: Attempt) -> str:
@@ -196,7 +200,7 @@ async def test_what_else_is_in_flight_is_stopped_first_and_runs_again(tmp_path: 
         assert (await w.finished(run)).output == {"b": 1, "c": "done"}
 
 
-async def test_two_that_fail_together_are_one_rollback(tmp_path: Any) -> None:
+async def test_two_that_fail_together_are_one_rollback(tmp_path: Path) -> None:
     both = anyio.Event()
     begun: list[str] = []
 
@@ -216,7 +220,7 @@ async def test_two_that_fail_together_are_one_rollback(tmp_path: Any) -> None:
         assert len(await rolled_back(w, run)) == 1
 
 
-async def test_a_paused_run_is_taken_back_when_it_goes_on(tmp_path: Any) -> None:
+async def test_a_paused_run_is_taken_back_when_it_goes_on(tmp_path: Path) -> None:
     ready, go = anyio.Event(), anyio.Event()
 
     async def shaky(attempt: Attempt, value: Any = None) -> Any:
@@ -239,7 +243,7 @@ async def test_a_paused_run_is_taken_back_when_it_goes_on(tmp_path: Any) -> None
         assert len(await rolled_back(w, run)) == 1
 
 
-async def test_a_person_who_goes_back_meanwhile_has_the_last_word(tmp_path: Any) -> None:
+async def test_a_person_who_goes_back_meanwhile_has_the_last_word(tmp_path: Path) -> None:
     ready, go = anyio.Event(), anyio.Event()
 
     async def shaky(attempt: Attempt, value: Any = None) -> Any:
@@ -290,7 +294,7 @@ class Till:
         self.done.append("back")
 
 
-async def test_what_can_be_undone_is_undone_before_it_happens_again(tmp_path: Any) -> None:
+async def test_what_can_be_undone_is_undone_before_it_happens_again(tmp_path: Path) -> None:
     till = Till()
     rule = "  - {do: rollback, to: start, max: 2}"
     nodes = PAYS.replace("use: pays", "use: pays, compensate: back")
@@ -298,12 +302,17 @@ async def test_what_can_be_undone_is_undone_before_it_happens_again(tmp_path: An
     async with world(tmp_path, flow(rule, nodes), functions=functions) as w:
         run = await w.run("w")
         await w.finished(run)
+        told = await w.core.rollbacks(ME, run)
+        assert [(one.trigger, one.outcome, one.compensated) for one in told] == [("automatic", "done", {"done": 1})] * 2
+        assert [one.reason for one in told] == [
+            f"b failed (connection_error): automatic rollback {nth} of 2" for nth in (1, 2)
+        ]
     assert till.done == ["paid", "back", "paid", "back", "paid"]
 
 
 @pytest.mark.parametrize(("choice", "paid"), [("rollback", 2), ("retry", 1)])
 async def test_what_nothing_undoes_is_not_repeated_before_a_person_says_so(
-    tmp_path: Any, choice: str, paid: int
+    tmp_path: Path, choice: str, paid: int
 ) -> None:
     till, rule = Till(), "  - {do: rollback, to: start, max: 2}"
     async with world(tmp_path, flow(rule, PAYS), functions={"shaky": Shaky(1), "pays": till.pays}) as w:
@@ -313,6 +322,7 @@ async def test_what_nothing_undoes_is_not_repeated_before_a_person_says_so(
         state = await w.machine.store.state(run)
         [asked] = state.approvals.values()
         assert asked.options == ["rollback", "retry", "skip", "abort"]
+        assert asked.question.endswith("would repeat what nothing undoes: pay (pay).")
         [effect] = (asked.details or {})["effects"]
         assert (effect["node"], effect["call"], effect["outcome"], effect["undone"]) == ("pay", "pay", "done", "no")
         await w.approve(run, choice)
@@ -320,7 +330,7 @@ async def test_what_nothing_undoes_is_not_repeated_before_a_person_says_so(
     assert till.done == ["paid"] * paid
 
 
-async def test_what_lies_before_the_checkpoint_stands_against_nothing(tmp_path: Any) -> None:
+async def test_what_lies_before_the_checkpoint_stands_against_nothing(tmp_path: Path) -> None:
     till = Till()
     async with world(tmp_path, flow(BACK, PAYS), functions={"shaky": Shaky(2), "pays": till.pays}) as w:
         run = await w.run("w")
@@ -329,7 +339,7 @@ async def test_what_lies_before_the_checkpoint_stands_against_nothing(tmp_path: 
     assert till.done == ["paid"]
 
 
-async def test_an_undoing_that_fails_is_a_question_and_only_going_back_or_ending_is_left(tmp_path: Any) -> None:
+async def test_an_undoing_that_fails_is_a_question_and_only_going_back_or_ending_is_left(tmp_path: Path) -> None:
     till = Till(broken=1)
     rule = "  - {do: rollback, to: start, max: 2}"
     nodes = """
@@ -353,7 +363,28 @@ async def test_an_undoing_that_fails_is_a_question_and_only_going_back_or_ending
     assert till.done == ["paid", "paid", "fine", "back", "paid", "paid"]
 
 
-async def test_what_a_sub_run_did_counts_too(tmp_path: Any) -> None:
+async def test_a_second_question_lists_what_was_agreed_to_before(tmp_path: Path) -> None:
+    """One call that nothing undoes, and one of which the undoing fails: two questions, and no third."""
+    till = Till(broken=9)
+    rule = "  - {do: rollback, to: start, max: 2}"
+    nodes = """
+  - {id: pay, kind: function, use: pays}
+  - {id: more, kind: function, use: pays, compensate: back, needs: pay}
+  - {id: b, kind: function, use: shaky, with: {value: 1}, needs: more}
+"""
+    functions = {"shaky": Shaky(1), "pays": till.pays, "back": till.back}
+    async with world(tmp_path, flow(rule, nodes), functions=functions) as w:
+        run = await w.run("w")
+        await w.approve(run, "rollback")
+        await w.approve(run, "rollback")
+        await w.finished(run)
+        asked = (await w.machine.store.state(run)).approvals.values()
+        listed = [[one["node"] for one in (each.details or {})["effects"]] for each in asked]
+        assert listed == [["pay"], ["pay", "more"]]
+    assert till.done == ["paid"] * 4
+
+
+async def test_what_a_sub_run_did_counts_too(tmp_path: Path) -> None:
     till, rule = Till(), "  - {do: rollback, to: start}"
     below = "{name: below, nodes: [{id: pay, kind: function, use: pays}]}"
     nodes = """
@@ -405,7 +436,7 @@ async def die_before(world: World, at: str, nth: int = 1) -> None:
 
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("at", ["failure", "undoing", "rollback"])
-async def test_another_machine_finishes_what_a_dead_one_began(tmp_path: Any, at: str, nth: int) -> None:
+async def test_another_machine_finishes_what_a_dead_one_began(tmp_path: Path, at: str, nth: int) -> None:
     till, rule = Till(), "  - {do: rollback, to: start, max: 2}"
     nodes = PAYS.replace("use: pays", "use: pays, compensate: back")
 
@@ -423,7 +454,7 @@ async def test_another_machine_finishes_what_a_dead_one_began(tmp_path: Any, at:
     assert till.done == ["paid", "back", "paid", "back", "paid"]
 
 
-async def test_an_undoing_that_was_cut_off_is_not_known_to_have_happened_and_a_person_is_asked(tmp_path: Any) -> None:
+async def test_an_undoing_that_was_cut_off_is_not_known_to_have_happened_and_a_person_is_asked(tmp_path: Path) -> None:
     till, rule = Till(), "  - {do: rollback, to: start, max: 2}"
     nodes = PAYS.replace("use: pays", "use: pays, compensate: back")
     functions = {"shaky": Shaky(1), "pays": till.pays, "back": till.back}
@@ -438,7 +469,26 @@ async def test_an_undoing_that_was_cut_off_is_not_known_to_have_happened_and_a_p
     assert till.done == ["paid", "back", "paid"]
 
 
-async def test_a_question_that_was_not_written_is_asked_by_the_next_machine(tmp_path: Any) -> None:
+async def test_what_was_undone_before_the_crash_leaves_no_way_but_back(tmp_path: Path) -> None:
+    till, rule = Till(), "  - {do: rollback, to: start, max: 2}"
+    nodes = """
+  - {id: pay, kind: function, use: pays, compensate: back}
+  - {id: more, kind: function, use: pays, compensate: back, needs: pay}
+  - {id: b, kind: function, use: shaky, with: {value: 1}, needs: more}
+"""
+    functions = {"shaky": Shaky(1), "pays": till.pays, "back": till.back}
+    async with world(tmp_path, flow(rule, nodes), functions=functions) as w:
+        run = await w.run("w")
+        await die_before(w, "undone", 2)  # `more` is undone, `pay` is being undone
+        await w.status(run, "waiting_approval")
+        [asked] = await w.core.list_approvals(ME, run_id=run)
+        assert asked.options == ["rollback", "abort"]
+        await w.approve(run, "rollback")
+        await w.finished(run)
+    assert till.done == ["paid", "paid", "back", "back", "paid", "paid"]
+
+
+async def test_a_question_that_was_not_written_is_asked_by_the_next_machine(tmp_path: Path) -> None:
     till, rule = Till(), "  - {do: rollback, to: start, max: 2}"
     async with world(tmp_path, flow(rule, PAYS), functions={"shaky": Shaky(1), "pays": till.pays}) as w:
         run = await w.run("w")
@@ -446,3 +496,35 @@ async def test_a_question_that_was_not_written_is_asked_by_the_next_machine(tmp_
         await w.approve(run, "rollback")
         await w.finished(run)
     assert till.done == ["paid", "paid"]
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+async def test_a_dry_run_shows_what_a_failure_leads_to(tmp_path: Path) -> None:
+    rules = """
+  - {do: abort, categories: [timeout, api_error], nodes: [a]}
+  - {do: rollback, nodes: [b], to: start, max: 2}
+  - {do: ask}
+"""
+    async with world(tmp_path, flow(rules, TWO), functions={"shaky": Shaky(0)}) as w:
+        shown = await w.core.simulate(ME, "w")
+        assert [(one.node, one.note) for one in shown.order] == [
+            ("a", "on timeout or api_error: the run fails, on any failure: asks"),
+            ("b", "on any failure: back to start up to 2 times, then asks, on any failure: asks"),
+        ]
+
+
+async def test_the_history_of_the_run_and_its_progress_tell_of_it(tmp_path: Path) -> None:
+    async with world(tmp_path, flow(BACK, TWO), functions={"shaky": Shaky(1)}) as w:
+        run = await w.run("w")
+        await w.finished(run)
+        deeds = [one for one in (await w.core.audit(ME, run)).deeds if one.kind == "run.rolled_back"]
+        assert [(one.actor, one.data["trigger"], one.data["cause"]) for one in deeds] == [("engine", "automatic", "b")]
+        nodes, lines = Nodes(), []
+        for event in await w.core.events(ME, run, limit=1000):
+            lines += [line for _, line in told(event, nodes)]
+            nodes.take(event)
+        assert any(line.startswith("b  attempt 1 failed: refused") for line in lines)
+        assert "rolled back: b failed (connection_error): automatic rollback 1 of 2" in lines
+        assert (nodes.running, nodes.tried) == ({}, {})

@@ -205,11 +205,13 @@ class Steered(RuleBasedStateMachine):
 
         self.portal.call(hand_over)
 
-    async def _decide_one(self, which: int) -> None:
+    async def _decide_one(self, which: int, *, back: bool = True) -> None:
+        """`back`: also by having the run taken back, of which there is no end."""
         pending = await self.world.core.list_approvals(ME)
         if pending:
             approval = pending[which % len(pending)]
-            decision = approval.options[which % len(approval.options)]
+            options = [one for one in approval.options if back or one != "rollback"]
+            decision = options[which % len(options)]
             try:
                 await self.world.core.decide(ME, approval.id, decision, assurance="elicited")
             except OmiumError as refused:
@@ -235,7 +237,7 @@ class Steered(RuleBasedStateMachine):
                             await core.signal(ME, run, "go", turn)
                     except OmiumError as refused:
                         assert refused.code == "not_allowed", refused
-                await self._decide_one(turn)
+                await self._decide_one(turn, back=False)
                 self.world.advance(10)
                 await anyio.sleep(0.02)  # real time: the engine works meanwhile
         assert all(self.effects.count(one) <= 1 + self._crashes(one) for one in self.effects)

@@ -175,9 +175,9 @@ async def test_a_branch_is_adopted_once_it_completed_and_only_one_of_a_parents(t
             complete = c.CompleteRun(stored.digest, stored.size)
             await core.store.write(Write(run.id, [complete], ME.principal, fence, [NewBlob(stored)]))
         await refused(core.close_branch(ME, runs[2].id, "adopted"), "not_allowed")
-        assert (await core.close_branch(ME, runs[2].id, "abandoned", "no good")).closed == "abandoned"
+        assert (await core.close_branch(ME, runs[2].id, "abandoned", "no good")).run.closed == "abandoned"
         await refused(core.close_branch(ME, runs[2].id, "adopted"), "not_allowed")
-        assert (await core.close_branch(ME, runs[0].id, "adopted")).closed == "adopted"
+        assert (await core.close_branch(ME, runs[0].id, "adopted")).run.closed == "adopted"
         await refused(core.close_branch(ME, runs[1].id, "adopted"), "conflict")
         await refused(core.close_branch(ME, hand.run_id, "abandoned"), "not_allowed")
         (label,) = await core.store.labels(hand.run_id)

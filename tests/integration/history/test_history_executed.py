@@ -12,8 +12,9 @@ import anyio
 import pytest
 
 from omium.orchestration.definition import ApprovalSpec, ForEach, Need, NodeDef, Repeat, WorkflowDef
-from omium.orchestration.ids import NodeId, RunId
-from omium.orchestration.ports import Attempt
+from omium.orchestration.ids import NodeId, Principal, RunId
+from omium.orchestration.log import commands as c
+from omium.orchestration.ports import Attempt, Write
 from tests.history_core import ME, HistoryCore, opened
 from tests.history_help import node
 
@@ -304,3 +305,24 @@ async def test_files_follow_history_while_runs_are_executed(tmp_path: Path) -> N
         assert sorted(one.name for one in directory.iterdir()) == ["w0", "w1", "w2"]
         state = await core.store.state(run.id)
         assert [state.nodes[NodeId(one)].reused_from is not None for one in ("w1", "w2")] == [True, True]
+
+
+async def test_a_run_whose_files_cannot_be_put_back_fails_and_says_so(tmp_path: Path) -> None:
+    workflow = WorkflowDef("files", (node("w", workspace="write"), node("x", "w")))
+    async with opened(tmp_path, workflow, executing=True, workspaces=True) as (core, _):
+        assert core.engine is not None and core.engine.workspaces is not None
+        spaces = core.engine.workspaces._need()
+        run = await core.run_workflow(ME, "files", {})
+        await finished(core, run.id)
+        tree = (await core.store.state(run.id)).tree
+        assert tree is not None
+        await core.rollback(ME, run.id, "node:w")
+        # As a restore that a crash cut off, of files that are gone by the time it is taken up again.
+        await core.store.write(Write(run.id, [c.StartRestore(tree, "history")], Principal("engine")))
+        await spaces.drop([run.id])
+        before = (await core.store.state(run.id)).seq
+        with anyio.fail_after(20):
+            await core.resume(ME, run.id)
+            view = await core.wait(ME, run.id, 20, detail=True)
+        assert view.status == "failed" and "cannot be put back" in str(view.error), view
+        assert (await core.store.state(run.id)).seq < before + 10  # it was not tried over and over

@@ -407,5 +407,26 @@ async def test_rollbacks_are_recounted_with_how_they_ended(tmp_path: Path) -> No
         before, after = await core.rollbacks(ME, hand.run_id)
         assert (before.from_seq, before.to, before.reason) == (end, first, "both were wrong")
         assert (before.outcome, before.compensated) == ("failed", {"done": 1, "failed": 1})
-        assert (before.by, before.automatic, before.files) == (ME.principal, False, None)
+        assert (before.by, before.trigger, before.files) == (ME.principal, "manual", None)
         assert before.ms >= 0 and after.seq > before.seq
+
+
+async def test_a_position_whose_files_are_gone_is_not_gone_back_to(tmp_path: Path) -> None:
+    workflow = WorkflowDef("files", (node("w", workspace="write"), node("x", "w")))
+    async with opened(tmp_path, workflow, workspaces=True) as (core, _):
+        assert core.engine is not None and core.engine.workspaces is not None
+        files = core.engine.workspaces
+        hand = await by_hand(core, workflow)
+        await files.open(await hand.state())
+        spaces = files._need()
+        tree = await spaces.capture(hand.run_id, "start")
+        await hand.do(c.CaptureWorkspace(tree, "start"))
+        await hand.start("w", tree=tree)
+        at = await hand.end("w", 1, tree=tree)
+        await hand.run("x")
+        await hand.let_go()
+        await spaces.drop([hand.run_id])  # a database that was brought here without the files of its runs
+        before = (await hand.state()).seq
+        for call in (core.preview_rollback(ME, hand.run_id, at), core.rollback(ME, hand.run_id, at)):
+            assert "not here" in (await refused(call, "workspace")).message
+        assert (await hand.state()).seq == before

@@ -17,7 +17,7 @@ from omium.clients.commands import CommandSpec
 from omium.clients.executors import CommandExecutor, FunctionExecutor, copied
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId
-from omium.orchestration.ports import Guidance
+from omium.orchestration.ports_calls import Guidance
 from omium.orchestration.service.catalog import FunctionSpec, Host
 from omium.orchestration.values import Value
 

@@ -141,6 +141,14 @@ def test_lint_flags_fields_that_cannot_be_checked() -> None:
     assert warning.path == "nodes[5].when"
 
 
+def test_lint_asks_for_no_schema_where_none_can_be_given() -> None:
+    group = "- {id: g, kind: group, nodes: [{id: x, kind: function, use: f}], output: {n: '${{ nodes.x.output }}'}}\n"
+    waits = "- {id: w, kind: approval, approval: {prompt: '?'}}\n"
+    for made, of in ((group, "g"), (waits, "w")):
+        reader = f"- {{id: user, kind: function, use: f, needs: {of}, with: '${{{{ nodes.{of}.output.n }}}}'}}"
+        assert lint(load_workflow(HEAD + made + reader)) == []
+
+
 def test_ten_thousand_nodes_that_read_the_first_are_checked_quickly() -> None:
     import time
 

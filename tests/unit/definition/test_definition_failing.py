@@ -59,7 +59,7 @@ def test_one_rule_needs_no_list() -> None:
         ("{do: rollback, to: 'node:b'}", "on_failure[0].to", "after no node"),
         ("{do: rollback, to: '12'}", "on_failure[0].to", "no place"),
         ("{do: rollback, to: 'before:a'}", "on_failure[0].to", "no place"),
-        ('{do: rollback, to: "a\\tb"}', "on_failure[0].to", "no label"),
+        ('{do: rollback, to: "a\\tb"}', "on_failure[0].to", "not a label"),
         ("{do: rollback, max: 0}", "on_failure[0].max", "0"),
         ("{do: rollback, max: 101}", "on_failure[0].max", "101"),
         ("{do: ask, to: start}", "on_failure[0]", "does not roll back"),

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omium.orchestration.engine.limits import Limit, ReadyQueue, Ticket
+from omium.orchestration.engine.limits import ALL, Limit, ReadyQueue, Ticket
 
 
 def items(queue: ReadyQueue[Any]) -> list[Any]:
@@ -51,10 +51,10 @@ def test_who_waits_at_a_limit_is_called_in_order_of_priority() -> None:
     gpu = queue.named("gpu")
     assert gpu is not None and queue.named("other") is None
     for name, priority in (("first", 0), ("second", 0), ("urgent", 9)):
-        queue.put(name, [(gpu, False)], priority)
+        queue.put(name, [(gpu, 1)], priority)
     (holder,) = queue.take()
     assert holder.item == "urgent"
-    queue.put("late but urgent", [(gpu, False)], 5)
+    queue.put("late but urgent", [(gpu, 1)], 5)
     assert items(queue) == []
     queue.drop(holder)
     (holder,) = queue.take()
@@ -65,11 +65,11 @@ def test_a_slot_whose_first_in_line_cannot_use_it_goes_to_the_next() -> None:
     queue: ReadyQueue[str] = ReadyQueue(10, {"a": 1, "b": 1})
     a, b = queue.named("a"), queue.named("b")
     assert a is not None and b is not None
-    queue.put("has a", [(a, False)], 9)
-    queue.put("has b", [(b, False)], 9)
+    queue.put("has a", [(a, 1)], 9)
+    queue.put("has b", [(b, 1)], 9)
     holders = list(queue.take())
-    queue.put("needs both", [(a, False), (b, False)], 5)
-    queue.put("needs a", [(a, False)], 0)
+    queue.put("needs both", [(a, 1), (b, 1)], 5)
+    queue.put("needs a", [(a, 1)], 0)
     assert items(queue) == []
     queue.drop(holders[0])
     assert items(queue) == ["needs a"]
@@ -79,10 +79,10 @@ def test_a_slot_whose_first_in_line_is_gone_goes_to_the_next() -> None:
     queue: ReadyQueue[str] = ReadyQueue(1, {"a": 1})
     a = queue.named("a")
     assert a is not None
-    queue.put("has a", [(a, False)], 9)
+    queue.put("has a", [(a, 1)], 9)
     (holder,) = queue.take()
-    gone = queue.put("gone", [(a, False)], 5)
-    queue.put("next", [(a, False)], 0)
+    gone = queue.put("gone", [(a, 1)], 5)
+    queue.put("next", [(a, 1)], 0)
     queue.process.size = 2
     assert items(queue) == []  # both wait at a
     queue.drop(holder)  # calls the first of them
@@ -93,19 +93,40 @@ def test_a_slot_whose_first_in_line_is_gone_goes_to_the_next() -> None:
 def test_an_exclusive_hold_waits_for_all_and_keeps_all_out() -> None:
     queue: ReadyQueue[str] = ReadyQueue(10, {})
     files = Limit(1_000_000)
-    readers = [queue.put(f"r{number}", [(files, False)], 0) for number in range(2)]
+    readers = [queue.put(f"r{number}", [(files, 1)], 0) for number in range(2)]
     assert items(queue) == ["r0", "r1"]
-    writer = queue.put("w", [(files, True)], 0)
+    writer = queue.put("w", [(files, ALL)], 0)
     assert items(queue) == []
     queue.drop(readers[0])
     assert items(queue) == []
     queue.drop(readers[1])
     assert items(queue) == ["w"]
-    queue.put("r2", [(files, False)], 0)
-    queue.put("r3", [(files, False)], 0)
+    queue.put("r2", [(files, 1)], 0)
+    queue.put("r3", [(files, 1)], 0)
     assert items(queue) == []
     queue.drop(writer)
     assert items(queue) == ["r2", "r3"]
+
+
+def test_what_takes_several_slots_waits_for_so_many_and_what_takes_too_many_has_them_all() -> None:
+    queue: ReadyQueue[str] = ReadyQueue(10, {"memory": 100})
+    memory = queue.named("memory")
+    assert memory is not None
+    for name, slots in (("first", 80), ("second", 80), ("third", 20)):
+        queue.put(name, [(memory, slots)], 0)
+    (first, third) = queue.take()  # there is room for it beside the first
+    assert (first.item, third.item, memory.used) == ("first", "third", 100)
+    queue.drop(third)
+    assert items(queue) == []
+    queue.drop(first)
+    (second,) = queue.take()
+    queue.put("giant", [(memory, 1_000)], 0)
+    assert (second.item, items(queue)) == ("second", [])
+    queue.drop(second)
+    (giant,) = queue.take()
+    assert (giant.item, memory.used) == ("giant", 100)
+    queue.drop(giant)
+    assert memory.used == 0
 
 
 LIMITS = ("a", "b", "c")
@@ -115,15 +136,19 @@ LIMITS = ("a", "b", "c")
     slots=st.integers(1, 4),
     sizes=st.fixed_dictionaries({name: st.integers(1, 3) for name in LIMITS}),
     wants=st.lists(
-        st.tuples(st.sets(st.sampled_from(LIMITS)), st.integers(-2, 2), st.one_of(st.none(), st.booleans())),
+        st.tuples(
+            st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 4)),
+            st.integers(-2, 2),
+            st.one_of(st.none(), st.booleans()),
+        ),
         max_size=30,
     ),
     rng=st.randoms(use_true_random=False),
 )
 def test_limits_hold_at_every_moment_nobody_waits_without_need_and_all_come_to_their_end(
-    slots: int, sizes: dict[str, int], wants: list[tuple[set[str], int, bool | None]], rng: random.Random
+    slots: int, sizes: dict[str, int], wants: list[tuple[dict[str, int], int, bool | None]], rng: random.Random
 ) -> None:
-    """`wants`: named limits, priority, and how it uses the files: not, or exclusively or not."""
+    """`wants`: slots of named limits, priority, and how it uses the files: not, or exclusively or not."""
     queue: ReadyQueue[int] = ReadyQueue(slots, sizes)
     files = Limit(1_000_000)
     todo, waiting, held, done = list(range(len(wants))), {}, {}, set()
@@ -132,9 +157,9 @@ def test_limits_hold_at_every_moment_nobody_waits_without_need_and_all_come_to_t
         if todo and step < 0.4:
             number = todo.pop()
             names, priority, use = wants[number]
-            limits = [(limit, False) for name in names if (limit := queue.named(name)) is not None]
+            limits = [(limit, slots_of) for name, slots_of in names.items() if (limit := queue.named(name)) is not None]
             if use is not None:
-                limits.append((files, use))
+                limits.append((files, ALL if use else 1))
             waiting[number] = queue.put(number, limits, priority)
         elif held and step < 0.8:
             queue.drop(held.pop(rng.choice(sorted(held))))
@@ -153,22 +178,28 @@ def _check(
     files: Limit,
     slots: int,
     sizes: dict[str, int],
-    wants: list[tuple[set[str], int, bool | None]],
+    wants: list[tuple[dict[str, int], int, bool | None]],
     held: dict[int, Ticket[int]],
     waiting: dict[int, Ticket[int]],
 ) -> None:
     assert queue.process.used == len(held) <= slots
-    used = {name: sum(name in wants[number][0] for number in held) for name in LIMITS}
-    assert all(used[name] <= sizes[name] for name in LIMITS)
+
+    def takes(number: int, name: str) -> int:
+        return min(wants[number][0].get(name, 0), sizes[name])
+
+    used = {name: sum(takes(number, name) for number in held) for name in LIMITS}
+    assert all(used[name] == limit.used <= sizes[name] for name in LIMITS if (limit := queue.named(name)) is not None)
     writers = [number for number in held if wants[number][2] is True]
     users = [number for number in held if wants[number][2] is not None]
     assert not writers or (users == writers and len(writers) == 1)
     if len(held) < slots:
         for number in waiting:
             names, _, use = wants[number]
-            room = all(used[name] < sizes[name] for name in names)
+            room = all(used[name] + takes(number, name) <= sizes[name] for name in names)
             free = use is None or (not users if use else not writers)
             behind = use is False and any(wants[other][2] is True for other in waiting)  # a writer is before it
+            # One that needs more, and waits for that, may be before it too.
+            behind |= any(takes(other, name) > takes(number, name) for other in waiting for name in names)
             assert not (room and free) or behind, number
 
 
@@ -178,7 +209,7 @@ def test_many_that_wait_for_one_slot_cost_little_each() -> None:
     assert one is not None
     count = 20_000
     for number in range(count):
-        queue.put(number, [(one, False)], 0)
+        queue.put(number, [(one, 1)], 0)
     began = time.perf_counter()
     order: list[int] = []
     while held := list(queue.take()):

@@ -57,6 +57,9 @@ def test_what_people_said_and_what_was_changed_is_what_mended_it() -> None:
     changed = {"inputs": {"x": 1}, "nodes": {"a": {"with": {"y": 2}}}}
     again = Told().fails("a")(E.RUN_PLAYED_FROM, node="a", generation=1, overrides=changed).gives("a", 1)
     assert again.failings.failings[0].mended == "run again from a with other inputs.x, a.with"
+    later = Told().fails("a")(E.RUN_PLAYED_FROM, node="a", generation=1, overrides=changed)
+    later.fails("a", generation=1).gives("a", 1)  # what was changed then still is
+    assert later.failings.failings[0].mended == again.failings.failings[0].mended
     back = Told().fails("a")(E.RUN_ROLLED_BACK, to=3, generation=1).gives("a", 1)
     assert back.failings.failings[0].mended == "rolled back to 3 and run again"
     assert not back.failings.tallies  # nothing was tried as it was

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,17 @@ from omium.orchestration.ids import ApprovalId, Digest, NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import FIELDS, Event
 from omium.orchestration.log.fold import apply
-from omium.orchestration.log.state import ApprovalState, NodeState, NodeStatus, Reusable, RunState, RunStatus
+from omium.orchestration.log.state import (
+    AT_REST,
+    ApprovalState,
+    NodeState,
+    NodeStatus,
+    Reusable,
+    RunState,
+    RunStatus,
+    from_document,
+    to_document,
+)
 from omium.orchestration.log.transitions import NODE_COMMANDS, RUN_COMMANDS, allowed, decide
 
 NOW = 1_000
@@ -147,6 +158,8 @@ NODE_SAMPLES: list[c.Command] = [
     c.FailAttempt(NODE, 0, 1, ERROR, retry_at=NOW + 5),
     c.FailAttempt(NODE, 0, 1, ERROR, rule=0),
     c.FailNode(NODE, 0, ERROR),
+    c.SetPoint(NODE, 0, 1, "here", "here#1", BLOB, 1),
+    c.EndPoint(NODE, 0, 1, "here", "here#1", "done"),
     c.InterruptNode(NODE, 0, 1, "handover"),
     c.InterruptNode(NODE, 0, 1, "paused"),
     c.RequestApproval(ApprovalId("apr_new"), NODE, 0, "step", "?", ("approve",), NOW + 5, "none"),
@@ -317,3 +330,44 @@ def test_a_run_goes_back_by_itself_only_for_what_is_noted(command: c.RollBack) -
 @pytest.mark.parametrize("command", [c.RollBack(Seq(3)), c.PlayFrom(NODE, BLOB, (NODE,)), c.CancelRun()])
 def test_what_a_person_does_to_the_run_comes_instead(command: c.Command) -> None:
     assert after(set_back(), command).setbacks == {}
+
+
+def test_what_a_checkpoint_holds_is_given_again_after_a_rollback_to_it_until_it_is_recorded_anew() -> None:
+    state = run_in(R.EXECUTING, N.RUNNING)
+    for number in (1, 2):
+        state = after(state, c.SetPoint(NODE, 0, 1, "here", f"here#{number}", BLOB, 1))
+    base, now = from_document(to_document(state)), from_document(to_document(state))
+    [(kind, data)] = decide(now, c.RollBack(Seq(6)), NOW)
+    back = apply(now, Event(RUN, Seq(8), kind, NOW, Principal("user:me"), data, b"", b""), base=base)
+    assert (back.nodes[NODE].points, back.nodes[NODE].restored) == (None, {"here#1": BLOB, "here#2": BLOB})
+    back = after(after(back, c.ResumeRun()), c.StartNode(NODE, 1))
+    back = after(back, c.SetPoint(NODE, 1, 1, "here", "here#1", BLOB, 1))
+    assert (back.nodes[NODE].points, back.nodes[NODE].restored) == ({"here#1": BLOB}, {"here#2": BLOB})
+    done = after(back, c.CompleteNode(NODE, 1, BLOB, 1)).nodes[NODE]
+    assert (done.points, done.restored) == (None, None)
+
+
+ADOPT = c.Adopt("run_child", Seq(9), "other", BLOB, BLOB)
+
+
+@pytest.mark.parametrize("status", RunStatus)
+def test_files_are_exchanged_only_while_nothing_works_on_them(status: RunStatus) -> None:
+    with_files = replace(ADOPT, tree="new", before="old")
+    if status in AT_REST:
+        state = after(run_in(status), with_files)
+        assert (state.tree, state.restoring) == ("old", "new")
+    else:
+        with pytest.raises(OmiumError, match="not_allowed"):
+            decide(run_in(status), with_files, NOW)
+    if status is not R.DRAFT:
+        assert after(run_in(status), ADOPT).adopted == {"run": "run_child", "seq": 9, "name": "other"}
+
+
+def test_one_branch_is_adopted_and_its_parents_files_have_a_checkpoint() -> None:
+    state = run_in(R.COMPLETED)
+    drafts = decide(state, replace(ADOPT, tree="new", before="old"), NOW)
+    assert [(kind, data.get("at")) for kind, data in drafts] == [
+        ("workspace.captured", None), ("checkpoint.created", 6), ("run.adopted", 9),
+    ]  # fmt: skip
+    with pytest.raises(OmiumError, match="conflict"):
+        decide(after(state, ADOPT), ADOPT, NOW)

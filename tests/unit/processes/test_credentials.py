@@ -92,6 +92,11 @@ def test_an_error_stays_what_it_is() -> None:
     assert plain.data == {"stderr": f"[{HIDDEN}]", "exit_code": 3}
 
 
+@pytest.mark.parametrize("value", ["enabled", "Required", "password", "oauth2", "true"])
+def test_a_word_that_chooses_something_is_none(value: str) -> None:
+    assert not Credentials.of({"API_AUTH": value})
+
+
 def test_without_credentials_nothing_is_done_and_short_ones_are_none() -> None:
     for credentials in (Credentials(), Credentials([""]), Credentials(["  a "]), Credentials.of({"API_KEY": "12345"})):
         assert not credentials and credentials.text("a 12345") == "a 12345"

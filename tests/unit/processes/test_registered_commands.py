@@ -266,6 +266,7 @@ async def test_timeouts_have_a_code_of_their_own(tmp_path: Path, limit: str, rea
 async def test_too_much_output_fails(tmp_path: Path) -> None:
     error = await failure(CommandSpec("c", ("yes",), output_limit_bytes=1000, stdin="none"), None, tmp_path)
     assert (error.code, error.data["reason"]) == ("process_failed", "output")
+    assert "bytes of output" in error.message
 
 
 async def test_a_program_that_is_not_there(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def test_the_environment_goes_first(tmp_path: Path, project: Path) -> None:
         "OMIUM_SLOTS": "3",
         "OMIUM_RUNS": "4",
         "OMIUM_PROCESSES": "5",
+        "OMIUM_RUN_TIME": "90m",
+        "OMIUM_MEMORY": "2GB",
         "OMIUM_DETACH": "no",
     }
     config = load_config(environ=env(tmp_path, **told))
@@ -58,10 +60,12 @@ def test_the_environment_goes_first(tmp_path: Path, project: Path) -> None:
     assert config.database == "postgresql://ada@localhost/omium"
     assert (config.durability, config.detach) == ("full", False)
     assert (config.limits.slots, config.limits.runs, config.limits.processes) == (3, 4, 5)
+    assert (config.limits.run_time_s, config.limits.memory_bytes) == (5_400, 2_000_000_000)
 
 
 def test_another_process_gets_the_same_from_its_environment(tmp_path: Path, project: Path) -> None:
-    config = load_config(project, env(tmp_path, OMIUM_SLOTS="3", OMIUM_DETACH="off"))
+    told = {"OMIUM_SLOTS": "3", "OMIUM_DETACH": "off", "OMIUM_RUN_TIME": "1h", "OMIUM_MEMORY": "3000"}
+    config = load_config(project, env(tmp_path, **told))
     again = load_config(environ={name: value for name, value in config.environment().items() if value is not None})
     assert (again.database, again.home, again.limits, again.detach, again.start) == (
         config.database,
@@ -80,6 +84,11 @@ def test_another_process_gets_the_same_from_its_environment(tmp_path: Path, proj
         ("OMIUM_RUNS", "-1"),
         ("OMIUM_PROCESSES", "1.5"),
         ("OMIUM_DURABILITY", "fast"),
+        ("OMIUM_RUN_TIME", "soon"),
+        ("OMIUM_MEMORY", "much"),
+        ("OMIUM_MEMORY", "0"),
+        ("OMIUM_RUN_TIME", "0"),
+        ("OMIUM_RUN_TIME", "-5"),
         ("OMIUM_DETACH", "maybe"),
     ],
 )

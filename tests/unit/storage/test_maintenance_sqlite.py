@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import Digest, NodeId, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.chain import Chain
-from omium.orchestration.ports import NewBlob, Write
+from omium.orchestration.ports import NewBlob, WorkerRow, Write
+from omium.orchestration.ports_gates import Amounts, Counter
 from omium.orchestration.values import Encoded, encode
 from omium.storage import maintenance as m
 from omium.storage.maintenance.projections import TABLES
@@ -216,6 +217,33 @@ async def test_a_patch_never_rests_on_what_was_refused(store: SqliteStore, tmp_p
 
 
 # --- backups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("older", [False, True], ids=["now", "of an older version"])
+async def test_a_copy_is_nobody_s_so_that_who_works_on_it_kills_no_worker_of_the_original(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    life, worker = Life(store), WorkerId("w")
+    run_id = await life.create()
+    await store.register(WorkerRow(worker, "host", "boot", os.getpid(), 1.0, 0, (ProjectId("default"),)))
+    assert await store.hold("call", ProjectId("default"), worker, [Counter("all")], Amounts(usd=4)) == []
+    if older:
+        monkeypatch.setattr(sys.modules[m.backup.__module__], "_disown", lambda _: None)
+    await m.backup(m.SqliteKeeper(store), tmp_path / "backup")
+    monkeypatch.undo()
+    await m.restore(tmp_path / "backup", tmp_path / "other" / "omium.db", Chain())
+    assert [one.id for one in await store.workers()] == [worker]  # the original is as it was
+    second = await SqliteStore.open(tmp_path / "other" / "omium.db")
+    try:
+        assert await second.workers() == []
+        claimed = await second.claim(WorkerId("wrk_new"), [ProjectId("default")], 10, time.time_ns() // 1000 + 1)
+        assert [(one.run_id, one.fence) for one in claimed] == [(run_id, life.fences[run_id] + 1)]
+        (spent,) = await second.budgets(ProjectId("default"))
+        assert (spent.spent.usd, spent.held.usd) == (4, 0)
+        assert await m.verify(m.keeper(second)) == []
+    finally:
+        await second.close()
 
 
 @pytest.mark.anyio

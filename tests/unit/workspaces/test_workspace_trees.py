@@ -20,34 +20,10 @@ from omium.clients.workspaces import GitWorkspaces, Limits, checkout, reading, r
 from omium.clients.workspaces.locks import file_lock
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_workspace import RestoreReport, Tree, Workspaces, WorkspaceSpec
-from tests.workspace_help import git, new_run, shown
+from tests.workspace_help import fill, git, new_run, shown
 
 pytestmark = pytest.mark.anyio
 EMPTY = WorkspaceSpec()
-
-
-def fill(root: Path) -> None:
-    """One of each kind that has to survive."""
-    (root / "plain.txt").write_text("plain\n")
-    (root / "script.sh").write_text("#!/bin/sh\n")
-    (root / "script.sh").chmod(0o755)
-    (root / "key").write_text("secret")
-    (root / "key").chmod(0o600)
-    (root / "empty" / "deep").mkdir(parents=True)
-    (root / "closed").mkdir(mode=0o700)
-    (root / "closed" / "zero").touch()
-    (root / "inside").symlink_to("plain.txt")
-    (root / "dangling").symlink_to("../nowhere")
-    (root / ".gitignore").write_text("*\n")
-    (root / "ignored.log").write_text("still part of it")
-    (root / "nested" / ".git" / "objects").mkdir(parents=True)
-    (root / "nested" / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-    (root / ".GIT~1").write_text("a name that git avoids")
-    (root / "%odd%").write_text("percent")
-    (root / 'new\nline "quoted" \\ back').write_text("name")
-    Path(os.fsdecode(os.fsencode(root) + b"/\xff\xfe")).write_bytes(b"\x00\xff")
-    (root / "Case").write_text("upper")
-    (root / "case").write_text("lower")
 
 
 async def test_what_a_directory_holds_comes_back_and_nothing_else(workspaces: GitWorkspaces) -> None:

@@ -1,0 +1,79 @@
+"""Transitions of runs that change their course: played from a node, branched, adopted. See `transitions`."""
+
+from __future__ import annotations
+
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.events import EventType as E
+from omium.orchestration.log.records import Draft, present
+from omium.orchestration.log.state import AT_REST, RunState
+
+
+def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
+    data = present(
+        node=m.node,
+        nodes=m.nodes,
+        count=len(m.affected),
+        generation=state.generation + 1,
+        overrides=dict(m.overrides) if m.overrides else None,
+        reuse=m.reuse if m.reuse != "none" else None,
+        reason=m.reason,
+        restore=m.restore,
+    )
+    return [(E.RUN_PLAYED_FROM, data)]
+
+
+def note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
+    if m.name is not None and m.name in state.branches:
+        raise OmiumError(
+            "conflict",
+            f"run {state.run_id} has a branch {m.name!r} already: {state.branches[m.name]}.",
+            "Give the branch another name.",
+            run=state.branches[m.name],
+        )
+    if not 1 <= m.at <= state.seq:
+        raise OmiumError(
+            "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."
+        )
+    return [(E.RUN_BRANCHED, present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
+
+
+def close_branch(state: RunState, m: c.CloseBranch, at: int) -> list[Draft]:
+    if state.parent is None:
+        raise OmiumError("not_allowed", f"run {state.run_id} is not a branch.")
+    if state.closed is not None:
+        raise OmiumError("not_allowed", f"branch {state.run_id} is {state.closed}.")
+    return [(E.RUN_CLOSED, present(status=m.status, reason=m.reason, adopted_into=m.adopted_into))]
+
+
+def adopt(state: RunState, m: c.Adopt, at: int) -> list[Draft]:
+    if state.adopted is not None:
+        raise OmiumError(
+            "conflict",
+            f"of run {state.run_id} the branch {state.adopted['name']!r} was adopted already.",
+            run=state.adopted["run"],
+        )
+    if m.tree is not None and state.status not in AT_REST:
+        raise OmiumError(
+            "not_allowed",
+            f"run {state.run_id} is {state.status}: its files cannot be exchanged while it works.",
+            "Pause it, then adopt the branch.",
+            state=str(state.status),
+        )
+    drafts: list[Draft] = []
+    if m.tree is not None and m.before is not None:
+        label = f"before-adopted/{m.name}"
+        drafts.append((E.WORKSPACE_CAPTURED, {"tree": m.before, "reason": "before adoption"}))
+        told = {"at": state.seq + 1, "label": label, "note": f"the files before {m.child} was adopted", "valid": True}
+        drafts.append((E.CHECKPOINT_CREATED, {**told, "tree": m.before}))
+    data = present(
+        child=m.child,
+        at=m.at,
+        name=m.name,
+        output=m.output,
+        outputs=m.outputs,
+        restore=m.tree,
+        before=m.before,
+        reason=m.reason,
+    )
+    return [*drafts, (E.RUN_ADOPTED, data)]
