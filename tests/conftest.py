@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,16 @@ settings.load_profile("omium")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", action="store_true", help="Kill hundreds of workers instead of a few.")
     parser.addoption("--crewai", action="store_true", help="Install CrewAI beside, and run the page's script with it.")
+    parser.addoption("--coding-clis", action="store_true", help="Install Codex and Gemini beside, and work with them.")
+
+
+# What takes large programs of others runs by its flag only.
+_BY_FLAG = {"test_crewai.py": "--crewai", "test_real_clis.py": "--coding-clis"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    flag = _BY_FLAG.get(collection_path.name)
+    return True if flag is not None and not config.getoption(flag) else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -46,9 +46,13 @@ def argv(spec: CodingSpec, session: str | None) -> list[str]:
 
 
 class CodexStream:
-    """Lines to events. A turn that completed is the result; its text is the last message of the agent."""
+    """Lines to events. A turn that completed is the result; its text is the last message of the agent.
 
-    def __init__(self) -> None:
+    used: what the thread had taken before; of one that is gone on with, Codex tells the sum of all its turns, and so it
+    is `used` afterwards."""
+
+    def __init__(self, used: Tokens = Tokens()) -> None:  # noqa: B008 - it is frozen
+        self.used = used
         self._last = ""
         self._session: str | None = None
 
@@ -63,7 +67,7 @@ class CodexStream:
             self._session = text_of(message.get("thread_id")) or None
             return [Begun(self._session or "")]
         if kind == "turn.completed":
-            tokens = _tokens(object_of(message.get("usage")))
+            tokens = self._taken(_tokens(object_of(message.get("usage"))))
             return [Result("", self._last, self._session, 1, tokens)]
         if kind == "turn.failed":
             return [self._failed(text_of(object_of(message.get("error")).get("message")))]
@@ -72,6 +76,18 @@ class CodexStream:
         if kind in ("item.started", "item.completed"):
             return self._item(object_of(message.get("item")), kind == "item.completed")
         return [Unknown(kind)]
+
+    def _taken(self, told: Tokens) -> Tokens:
+        """By this turn. A sum does not shrink: what is less than before is that of the turn alone."""
+        before, self.used = self.used, told
+        if told.total < before.total:
+            self.used = before + told
+            return told
+        return Tokens(
+            max(0, told.input - before.input),
+            max(0, told.output - before.output),
+            max(0, told.cache_read - before.cache_read),
+        )
 
     def _failed(self, why: str) -> Result:
         lost = "no rollout found" in why.lower() or "session not found" in why.lower()

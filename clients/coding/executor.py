@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ import anyio.to_thread
 from omium.clients.coding import claude, codex, gemini, protocol, sessions
 from omium.clients.coding.conversation import Conversation, Ended
 from omium.clients.coding.desk import AttemptDesk
-from omium.clients.coding.events import Event, Result
+from omium.clients.coding.events import Event, Result, Tokens
 from omium.clients.coding.failures import check_ended
 from omium.clients.coding.sessions import Kept, Task
 from omium.clients.coding.spec import KEYS, CodingSpec
@@ -191,6 +191,7 @@ class _Work:
                 "agent": kept.agent,
                 "cwd": kept.cwd,
                 "said": kept.said,
+                **({"used": kept.used} if kept.used else {}),
             },
             "turns": kept.spent["turns"],
             "usage": usage,
@@ -277,7 +278,7 @@ class _Work:
         _log.warning("%s: the conversation %s is lost, another one begins", self._attempt.node_id, kept.session)
         if not kept.said:
             kept.said = wanted.said if wanted is not None and wanted.said else "(nothing is known of them)"
-        kept.session, kept.begun, kept.waiting = str(uuid.uuid4()), False, None
+        kept.session, kept.begun, kept.waiting, kept.used = str(uuid.uuid4()), False, None, {}
         await self._attempt.keep(kept.as_value())
 
     def _config_directory(self) -> str | None:
@@ -305,12 +306,16 @@ class _Work:
                     prompt = sessions.anew(prompt, kept.said or (wanted.said if wanted is not None else ""))
             if self._spec.kind == "gemini":
                 prompt = gemini.prompt_text(prompt)
-            stream = codex.CodexStream() if self._spec.kind == "codex" else gemini.GeminiStream()
+            goes_on = wanted.used if wanted is not None and session == wanted.id else Tokens()
+            used = sessions.tokens_of(kept.used) if kept.begun else goes_on
+            stream = codex.CodexStream(used) if self._spec.kind == "codex" else gemini.GeminiStream()
             build = codex.argv if self._spec.kind == "codex" else gemini.argv
             desk = AttemptDesk(self._spec, self._attempt, kept, self._meter, self._redactor)
             extra = {} if self._key is None else {KEYS[self._spec.kind]: self._key}
             command = self._command(kept, build(self._spec, session), extra, stdin=prompt.encode())
             ended = await self._converse(desk, command, stream.events_of)
+            if isinstance(stream, codex.CodexStream):
+                kept.used = asdict(stream.used)
             if session is not None and self._is_lost(ended):
                 await self._begin_anew(kept)
                 continue

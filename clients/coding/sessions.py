@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, NoReturn
 
+from omium.clients.coding.events import Tokens, count_of
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.values import Value, digest_of
 
@@ -23,12 +24,14 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class SessionRef:
-    """A conversation that has ended, as the output of its node names it. said: its last words, for when it is lost."""
+    """A conversation that has ended, as the output of its node names it. said: its last words, for when it is lost;
+    used: what it has taken by then, where its CLI counts on from there."""
 
     id: str
     agent: str
     cwd: str
     said: str = ""
+    used: Tokens = field(default_factory=Tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,15 @@ def _session(value: Value) -> SessionRef | None:
         identity = str(value["id"])
         if is_session(identity):
             said = value.get("said")
-            return SessionRef(identity, str(value["agent"]), str(value["cwd"]), said if isinstance(said, str) else "")
+            said = said if isinstance(said, str) else ""
+            return SessionRef(identity, str(value["agent"]), str(value["cwd"]), said, tokens_of(value.get("used")))
     _refuse("`session` is not what an earlier node of a coding CLI gave as its output's `session`.")
+
+
+def tokens_of(value: object) -> Tokens:
+    """Counts by the names of `Tokens`; what is no count is none."""
+    given = value if isinstance(value, dict) else {}
+    return Tokens(**{one.name: count_of(given.get(one.name)) for one in fields(Tokens)})
 
 
 def is_session(text: str) -> bool:
@@ -93,7 +103,8 @@ class Waiting:
 class Kept:
     """The state of a node's work, durable. session: the conversation's id; begun: whether the CLI has taken it up;
     token: the marker of its processes; head: the commit at the start; answered: how often each call was decided about;
-    denied: what was refused; outcome: the node's output, once the CLI is done; spent: see `usage.Meter.spent`."""
+    denied: what was refused; outcome: the node's output, once the CLI is done; spent: see `usage.Meter.spent`;
+    used: see `SessionRef`."""
 
     kind: str
     agent: str
@@ -108,6 +119,7 @@ class Kept:
     said: str = ""
     outcome: dict[str, Any] | None = None
     spent: dict[str, int] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
 
     def as_value(self) -> dict[str, Any]:
         """What `keep` is given."""

@@ -18,6 +18,7 @@ Sandbox = Literal["read-only", "workspace-write", "full"]
 PROGRAMS: Final[Mapping[Kind, str]] = {"claude": "claude", "codex": "codex", "gemini": "gemini"}
 KEYS: Final[Mapping[Kind, str]] = {"claude": "ANTHROPIC_API_KEY", "codex": "CODEX_API_KEY", "gemini": "GEMINI_API_KEY"}
 """The variable that each takes its key from."""
+GEMINI_TRUST: Final = "GEMINI_CLI_TRUST_WORKSPACE"
 DEFAULT_TOOLS: Final = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Write")
 OUTPUT: Final[dict[str, Any]] = {
     "type": "object",
@@ -25,7 +26,10 @@ OUTPUT: Final[dict[str, Any]] = {
         "result": {"type": "string"},
         "session": {
             "type": "object",
-            "properties": {name: {"type": "string"} for name in ("id", "agent", "cwd", "said")},
+            "properties": {
+                **{name: {"type": "string"} for name in ("id", "agent", "cwd", "said")},
+                "used": {"type": "object", "additionalProperties": {"type": "integer"}},
+            },
             "additionalProperties": False,
         },
         "turns": {"type": "integer"},
@@ -137,6 +141,13 @@ class CodingSpec:
         }
         if wrong := [name for name, is_said in said.items() if is_said]:
             _bad(self.name, f"declares {', '.join(wrong)}, which {self.kind} does not have")
+        if self.kind == "gemini" and self.sandbox != "read-only" and self.env.get(GEMINI_TRUST) != "true":
+            _bad(
+                self.name,
+                f"has the sandbox {self.sandbox}, and Gemini writes only in directories that it was told to trust",
+                f"env: {{{GEMINI_TRUST}: 'true'}} where you trust the repository: Gemini then follows its settings, its"
+                " .env and its MCP servers too. Or sandbox: read-only.",
+            )
 
 
 def _bad(name: str, what: str, hint: str = "") -> NoReturn:

@@ -53,7 +53,9 @@ def codex() -> None:
     say({"type": "thread.started", "thread_id": resumed or "0199a213-81c0-7800-8aa1-bbab2a035a53"})
     told = {"prompt": prompt, "argv": sys.argv[2:], "key": os.environ.get("CODEX_API_KEY")}
     say({"type": "item.completed", "item": {"id": "i", "type": "agent_message", "text": json.dumps(told)}})
-    say({"type": "turn.completed", "usage": {"input_tokens": 100, "cached_input_tokens": 40, "output_tokens": 7}})
+    turns = 2 if resumed else 1  # of a thread that goes on, it tells the sum
+    counts = {"input_tokens": 100, "cached_input_tokens": 40, "output_tokens": 7}
+    say({"type": "turn.completed", "usage": {name: turns * count for name, count in counts.items()}})
 
 
 def odd_session() -> None:

@@ -114,6 +114,27 @@ def test_codex_fails() -> None:
     assert isinstance(failed, Result) and (failed.reason, failed.errors) == ("failed", ("stream disconnected",))
 
 
+def test_what_gemini_may_write_has_to_be_trusted() -> None:
+    for sandbox in ("workspace-write", "full"):
+        with pytest.raises(OmiumError, match="told to trust"):
+            CodingSpec("g", "gemini", sandbox=sandbox)  # type: ignore[arg-type]
+        CodingSpec("g", "gemini", sandbox=sandbox, env={"GEMINI_CLI_TRUST_WORKSPACE": "true"})  # type: ignore[arg-type]
+
+
+def test_codex_tells_the_sum_of_a_thread_that_goes_on() -> None:
+    def turn(stream: CodexStream, tokens: int) -> Tokens:
+        counts = {"input_tokens": tokens, "cached_input_tokens": 1, "output_tokens": 2}
+        (result,) = stream.events_of(json.dumps({"type": "turn.completed", "usage": counts}))
+        assert isinstance(result, Result)
+        return result.tokens
+
+    first = CodexStream()
+    assert turn(first, 100) == Tokens(99, 2, 1)
+    again = CodexStream(first.used)
+    assert turn(again, 250) == Tokens(150, 0, 0)
+    assert turn(CodexStream(again.used), 30) == Tokens(29, 2, 1)  # of that turn alone
+
+
 def test_gemini() -> None:
     session = "0d6f2b6e-3a51-4a5a-8f7e-5d2d0a2b1c3d"
     assert events(GeminiStream().events_of, "gemini.jsonl") == [

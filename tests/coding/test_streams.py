@@ -40,6 +40,8 @@ def fake(node: Node, scenario: str, kind: Kind = "claude", **more: Any) -> Codin
     program = node.directory / f"fake-{scenario}"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {CLI} {scenario} "$@"\n')
     program.chmod(0o700)
+    if kind == "gemini":
+        more.setdefault("sandbox", "read-only")
     return CodingSpec("fake", kind, str(program), **more)
 
 
@@ -134,7 +136,9 @@ async def test_codex_is_asked_about_once_and_goes_on_with_its_thread(node: Node)
         assert (call.tool, call.action) == ("codex", "permission")
         assert call.arguments == {"sandbox": "workspace-write", "prompt": "--full-auto", "model": None}
         again = Guidance(failures=({"message": "it broke"},))
-        told = json.loads(output(await run(spec, node, {"prompt": "--full-auto"}, guidance=again))["result"])
+        done = await run(spec, node, {"prompt": "--full-auto"}, guidance=again)
+        assert done.usage is not None and done.usage["tokens"] == 2 * 107  # the same again, not the sum once more
+        told = json.loads(output(done)["result"])
         assert told["argv"][-3:] == ["resume", THREAD, "-"] and "it broke" in told["prompt"]
 
 
