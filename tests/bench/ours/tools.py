@@ -51,10 +51,13 @@ class _Gate:
     def __init__(self) -> None:
         self._policy = twenty()
 
-    async def call(self, call: Call, action: Callable[[Allowed], Awaitable[Value]], *, kind: str) -> Value:
+    def decide(self, call: Call) -> None:
         question = Question(action=call.action, server=call.server, tool=call.tool, arguments=call.arguments)
         decision = self._policy.decide(question)
         assert decision.policy == self._policy.digest
+
+    async def call(self, call: Call, action: Callable[[Allowed], Awaitable[Value]], *, kind: str) -> Value:
+        self.decide(call)
         return await action(Allowed(call.arguments, redact=("secrets",), idempotency_key=call.key))
 
 
@@ -64,11 +67,13 @@ async def tools(work: Work) -> list[Figure]:
     clock = SystemClock()
     plain: list[float] = []
     ours: list[float] = []
+    decided: list[float] = []
     store = await open_store(str(work.directory / "pins.db"))
     try:
         async with ServerPool({"fs": spec}, clock) as pool:
             external = ExternalTools(pool, PinBook(store, ProjectId("bench"), clock))
-            gate = cast(Attempt, _Gate())
+            own = _Gate()
+            gate = cast(Attempt, own)
             session, _ = await external.discover("fs")
             arguments: dict[str, Any] = {"a": 1, "b": 2}
             for number in range(0, work.times + _WARMING, _BATCH):
@@ -78,8 +83,12 @@ async def tools(work: Work) -> list[Figure]:
                 between = time.perf_counter()
                 for each in range(_BATCH):
                     await external.call("fs/add", arguments, gate, key=f"{number}.{each}")
+                ended = time.perf_counter()
+                for each in range(_BATCH):
+                    own.decide(Call(f"{number}.{each}", "tool", "add", arguments, server="fs"))
+                decided.append((time.perf_counter() - ended) / _BATCH)
                 plain.append((between - began) / _BATCH)
-                ours.append((time.perf_counter() - between) / _BATCH)
+                ours.append((ended - between) / _BATCH)
     finally:
         await store.close()
     warm = _WARMING // _BATCH
@@ -88,6 +97,7 @@ async def tools(work: Work) -> list[Figure]:
     return [
         Figure("tool_call_ms", round(bare * 1000, 3), "ms"),
         Figure("tool_held_ms", round(held * 1000, 3), "ms"),
+        Figure("tool_policy", round(statistics.median(decided[warm:]) / bare * 100, 2), "%"),
         Figure("tool_overhead", round(max(added, 0.0) / bare * 100, 2), "%"),
         Figure("tool_node_ms", round(await _as_nodes(work), 3), "ms"),
     ]
