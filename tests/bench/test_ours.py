@@ -51,7 +51,7 @@ def test_the_sizes_of_a_work_reach_its_process() -> None:
         (calls.calls, {"times": 3}, {"call_overhead_ms", "call_core_ms"}),
         (clients.http_clients, {"runs": 4}, {"http_call_ms", "http_calls"}),
         (policies.policies, {"times": 5}, {"policy_us", "policy_cel_us", "policy_1000_p95_us"}),
-        (tools.tools, {"times": 5}, {"tool_call_ms", "tool_held_ms", "tool_overhead", "tool_node_ms"}),
+        (tools.tools, {"times": 5}, {"tool_call_ms", "tool_held_ms", "tool_policy", "tool_overhead", "tool_node_ms"}),
     ],
 )
 async def test_a_measure_does_its_work_and_gives_its_figures(
