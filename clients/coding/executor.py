@@ -309,6 +309,8 @@ class _Work:
             goes_on = wanted.used if wanted is not None and session == wanted.id else Tokens()
             used = sessions.tokens_of(kept.used) if kept.begun else goes_on
             stream = codex.CodexStream(used) if self._spec.kind == "codex" else gemini.GeminiStream()
+            if self._spec.kind == "codex":
+                kept.used = asdict(used)  # kept with the beginning: an attempt that is cut off counts on from there
             build = codex.argv if self._spec.kind == "codex" else gemini.argv
             desk = AttemptDesk(self._spec, self._attempt, kept, self._meter, self._redactor)
             extra = {} if self._key is None else {KEYS[self._spec.kind]: self._key}

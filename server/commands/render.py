@@ -176,7 +176,9 @@ def failures_told(console: Console, failures: Sequence[FailureView]) -> None:
         if place:
             console.text()
         said = {"category": one.category, "message": one.message}
-        chance = f"{one.chance:.0%} (estimate, from {one.tried} attempts)" if one.chance is not None else None
+        chance = None
+        if one.chance is not None:
+            chance = f"{one.chance:.0%} (estimate, from {one.tried} attempts)" if one.tried else "no experience yet"
         console.fields(
             [
                 ("node", one.node),

@@ -173,6 +173,7 @@ def test_from_where_a_run_can_be_played_what_was_tried_again_and_what_was_done(p
     assert (nodes["boom"]["can_resume"], nodes["boom"]["reruns"]) == (True, 2)
     stats = project.json("show", "last", "--retries")
     assert (stats["attempts"], stats["failed"], stats["categories"]) == (1, 1, {"value_error": 1})
+    assert "no experience yet" in project.call("show", "last", "--failures").stdout  # and no figure made of nothing
     assert project.call("rollback", "last", "start", "--reason", "from the top", "--yes").exit_code == 0
     deeds = project.json("show", "last", "--history")
     assert [one["type"] for one in deeds] == ["run.created", "run.failed", "run.rolled_back"]

@@ -50,6 +50,10 @@ def codex() -> None:
     if "lost" in prompt and resumed:
         say({"type": "turn.failed", "error": {"message": f"no rollout found for thread id {resumed}"}})
         sys.exit(1)
+    if "dies" in prompt:
+        say({"type": "thread.started", "thread_id": resumed})
+        time.sleep(0.3)  # real time: that it has begun is noted
+        sys.exit(1)
     say({"type": "thread.started", "thread_id": resumed or "0199a213-81c0-7800-8aa1-bbab2a035a53"})
     told = {"prompt": prompt, "argv": sys.argv[2:], "key": os.environ.get("CODEX_API_KEY")}
     say({"type": "item.completed", "item": {"id": "i", "type": "agent_message", "text": json.dumps(told)}})

@@ -13,7 +13,7 @@ import pytest
 
 from omium.clients.coding.desk import AttemptDesk
 from omium.clients.coding.events import Event, Said
-from omium.clients.coding.executor import CodingExecutor
+from omium.clients.coding.executor import CodingExecutor, _Work
 from omium.clients.coding.spec import CodingSpec, Kind
 from omium.clients.processes.event_log import EventLog
 from omium.clients.processes.listing import ProcessView, listed
@@ -140,6 +140,24 @@ async def test_codex_is_asked_about_once_and_goes_on_with_its_thread(node: Node)
         assert done.usage is not None and done.usage["tokens"] == 2 * 107  # the same again, not the sum once more
         told = json.loads(output(done)["result"])
         assert told["argv"][-3:] == ["resume", THREAD, "-"] and "it broke" in told["prompt"]
+
+
+async def test_a_thread_of_another_node_that_was_cut_off_here_is_not_counted_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(self: object, kept: object) -> None:
+        """Nothing is noted at the end, as when the worker is killed."""
+
+    used = {"input": 60, "output": 7, "cache_read": 40, "cache_write": 0}
+    session: dict[str, Any] = {"id": THREAD, "agent": "fake", "cwd": str(node.workspace), "said": "", "used": used}
+    spec = fake(node, "codex", "codex")
+    with anyio.fail_after(60):
+        with monkeypatch.context() as there, pytest.raises(OmiumError):
+            there.setattr(_Work, "_note_spent", killed)
+            await run(spec, node, {"prompt": "It dies.", "session": session})
+        done = await run(spec, node, {"prompt": "It dies.", "session": session}, resumed=True)
+    assert done.usage is not None and done.usage["tokens"] == 107  # of 2 * 107, the other node's is the first
+    assert output(done)["session"]["used"] == {name: 2 * count for name, count in used.items()}
 
 
 async def test_codex_begins_anew_when_its_thread_is_lost(node: Node) -> None:
