@@ -63,6 +63,8 @@ class Redactor:
 
     def with_kinds(self, kinds: Collection[str]) -> Redactor:
         """The same credentials and further kinds."""
+        if self._secrets >= ("secrets" in kinds) and self._email >= ("email" in kinds):
+            return self
         made = Redactor()
         made._needles = self._needles
         made._secrets = self._secrets or "secrets" in kinds
@@ -93,10 +95,16 @@ class Redactor:
         """A JSON value with every text redacted, keys included."""
         for keys in (True, False):  # what is split over values may have keys between
             texts = list(_texts(value, keys))
+            if keys and not self._may_hold("".join(texts)):
+                return value
             redacted = self.texts(texts)
             if redacted != texts:
                 value = _rebuilt(value, keys, iter(redacted).__next__)
         return value
+
+    def _may_hold(self, text: str) -> bool:
+        """Whether there could be anything in so much text. What spans several values is in the text of all of them."""
+        return self._email or len(text) >= (_SHORTEST if self._needles else _SHORTEST_SECRET)
 
     def _found(self, text: str) -> list[Span]:
         return [*self._credentials(text), *self._patterns(text)]

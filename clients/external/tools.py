@@ -58,6 +58,7 @@ class ExternalTools:
         self._met: dict[str, Mapping[str, Definition]] = {}
         self._meeting = anyio.Lock()
         self._checks: dict[str, Callable[[Any, str], list[Problem]]] = {}  # of arguments, by pin
+        self._previews: dict[str, tuple[PinRow, str]] = {}  # by name: what a row says, while it is the present one
 
     # --- what there is --------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class ExternalTools:
             arguments=dict(arguments),
             server=server,
             pin=row.digest,
-            preview=_preview(name, row),
+            preview=self._preview(name, row),
             agent=agent,
             usd=spec.price(tool) or 0.0,
             hints=dict(definition.get("annotations") or {}),
@@ -206,6 +207,12 @@ class ExternalTools:
                 tool=name,
                 sent=False,
             )
+
+    def _preview(self, name: str, row: PinRow) -> str:
+        known = self._previews.get(name)
+        if known is None or known[0] is not row:
+            known = self._previews[name] = (row, _preview(name, row))
+        return known[1]
 
     async def _call(self, spec: ServerSpec, tool: str, row: PinRow, allowed: Allowed, asked: Value) -> Value:
         """What the gate has allowed: exactly these arguments, within these limits."""

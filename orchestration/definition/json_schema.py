@@ -7,6 +7,7 @@ schema (nothing is fetched) and `pattern` is RE2, which does not backtrack.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,17 @@ _SINGLE_IN = (
     "not",
     "unevaluatedItems",
     "unevaluatedProperties",
+)
+
+# The keywords of schemas that a compiled checker may look at before the thorough one: no references, which may go round
+# without end, no expressions, whose dialects differ, no arithmetic on fractions.
+_PLAIN = frozenset(
+    (
+        *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "allOf"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
+        *("minItems", "maxItems", "minProperties", "maxProperties", "uniqueItems"),
+        *("title", "description", "default", "examples", "$schema"),
+    )
 )
 
 MISSING = object()
@@ -97,7 +109,34 @@ def value_problems(schema: Mapping[str, Any], value: Any, path: str = "") -> lis
 def checker_of(schema: Mapping[str, Any]) -> Callable[[Any, str], list[Problem]]:
     """`value_problems` for many values of one schema: compiling takes longer than checking."""
     validator = _validator(schema)
-    return lambda value, path: _problems(validator, value, path)
+    fits = _compiled(schema)
+
+    def check(value: Any, path: str) -> list[Problem]:
+        return [] if fits is not None and fits(value) else _problems(validator, value, path)
+
+    return check
+
+
+def _compiled(schema: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+    """Whether a value surely fits: much faster than naming its problems. None where the schema is not plain. A number
+    that is not finite counts as null; no such value can be stored."""
+    import jsonschema_rs
+
+    if any(keyword not in _PLAIN for _, part in _subschemas(schema, "") for keyword in part):
+        return None
+    try:
+        json.dumps(schema, allow_nan=False)  # which would become a null there
+        validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=False, offline=True)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+    def fits(value: Any) -> bool:
+        try:
+            return bool(validator.is_valid(value))
+        except (ValueError, TypeError, OverflowError, RecursionError):  # what is no JSON; the other one says why
+            return False
+
+    return fits
 
 
 def _problems(validator: Any, value: Any, path: str) -> list[Problem]:

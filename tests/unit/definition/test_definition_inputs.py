@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from omium.orchestration.definition import NodeDef, WorkflowDef, validate_inputs, value_problems
-from omium.orchestration.definition.json_schema import MISSING, schema_at, schema_problems
+from omium.orchestration.definition.json_schema import MISSING, checker_of, schema_at, schema_problems
 from omium.orchestration.errors import OmiumError
 
 
@@ -127,3 +129,59 @@ OPEN: dict[str, Any] = {
 def test_what_a_schema_says_about_a_path(steps: tuple[str | int, ...], known: bool | None) -> None:
     at, _ = schema_at(OPEN, steps)
     assert {True: at is not MISSING and at is not None, False: at is MISSING, None: at is None}[known]
+
+
+_small = st.integers(-3, 3)
+_leaf = (
+    st.none()
+    | st.booleans()
+    | _small
+    | st.sampled_from([1.0, 0.5, 2**53 + 1, 10**400])
+    | st.text("a\u00e9\U0001f600\ud800", max_size=3)
+)
+_values = st.recursive(
+    _leaf,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+_types = st.sampled_from(["object", "array", "string", "integer", "number", "boolean", "null"])
+_bounds = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": _types | st.lists(_types, min_size=1, max_size=3, unique=True),
+        **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _small),
+        **dict.fromkeys(
+            ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), st.integers(0, 3)
+        ),
+        "uniqueItems": st.booleans(),
+        "required": st.lists(st.sampled_from("abc"), unique=True, max_size=2),
+        "const": _values,
+        "enum": st.lists(_values, min_size=1, max_size=3),
+    },
+)
+
+
+def _wider(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    parts = st.fixed_dictionaries(
+        {},
+        optional={
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+            "items": inner,
+            "additionalProperties": st.booleans() | inner,
+            **dict.fromkeys(("anyOf", "allOf"), st.lists(inner, min_size=1, max_size=2)),
+        },
+    )
+    return st.builds(lambda one, other: {**one, **other}, _bounds, parts)
+
+
+@given(schema=st.recursive(_bounds, _wider, max_leaves=4), value=_values)
+@settings(max_examples=400)
+def test_what_the_quick_checker_lets_pass_has_no_problems(schema: dict[str, Any], value: Any) -> None:
+    assert bool(checker_of(schema)(value, "v")) == bool(value_problems(schema, value, "v"))
+
+
+def test_values_that_are_no_json_are_told_and_not_raised() -> None:
+    check = checker_of({"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False})
+    assert [str(one) for one in check({"a": b"x"}, "v")] and check({1: 2}, "v") and check({"a": object()}, "v")
+    assert not check({"a": 10**400}, "v") and not check({"a": 2}, "v")
+    assert checker_of({"enum": [float("nan")]})(None, "v"), "a number that is not finite is no null"
