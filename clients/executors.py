@@ -26,6 +26,7 @@ from omium.clients.asked import Asked
 from omium.clients.commands import CommandSpec, Launch, launch_of, run_command
 from omium.clients.functions.code import Sources, Stamp, of_callable, stamp_of
 from omium.clients.functions.context import AskAsync, Asking, AsyncContext, asking, wants_context
+from omium.clients.functions.failure import FunctionError, describe
 from omium.clients.functions.host import FunctionPool
 from omium.clients.functions.printed import Printed
 from omium.clients.functions.threads import call_in_thread
@@ -36,6 +37,7 @@ from omium.clients.processes.stream import StreamName
 from omium.clients.processes.supervisor import OnLine
 from omium.clients.watched import Program, Supervision, Watched
 from omium.orchestration.definition.model import OnUnknown
+from omium.orchestration.engine.failures import classify
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, new_id
 from omium.orchestration.ports import Attempt, Done
@@ -60,7 +62,8 @@ class FunctionExecutor:
     functions are imported, besides what is installed. threads: how many calls may be in threads at a time; one that
     was abandoned keeps its place until it returns. scratch: the directory of an attempt (run, node, attempt), where
     what a function in a worker process prints is kept; what the others print is their process's. handed_on: the
-    variables that worker processes are given besides; credentials among them are taken out of what comes back.
+    variables that worker processes are given besides, and that functions in this process find in its environment;
+    credentials among them are taken out of what comes back, whatever the host.
     """
 
     def __init__(
@@ -136,7 +139,9 @@ class FunctionExecutor:
                 if function is None:  # importing runs code of the user's, which may take long
                     function = await anyio.to_thread.run_sync(self._load, spec.ref)
                 _check_host(spec, function)
-                body = _on_loop(function) if spec.host == "async" else self._in_thread(function)
+                on_loop = spec.host == "async"
+                body = _on_loop(function, self._quiet) if on_loop else self._in_thread(function)
+                body = _discreet_here(spec.ref, body, self._credentials) if self._credentials else body
             if spec.timeout_s is not None and spec.host != "process":
                 body = _bounded(spec.ref, body, spec.timeout_s)
             if spec.on_unknown in _RECORDED:
@@ -189,11 +194,15 @@ class FunctionExecutor:
                 function,
                 copied(inputs),
                 context=_context(attempt),
-                on_request=attempt.ask,
+                on_request=self._quiet(attempt.ask),
                 limiter=self._limiter,
             )
 
         return body
+
+    def _quiet(self, ask: AskAsync) -> AskAsync:
+        """`ask` for a function that knows credentials: what it tells has them no more."""
+        return _discreet_ask(ask, self._credentials) if self._credentials else ask
 
 
 def _discreet(call: Callable[..., Awaitable[Value]], credentials: Credentials) -> Callable[..., Awaitable[Value]]:
@@ -202,8 +211,7 @@ def _discreet(call: Callable[..., Awaitable[Value]], credentials: Credentials) -
     async def discreet(
         inputs: dict[str, Any], *, context: dict[str, Any], on_request: AskAsync, on_line: OnLine | None = None
     ) -> Value:
-        async def ask(what: str, payload: Value) -> Value:
-            return await on_request(what, credentials.value(payload))
+        ask = _discreet_ask(on_request, credentials)
 
         def hear(stream: StreamName, line: str) -> None:
             if on_line is not None:
@@ -218,15 +226,44 @@ def _discreet(call: Callable[..., Awaitable[Value]], credentials: Credentials) -
     return discreet
 
 
-def _on_loop(function: Callable[..., Awaitable[Value]]) -> Body:
+def _discreet_ask(ask: AskAsync, credentials: Credentials) -> AskAsync:
+    async def discreet(what: str, payload: Value) -> Value:
+        return await ask(what, credentials.value(payload))
+
+    return discreet
+
+
+def _discreet_here(ref: str, body: Body, credentials: Credentials) -> Body:
+    """The same for functions in this process, which raise what they like. An exception that has a credential in its
+    text, or in its causes, becomes a `FunctionError` without it, of the same category."""
+
+    async def discreet(inputs: dict[str, Any], attempt: Attempt) -> Value:
+        try:
+            return cast(Value, credentials.value(await body(inputs, attempt)))
+        except OmiumError as error:
+            credentials.clean(error)
+            raise error from None
+        except Exception as error:  # boundary: of the user's code
+            failure = describe(error)
+            clean = credentials.value(failure)
+            if clean == failure:
+                raise
+            told = FunctionError(ref, clean)
+            told.data = {**told.data, "category": classify(error)}
+            raise told from None
+
+    return discreet
+
+
+def _on_loop(function: Callable[..., Awaitable[Value]], quiet: Callable[[AskAsync], AskAsync]) -> Body:
     """The shortest way: no context, no task, no scope of its own unless the function asks for it."""
     with_context = wants_context(function)
 
     async def body(inputs: dict[str, Any], attempt: Attempt) -> Value:
-        arguments = copied(inputs)
+        arguments, ask = copied(inputs), quiet(attempt.ask)
         if with_context:
-            arguments["ctx"] = AsyncContext(_context(attempt), attempt.ask)
-        token = asking.set(Asking(True, attempt.ask))
+            arguments["ctx"] = AsyncContext(_context(attempt), ask)
+        token = asking.set(Asking(True, ask))
         try:
             return await function(**arguments)
         except SystemExit as error:
@@ -361,6 +398,10 @@ class CommandExecutor:
         digest = hashlib.sha256(told.encode()).hexdigest()
         self._digests[use] = digest, {path: stamp_of(path) for path in files}
         return digest
+
+    def change(self, specs: Mapping[str, CommandSpec]) -> None:
+        """What starts from now on is supervised as these say; what runs, as it was started."""
+        self._specs = dict(specs)
 
     async def run(self, use: str, inputs: Value, attempt: Attempt) -> Done:
         """Run the command on `inputs`; the ledger holds its intent before and its output after.

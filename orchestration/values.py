@@ -57,10 +57,13 @@ def encode(value: object, *, max_size: int = MAX_SIZE) -> Encoded:
     infinity, a naive datetime, a key that is no string, a lone surrogate, nesting deeper than `MAX_DEPTH` (so also a
     structure that contains itself), a number of more than `MAX_DIGITS` digits, or a form of more than `max_size` bytes.
     """
-    data = _VERSION + _canonical_json(value, max_size)
-    if len(data) > max_size:
-        _refuse(None, f"the value takes {len(data)} bytes, the limit is {max_size}", "Store it as an artifact instead.")
+    data = _form(value, max_size)
     return Encoded(data, Digest(hashlib.sha256(data).hexdigest()), len(data))
+
+
+def size_of(value: object) -> int:
+    """The size that `encode` gives; raises what `encode` raises."""
+    return len(_form(value, MAX_SIZE))
 
 
 def digest_of(value: object) -> Digest:
@@ -102,6 +105,13 @@ def decode(data: bytes) -> Value:
 # asking, and NaN as null; its passthrough options stop only some of these. Measured alternatives: decoding again and
 # comparing costs about as much and lets an IntEnum through (it equals its number); a walk by `gc.get_referents` is
 # faster on large values and slower on small ones, and cannot see tags without a second pass.
+
+
+def _form(value: object, max_size: int) -> bytes:
+    data = _VERSION + _canonical_json(value, max_size)
+    if len(data) > max_size:
+        _refuse(None, f"the value takes {len(data)} bytes, the limit is {max_size}", "Store it as an artifact instead.")
+    return data
 
 
 def _canonical_json(value: object, max_size: int) -> bytes:

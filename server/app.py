@@ -19,9 +19,11 @@ from omium.orchestration.service.core import Core
 from omium.server.config import Config
 from omium.server.hosting import hosted
 from omium.server.upkeep import kept_up
+from omium.server.wiring.agents import agents_of
 from omium.server.wiring.external import external_tools, tool_executors
 from omium.server.wiring.gates import gated, policies_of
 from omium.server.wiring.notify import notifying
+from omium.server.wiring.supervision import LiveSupervision
 from omium.server.wiring.telemetry import tracing
 from omium.storage.open import open_store
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from omium.clients.external.tools import ExternalTools
     from omium.clients.workspaces import GitWorkspaces
     from omium.orchestration.engine.engine import Engine, EngineConfig
+    from omium.orchestration.ports_agents import AgentSource
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +44,20 @@ _POOL = "processes"  # the limit that functions in worker processes share
 
 @asynccontextmanager
 async def open_omium(
-    config: Config, *, engine: bool = True, leave: Leave = "park", clock: Clock | None = None
+    config: Config,
+    *,
+    engine: bool = True,
+    leave: Leave = "park",
+    clock: Clock | None = None,
+    supervision: LiveSupervision | None = None,
 ) -> AsyncIterator[Core]:
     """The core over this configuration's database, for the length of the block.
 
     engine: whether this process executes runs; without one it can only look and control, which takes no worker and no
     function's code. leave: what becomes of runs that still execute at the end of the block: `park` frees them in the
     database, where any later process finds them; `detach` has a background worker go on with them, unless
-    `config.detach` is off. Their state is not changed by either, and no process of theirs is left.
+    `config.detach` is off. Their state is not changed by either, and no process of theirs is left. supervision: whoever
+    keeps it can have the settings read anew meanwhile.
     Raises `storage_unavailable`, and what `Project.catalog` raises.
     """
     catalog = config.project.catalog(config.limits.resources)
@@ -64,11 +73,12 @@ async def open_omium(
             catalog,
             clock=time,
             policies=policies_of(config.project),
+            agents=agents_of(config, catalog),
             budgets=config.project.budgets,
             longest_s=config.limits.run_time_s,
         )
         if engine:
-            departure = None
+            departure, live = None, supervision or LiveSupervision(config)
             if leave == "detach" and config.detach:
                 from omium.server.detach import Departure
 
@@ -76,7 +86,7 @@ async def open_omium(
                 stack.push_async_callback(_to_the_end, departure.runs_are_free)
             await stack.enter_async_context(hosted(lambda: tracing(config, store)))
             await stack.enter_async_context(hosted(lambda: notifying(config, store, time)))
-            running = await stack.enter_async_context(hosted(lambda: _engine(config, core, workspaces, time)))
+            running = await stack.enter_async_context(hosted(lambda: _engine(config, core, workspaces, time, live)))
             if departure is not None:
                 stack.push_async_callback(_to_the_end, partial(departure.begins, running))
             await stack.enter_async_context(hosted(lambda: kept_up(config, store, workspaces)))
@@ -90,19 +100,20 @@ async def _to_the_end(leave: Callable[[], Awaitable[object]]) -> None:
 
 
 @asynccontextmanager
-async def _engine(config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock) -> AsyncIterator[Engine]:
+async def _engine(
+    config: Config, core: Core, workspaces: GitWorkspaces | None, clock: Clock, supervision: LiveSupervision
+) -> AsyncIterator[Engine]:
     """The engine of this process, with everything that it runs nodes with."""
     from omium.clients.processes.liveness import marked
     from omium.orchestration.engine.engine import Engine
-    from omium.server.wiring.supervision import processes_of
 
     async with AsyncExitStack() as stack:
         stack.enter_context(marked())
         tools = await stack.enter_async_context(external_tools(config.project, core.store, clock))
         engine = Engine(
             core.store,
-            await _executors(stack, config, tools),
-            processes=processes_of(config),
+            await _executors(stack, config, tools, supervision, core.agents),
+            processes=supervision.processes(),
             create_child=core.create_child,
             check_names=core.check_names,
             workspaces=workspaces,
@@ -137,14 +148,19 @@ def _memory(size: int | None) -> dict[str, int]:
     return {} if size is None else {_MEMORY: max(1, math.ceil(size / 2**20))}
 
 
-async def _executors(stack: AsyncExitStack, config: Config, tools: ExternalTools | None) -> dict[str, Executor]:
+async def _executors(
+    stack: AsyncExitStack,
+    config: Config,
+    tools: ExternalTools | None,
+    supervision: LiveSupervision,
+    hot: AgentSource | None,
+) -> dict[str, Executor]:
     """How nodes are run, by kind. Worker processes are kept only if a function needs one."""
     from omium.clients.executors import FunctionExecutor
     from omium.clients.functions.host import FunctionPool
     from omium.clients.processes.environment import declared
     from omium.clients.workspaces.paths import node_dir
     from omium.server.wiring import agents, coding
-    from omium.server.wiring.supervision import supervised_commands
 
     project = config.project
     handed_on = declared(project.pass_env, project.env)
@@ -161,14 +177,14 @@ async def _executors(stack: AsyncExitStack, config: Config, tools: ExternalTools
         scratch=partial(node_dir, config.home),
         handed_on=handed_on,
     )
-    commands = await stack.enter_async_context(supervised_commands(config))
+    commands = await stack.enter_async_context(supervision.commands())
     await anyio.to_thread.run_sync(_read_code, functions, tuple(project.functions))
     await anyio.to_thread.run_sync(_read_code, commands, tuple(project.commands))
     cli = coding.cli_executor(project, commands, config.home)
     return {
         "function": functions,
         "cli": cli,
-        **agents.executors(project, functions, pool, tools),
+        **agents.executors(project, functions, pool, tools, hot),
         **tool_executors(tools),
     }
 

@@ -79,6 +79,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str, str]]]] = {
         "doctor": ("doctoring", "doctor", "Look for what is wrong, and name the command that mends it."),
         "health": ("doctoring", "health", "Say whether runs can go on: healthy, degraded or unhealthy."),
         "processes": ("processes", "processes", "List the supervised programs that run on this machine now."),
+        "conversations": ("conversing", "conversations", "List the conversations of coding CLIs on this machine."),
         "wrap": ("wrap", "wrap", "Run a program and send heartbeats for it on standard error."),
         "verify": ("upkeep", "verify", "Check the logs, tables and contents of the database."),
         "audit": ("auditing", "audit", "Export what happened, with the proof that nothing of it was changed."),

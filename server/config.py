@@ -180,7 +180,8 @@ def load_config(
     upkeep, retention = loaded.file.upkeep, loaded.file.retention
     kept = None if retention is None else Retention(retention.after, retention.forget)
     config = replace(config, upkeep=Upkeep(upkeep.enabled, upkeep.every), retention=kept)
-    if loaded.file.commands or any(name.startswith("OMIUM_SUPERVISION_") for name in env):
+    said_of_it = loaded.file.commands or loaded.file.coding or "supervision" in loaded.file.model_fields_set
+    if said_of_it or any(name.startswith("OMIUM_SUPERVISION_") for name in env):
         from omium.server.declared.supervision import with_environment
 
         config = replace(config, supervision=with_environment(loaded.file.supervision, env))

@@ -53,7 +53,7 @@ async def examine(patient: Patient) -> list[Finding]:
     found += project
     if config is not None:
         found += [one async for one in _database(config)]
-        found += [*_places(config), *_secrets(config)]
+        found += [*_places(config), *_secrets(config), *_needs(patient, config)]
         found += [one async for one in _life(config)]
     found += [*_clients(patient, config)]
     return found
@@ -125,6 +125,9 @@ async def _database(config: Config) -> AsyncIterator[Finding]:
     elif found.state == "newer":
         detail = f"{shown} has schema {found.version}; this version knows {found.known} and older"
         yield Finding("schema", "failed", detail, "pip install --upgrade omium-mcp")
+    elif found.state == "unknown":
+        scheme = config.database.partition("://")[0]
+        yield Finding("database", "ok", f"{scheme}, of an installed package; it is looked at when it is used")
     elif found.state in ("absent", "empty"):
         yield Finding("database", "ok", f"{shown} will be made when it is first needed")
     else:
@@ -183,6 +186,16 @@ def _secrets(config: Config) -> Iterator[Finding]:
         except OmiumError as error:
             fix = f"omium notify test {endpoint.name}"
             yield Finding(f"notify {endpoint.name}", "warning", error.message, fix)
+
+
+def _needs(patient: Patient, config: Config) -> Iterator[Finding]:
+    """What the project declares and this machine lacks; a project file that cannot be loaded declares nothing."""
+    from omium.server.needs import needs
+
+    for one in needs(config.project, patient.environ):
+        # Without a program or its code nodes fail; a variable may be set where runs are executed, a plugin is left out.
+        status: Status = "ok" if not one.problem else "failed" if one.kind in ("program", "code") else "warning"
+        yield Finding(one.name, status, one.problem or one.detail, one.fix)
 
 
 # --- what goes on -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -31,7 +31,7 @@ _VARIABLES: Final = {
 @dataclass(frozen=True, slots=True)
 class Setting:
     """key: as in `omium.yaml`, where it can be said there; value: what holds, None for no limit, nothing, nobody.
-    source: `omium.yaml`, the name of a variable, or `default`."""
+    source: `omium.yaml`, the name of a variable, `default`, or a process that holds something else."""
 
     key: str
     value: Any
@@ -62,7 +62,19 @@ def settings_of(config: Config, file: BaseModel | None, environ: Mapping[str, st
         ("telemetry.otlp", None if config.telemetry is None else config.telemetry.otlp),
     ]
     settings = [Setting(key, value, _source(key, file, environ)) for key, value in found]
-    return [*settings, *_supervision(config, file, environ)]
+    supervision = list(_supervision(config, file, environ))
+    return [*settings, *supervision, *_otherwise_held(config, supervision)]
+
+
+def _otherwise_held(config: Config, said: list[Setting]) -> Iterator[Setting]:
+    """What processes that run hold otherwise, because they have not been told to read the file anew."""
+    from omium.server.held import held_of
+
+    now = {one.key: one.value for one in said}
+    for held in held_of(config):
+        for one in _supervision(replace(config, supervision=held.supervision), None, {}):
+            if one.key in now and one.value != now[one.key]:
+                yield Setting(one.key, one.value, f"process {held.pid}, until it gets SIGHUP")
 
 
 def _limits(config: Config) -> Iterator[tuple[str, Any]]:
@@ -78,7 +90,7 @@ def _limits(config: Config) -> Iterator[tuple[str, Any]]:
 
 def _supervision(config: Config, file: BaseModel | None, environ: Mapping[str, str]) -> Iterator[Setting]:
     """What holds for all commands, and for each of them."""
-    if not config.project.commands:
+    if config.supervision is None and not config.project.commands:
         return
     said = config.supervision or SupervisionFile()
     for name, section in said:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from omium.clients.agents.registry import AGENTS_GROUP, Registry
+from omium.clients.agents.registry import Registry
 from omium.clients.agents.spec import AgentDef, AgentLimits, ModelSpec
 from omium.clients.coding.spec import OUTPUT, CodingSpec
 from omium.clients.commands import CommandSpec
@@ -32,11 +32,18 @@ from omium.orchestration.ids import ProjectId
 from omium.orchestration.ports_workspace import WorkspaceSpec
 from omium.orchestration.service.catalog import Catalog, CommandEntry, FunctionSpec, Host, is_function_ref
 from omium.server.declared.policy import DeclaredPolicy
+from omium.server.plugins import (
+    AGENTS_GROUP,
+    FUNCTIONS_GROUP,
+    WORKFLOWS_GROUP,
+    left_out,
+    made,
+    offered_agent,
+    points,
+    unusable,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-FUNCTIONS_GROUP = "omium.functions"
-WORKFLOWS_GROUP = "omium.workflows"
 
 
 class Project:
@@ -73,7 +80,9 @@ class Project:
         self.sources: dict[str, str] = {}
         self.workspaces: dict[str, WorkspaceSpec] = {}
         self.agents = Registry()
-        self.servers = Servers()
+        self.agents_beside: list[Path] = []  # files that manifests are made of besides themselves
+        self.offered_agents: dict[str, AgentDef] = {}  # those of installed packages, by entry point
+        self.left_out: dict[EntryPoint, str] = {}  # what installed packages offer and cannot be used, and why
         self.servers = Servers()
         self.policy = DeclaredPolicy()
         self.budgets: tuple[BudgetRule, ...] = ()
@@ -213,33 +222,45 @@ class Project:
         """Register what installed packages offer: functions under `omium.functions` (`package.module:function`, run in
         worker processes), agents under `omium.agents` (an AgentDef, or a function that gives one), workflows under
         `omium.workflows` (a WorkflowDef, or a function that gives one).
-        A name that the project has itself stays its own; one that two packages offer is refused."""
-        from importlib.metadata import entry_points
-
+        A name that the project has itself stays its own; one that two packages offer is refused. What cannot be used
+        is left out: see `plugins`."""
         own = set(self.functions)
-        for point in entry_points(group=FUNCTIONS_GROUP):
+        for point in points(FUNCTIONS_GROUP):
             if point.name in own:
                 continue
             if not is_function_ref(point.value):
-                raise _bad_entry_point(FUNCTIONS_GROUP, point.name, f"{point.value!r} is not package.module:function")
+                self._leave_out(point, unusable(point, f"{point.value!r} is not package.module:function"))
+                continue
             self.add_function(FunctionSpec(point.name, point.value))
-        own = set(self.agents.names())
-        for point in entry_points(group=AGENTS_GROUP):
-            offered = point.load()
-            agent = offered if isinstance(offered, AgentDef) else offered()
-            if not isinstance(agent, AgentDef):
-                raise _bad_entry_point(AGENTS_GROUP, point.name, "it gives no AgentDef")
-            if agent.name not in own:
-                self.agents.add(replace(agent, source=agent.source or f"entry point {point.name}"))
+        for point in points(AGENTS_GROUP):
+            try:
+                self.offered_agents[point.name] = offered_agent(point)
+            except OmiumError as error:
+                self._leave_out(point, error)
+        self.take_offered(self.offered_agents)
         own = set(self.workflows)
-        for point in entry_points(group=WORKFLOWS_GROUP):
+        for point in points(WORKFLOWS_GROUP):
             if point.name in own:
                 continue
-            offered = point.load()
-            definition = offered if isinstance(offered, WorkflowDef) else offered()
-            if not isinstance(definition, WorkflowDef) or definition.name != point.name:
-                raise _bad_entry_point(WORKFLOWS_GROUP, point.name, "it gives no workflow of that name")
+            try:
+                definition = made(point, WorkflowDef)
+                if definition.name != point.name:
+                    raise unusable(point, f"its workflow is called {definition.name!r}")
+            except OmiumError as error:
+                self._leave_out(point, error)
+                continue
             self.workflow(definition)
+
+    def _leave_out(self, point: EntryPoint, error: OmiumError) -> None:
+        self.left_out[point] = error.message
+        left_out(error)
+
+    def take_offered(self, agents: Mapping[str, AgentDef]) -> None:
+        """Register agents that packages offer, by entry point; a name that the project has itself stays its own."""
+        own = set(self.agents.names())
+        for agent in agents.values():
+            if agent.name not in own:
+                self.agents.add(agent)
 
     def catalog(self, resources: Collection[str] = ()) -> Catalog:
         """What the core gets; `resources` are the names of the limits that nodes may count against. Raises
@@ -277,9 +298,3 @@ def _check_name(kind: str, name: str) -> None:
     problem = name_problem(name)
     if problem:
         raise OmiumError("invalid_definition", f"the name of a {kind}: {problem}.")
-
-
-def _bad_entry_point(group: str, name: str, problem: str) -> OmiumError:
-    return OmiumError(
-        "invalid_definition", f"the entry point {name!r} of {group}: {problem}.", "It comes from an installed package."
-    )

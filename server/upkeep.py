@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,6 +33,9 @@ def chores(config: Config, store: Store, workspaces: Workspaces | None) -> list[
     if config.retention is not None:
         work = partial(_retain, keeping, policy_of(config, config.retention), workspaces, config.home)
         found.insert(0, Chore(f"retention of {config.project.id}", every, work))
+    if config.project.coding:  # they lie on this machine, so each machine looks after its own
+        place = f"conversations of {config.project.id} on {socket.gethostname()}"
+        found.insert(0, Chore(place, every, partial(_expire, config)))
     return found
 
 
@@ -57,7 +61,9 @@ async def forget(
 async def remove_files(
     home: Path, gone: Sequence[RunId], workspaces: Workspaces | None, trees: Sequence[RunId]
 ) -> None:
-    """Remove what attempts of these runs have left on the disk, and the workspaces of `trees`. Raises `workspace`."""
+    """Remove what attempts of these runs have left on the disk, conversations of coding CLIs that were of these runs
+    only, and the workspaces of `trees`. Raises `workspace`."""
+    from omium.clients.coding.register import Conversations
     from omium.clients.workspaces.scratch import remove_scratch
 
     if workspaces is not None and trees:
@@ -65,6 +71,7 @@ async def remove_files(
     try:
         if gone:
             await anyio.to_thread.run_sync(remove_scratch, home, gone)
+            await anyio.to_thread.run_sync(Conversations(home).forget, set(gone))
     except OSError as error:
         raise OmiumError("workspace", f"the files of runs cannot be removed: {error}.") from error
 
@@ -89,6 +96,14 @@ async def _sweep(keeping: Keeper) -> Mapping[str, Any]:
 
     gone = await sweep(keeping, keeping.clock.now_us())
     return {"contents": gone.blobs, "files": gone.orphans + gone.temporaries}
+
+
+async def _expire(config: Config) -> Mapping[str, Any]:
+    from omium.clients.coding.register import Conversations
+    from omium.clients.coding.spec import SESSION_TTL_S
+
+    expire = Conversations(config.home).expire
+    return await anyio.to_thread.run_sync(expire, config.project.id, config.project.coding, SESSION_TTL_S)
 
 
 async def _retain(keeping: Keeper, policy: Policy, workspaces: Workspaces | None, home: Path) -> Mapping[str, Any]:

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from omium.clients.workspaces.locks import file_lock
 from omium.orchestration.errors import OmiumError
@@ -20,7 +19,10 @@ from omium.server.app import open_omium
 from omium.server.config import Config, load_config
 from omium.server.detach import HORIZON_S, IDLE_S, has_work, lock_path
 from omium.server.logs import set_up_logging
+from omium.server.loop import run
 from omium.server.memory import tune
+from omium.server.signals import Signals
+from omium.server.wiring.supervision import LiveSupervision
 
 _log = logging.getLogger(__name__)
 
@@ -32,41 +34,40 @@ async def run_worker(
     config: Config, idle_s: float | None = None, *, exclusive: bool = False, horizon_s: float = HORIZON_S
 ) -> None:
     """Execute the project's runs until SIGTERM or SIGINT, or until nothing was to be done for `idle_s` seconds (None:
-    never). What still executes then is freed for other processes, within 10 s.
+    never). What still executes then is freed for other processes, within 10 s. At SIGHUP see `signals.Signals`.
 
     exclusive: hold the lock of the background worker, and end at once if another one does. horizon_s: a timer that is
     due within so many seconds counts as something to be done.
     """
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_until_signal, tasks)
-        if exclusive:
-            await _serve_alone(config, IDLE_S if idle_s is None else idle_s, horizon_s)
-        else:
-            async with open_omium(config) as core:
-                await _until_idle(config, core, idle_s, horizon_s)
-        tasks.cancel_scope.cancel()
+    supervision = LiveSupervision(config)
+    signals = Signals(supervision)
+    with signals.held():
+        async with anyio.create_task_group() as tasks:
 
+            def go(number: signal.Signals) -> None:
+                _log.info("%s: runs are handed over", signal.Signals(number).name)
+                tasks.cancel_scope.cancel()
 
-async def _until_signal(tasks: TaskGroup) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            _log.info("%s: runs are handed over", signal.Signals(number).name)
+            tasks.start_soon(signals.heed, go)
+            async with open_omium(config, supervision=supervision) as core:
+                if exclusive:
+                    await _serve_alone(config, core, IDLE_S if idle_s is None else idle_s, horizon_s)
+                else:
+                    await _until_idle(config, core, idle_s, horizon_s)
             tasks.cancel_scope.cancel()
-            return
 
 
-async def _serve_alone(config: Config, idle_s: float, horizon_s: float) -> None:
+async def _serve_alone(config: Config, core: Core, idle_s: float, horizon_s: float) -> None:
     """Serve under the lock. It is given up before the last look for work, so that nobody relies on a worker that is
     about to end."""
-    async with open_omium(config) as core:
-        while True:
-            async with _only_one(config) as mine:
-                if not mine:
-                    _log.info("another background worker serves %s", config.project.id)
-                    return
-                await _until_idle(config, core, idle_s, horizon_s)
-            if not await _is_busy(config, core, horizon_s):
+    while True:
+        async with _only_one(config) as mine:
+            if not mine:
+                _log.info("another background worker serves %s", config.project.id)
                 return
+            await _until_idle(config, core, idle_s, horizon_s)
+        if not await _is_busy(config, core, horizon_s):
+            return
 
 
 @asynccontextmanager
@@ -122,7 +123,7 @@ def main() -> int:
     tune()
     set_up_logging()
     try:
-        anyio.run(lambda: run_worker(load_config(), arguments.idle, exclusive=arguments.detached))
+        run(lambda: run_worker(load_config(), arguments.idle, exclusive=arguments.detached))
     except OmiumError as error:
         _log.error("%s", error)
         return 1

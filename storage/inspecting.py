@@ -14,13 +14,13 @@ from omium.orchestration.errors import OmiumError
 from omium.storage.migrate import HISTORY
 from omium.storage.sqlite.errors import translated
 
-State = Literal["absent", "empty", "current", "older", "newer"]
+State = Literal["absent", "empty", "current", "older", "newer", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """state: of the schema, beside that of this program. version: of the database, None where there is none; known: of
-    this program. path: the file, for SQLite."""
+    """state: of the schema, beside that of this program; unknown of a database that only its package knows. version: of
+    the database, None where there is none; known: of this program. path: the file, for SQLite."""
 
     state: State
     version: str | None
@@ -30,9 +30,14 @@ class Inspected:
 
 async def inspect(url: str) -> Inspected:
     """url: as `open_store` takes it. Raises `storage_unavailable` for what cannot be read or is no database of Omium,
-    and `unsupported` when the driver of PostgreSQL is not installed."""
+    and `unsupported` when the driver of PostgreSQL, or the package of another database, cannot be used."""
     if "://" in url and url.partition("://")[0].partition("+")[0] in ("postgresql", "postgres"):
         return await _postgres(url)
+    if "://" in url and not url.startswith("sqlite"):
+        from omium.storage.open import backend_of
+
+        backend_of(url.partition("://")[0].partition("+")[0])
+        return Inspected("unknown", None, HISTORY.head)
     return await anyio.to_thread.run_sync(_sqlite, url.partition("://")[2].removeprefix("/") if "://" in url else url)
 
 

@@ -134,7 +134,15 @@ def as_document(raw: bytes) -> dict[str, Any] | None:
 
 
 def _json(raw: bytes | None) -> Any:
-    return None if raw is None else orjson.loads(raw)
+    """Raises `integrity` for a column that holds no JSON any more."""
+    try:
+        return None if raw is None else orjson.loads(raw)
+    except ValueError as error:
+        raise OmiumError(
+            "integrity",
+            f"a row of the database is damaged: {error}.",
+            "Run `omium verify`, then restore the last backup.",
+        ) from error
 
 
 def as_run(row: Sequence[Any]) -> RunRow:

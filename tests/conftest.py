@@ -46,8 +46,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """The loop that Omium's own processes have."""
+    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="session")

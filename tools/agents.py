@@ -46,6 +46,7 @@ class AgentOut(Answer):
     name: Line
     versions: list[AgentVersionOut]
     usage: list[AgentUsageOut] | None = None
+    problem: Text | None = None
     next: Line | None = None
 
 
@@ -92,6 +93,7 @@ def _agent_out(view: AgentView, *, detail: bool) -> AgentOut:
         name=line(view.name),
         versions=fit(_version_out(one, detail=detail) for one in versions),
         usage=fit(_usage_out(one) for one in view.usage) if view.usage else None,
+        problem=(view.problem or None) if detail else None,
     )
 
 

@@ -70,6 +70,7 @@ async def validate_workflow(
             next="correct the text and call validate_workflow again",
         )
     # Under its own name beside the registered ones, so that runs of runs are seen as they would be.
+    core.present_agents()  # those that a run of now would have
     catalog = replace(core.catalog, workflows={**core.catalog.workflows, found.name: found})
     wrong, missing = catalog.problems(found.name)
     return ValidationOut(

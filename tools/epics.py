@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,10 @@ async def start_epic(
     workflow: Annotated[str, Field(min_length=1, max_length=200)] = EPIC,
     inputs: Annotated[dict[str, Any] | None, Field(description="Its other inputs")] = None,
     workspace: Annotated[str | None, Field(description="The declared repository", max_length=200)] = None,
+    phases: Annotated[
+        list[str] | Literal["auto"] | None,
+        Field(description="Only these phases and all that they need; auto: as far as the goal says. All, unless given"),
+    ] = None,
     wait_seconds: Wait = 0,
     idempotency_key: Key = None,
 ) -> RunState:
@@ -70,6 +74,7 @@ async def start_epic(
             inputs=inputs,
             workspace=workspace,
             idempotency_key=idempotency_key,
+            phases=phases,
         )
     )
     if wait_seconds:

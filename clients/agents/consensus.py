@@ -21,6 +21,7 @@ from omium.orchestration.definition.model import ConsensusSpec
 from omium.orchestration.definition.voting import vote_of
 from omium.orchestration.engine.failures import classify
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest
 from omium.orchestration.ports import Attempt, Done
 from omium.orchestration.ports_calls import Suspended
 from omium.orchestration.values import Value, digest_of
@@ -36,6 +37,15 @@ class ConsensusExecutor:
 
     def __init__(self, agents: AgentExecutor) -> None:
         self._agents = agents
+
+    def known(self, agents: Digest) -> ConsensusExecutor | None:
+        """See `ports_agents.KeepsAgents`."""
+        found = self._agents.known(agents)
+        return None if found is None else ConsensusExecutor(found)
+
+    def keeping(self, agents: Digest, document: Any) -> ConsensusExecutor:
+        """See `ports_agents.KeepsAgents`."""
+        return ConsensusExecutor(self._agents.keeping(agents, document))
 
     def digest(self, use: str) -> str:
         told = [use, *(self._agents.digest(voter) for voter in vote_of(use).voters)]

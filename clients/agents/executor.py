@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Final
 
@@ -17,10 +19,12 @@ from omium.clients.agents.prompting import news, rendered
 from omium.clients.agents.secrets import Secrets
 from omium.clients.agents.session import Session
 from omium.clients.agents.spec import AgentDef, versioned
+from omium.clients.agents.stored import agents_of
 from omium.clients.agents.toolbox import Describe, Functions, fill, is_external
 from omium.orchestration.definition.json_schema import value_problems
 from omium.orchestration.engine.failures import TRANSIENT, classify, type_names
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Digest
 from omium.orchestration.ports import Attempt, Done
 from omium.orchestration.ports_calls import Suspended, Tools
 from omium.orchestration.values import Value
@@ -48,18 +52,20 @@ _CLASS_OF: Final[Mapping[str, str]] = {
     "validation": "builtins.AssertionError",
 }
 _REASON: Final = "model_call"
+_MOST_KEPT: Final = 64
 
 
 class AgentExecutor:
     """Runs registered agents, each on the framework that its definition names.
 
-    agents: by name and by `name@version`. adapters: by framework. functions and describe: what runs the functions that
-    agents call, and tells their schemas; external: the tools of other servers; pins: their definitions, for the digest.
+    agents: by name and by `name@version`; where they may change, what gives the present ones. adapters: by framework.
+    functions and describe: what runs the functions that agents call, and tells their schemas; external: the tools of
+    other servers; pins: their definitions, for the digest.
     """
 
     def __init__(
         self,
-        agents: Mapping[str, AgentDef],
+        agents: Mapping[str, AgentDef] | Callable[[], Mapping[str, AgentDef]],
         adapters: Mapping[str, Adapter],
         *,
         functions: Functions | None = None,
@@ -68,13 +74,44 @@ class AgentExecutor:
         pins: Pins | None = None,
         secrets: Secrets | None = None,
     ) -> None:
-        self._agents = agents
+        self._present = agents if callable(agents) else lambda: agents
+        self._kept: OrderedDict[Digest, AgentExecutor] = OrderedDict()  # by what runs keep
         self._adapters = adapters
         self._functions = functions
         self._describe = describe
         self._external = external
         self._pins = pins
         self._secrets = secrets or Secrets()
+
+    # --- the agents that a run keeps --------------------------------------------------------------------------------
+
+    @property
+    def _agents(self) -> Mapping[str, AgentDef]:
+        return self._present()
+
+    def known(self, agents: Digest) -> AgentExecutor | None:
+        """See `ports_agents.KeepsAgents`."""
+        found = self._kept.get(agents)
+        if found is not None:
+            self._kept.move_to_end(agents)
+        return found
+
+    def keeping(self, agents: Digest, document: Any) -> AgentExecutor:
+        """See `ports_agents.KeepsAgents`."""
+        found = copy(self)
+        held = agents_of(document)
+        found._present = lambda: held
+        self._kept[agents] = found
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+        return found
+
+    def named(self, use: str) -> str:
+        """See `ports_agents.NamesAgents`."""
+        agent = self._agent(use)
+        return versioned(agent.name, agent.version)
+
+    # ----------------------------------------------------------------------------------------------------------------
 
     def digest(self, use: str) -> str:
         """Changes when the agent, one that it may hand over to, a tool of theirs or their framework does. Raises

@@ -7,7 +7,6 @@ particular. What an agent names (functions, other agents, frameworks) is checked
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final
 
 from omium.clients.agents.adapter import Adapter
 from omium.clients.agents.prompting import template_problem
@@ -19,8 +18,6 @@ from omium.orchestration.definition.names import name_problem
 from omium.orchestration.definition.problems import Problem
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.service.catalog import AgentSpec
-
-AGENTS_GROUP: Final = "omium.agents"
 
 
 class Registry:

@@ -50,11 +50,13 @@ class Desk(Protocol):
 
 @dataclass(slots=True)
 class Ended:
-    """How a process ended. result: of the last turn, None when it gave none; unknown, malformed: lines of that sort."""
+    """How a process ended. result: of the last turn, None when it gave none; begun: whether it said that the
+    conversation goes on; unknown, malformed: lines of that sort."""
 
     exit: Exit
     result: Result | None = None
     waits: bool = False
+    begun: bool = False
     unknown: int = 0
     malformed: int = 0
 
@@ -92,7 +94,7 @@ class Conversation:
         self._stopping = False
         self._exit: Exit | None = None
         self._result: Result | None = None
-        self._waits = False
+        self._waits = self._begun = False
         self._unknown = self._malformed = 0
 
     async def run(self) -> Ended:
@@ -111,7 +113,7 @@ class Conversation:
         if self._failure is not None:
             raise self._failure
         assert self._exit is not None
-        return Ended(self._exit, self._result, self._waits, self._unknown, self._malformed)
+        return Ended(self._exit, self._result, self._waits, self._begun, self._unknown, self._malformed)
 
     def fail(self, error: BaseException) -> None:
         """End it, and raise this from `run`."""
@@ -190,6 +192,7 @@ class Conversation:
                 self._malformed += 1
             elif isinstance(event, (Begun, Said, Used, Asked)):
                 self._stirred.set()
+            self._begun = self._begun or isinstance(event, Begun)
             self._desk.heard(event)
             if isinstance(event, Asked):
                 self._answer_soon(event)

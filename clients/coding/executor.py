@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from omium.clients.coding.conversation import Conversation, Ended
 from omium.clients.coding.desk import AttemptDesk
 from omium.clients.coding.events import Event, Result, Tokens
 from omium.clients.coding.failures import check_ended
+from omium.clients.coding.register import Conversations, Entry, Share, Standing, config_directory
 from omium.clients.coding.sessions import Kept, Task
 from omium.clients.coding.spec import KEYS, CodingSpec
 from omium.clients.coding.usage import Meter
@@ -44,13 +46,18 @@ from omium.orchestration.values import Value
 _log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 2.0
+# What Gemini and Codex say on standard error of a conversation that they cannot read, before anything has begun.
+_UNREADABLE: Final = re.compile(
+    r"^(?:Error resuming session\b|Error: .*\bthread/resume\b)|\b(?:no rollout found for|session not found)\b",
+    re.I | re.M,
+)
 _TRIES: Final = 3  # a conversation that is lost, or was begun when nobody could note it, is begun anew
 
 
 class CodingExecutor:
     """Runs registered coding CLIs. specs: by name; home: Omium's directory, below which CLIs with a key of their own
     keep their conversations; environment: where keys are looked up (os.environ); supervision: what is kept of their
-    processes besides."""
+    processes besides; project: whose conversations they are."""
 
     def __init__(
         self,
@@ -59,8 +66,11 @@ class CodingExecutor:
         *,
         environment: Mapping[str, str] | None = None,
         supervision: Supervision | None = None,
+        project: str = "default",
     ) -> None:
         self._specs = specs
+        self._project = project
+        self._conversations = Conversations(home)
         self._supervision = supervision or Supervision()
         self._home = home
         self._environment = os.environ if environment is None else environment
@@ -90,7 +100,10 @@ class CodingExecutor:
                 f"The coding CLI {use!r} works in the workspace, and this node has none.",
                 "Declare `workspace: write` at the node.",
             )
-        work = _Work(spec, task, attempt, attempt.workspace, self._home, self._key(spec), self._supervision)
+        work = _Work(
+            *(spec, task, attempt, attempt.workspace, self._home, self._key(spec), self._supervision),
+            *(self._conversations, self._project),
+        )
         return await work.run()
 
     def _spec(self, use: str) -> CodingSpec:
@@ -124,8 +137,12 @@ class _Work:
         home: Path,
         key: str | None,
         supervision: Supervision,
+        conversations: Conversations,
+        project: str,
     ) -> None:
         self._spec = spec
+        self._conversations = conversations
+        self._project = project
         self._supervision = supervision
         self._task = task
         self._attempt = attempt
@@ -152,6 +169,7 @@ class _Work:
         self._meter.goes_on(kept.spent)
         async with self._attempt.leased(f"session:{kept.session}"):
             await self._attempt.keep(kept.as_value())
+            self._note(kept)
             try:
                 await self._meter.hold()
                 result = await (self._controlled(kept) if self._spec.kind == "claude" else self._headless(kept))
@@ -167,6 +185,7 @@ class _Work:
     async def _note_spent(self, kept: Kept) -> None:
         """For the attempt that goes on from here: its output tells what all of them took."""
         kept.spent = self._meter.spent()
+        self._note(kept)
         try:
             await self._attempt.keep(kept.as_value())
         except OmiumError as error:  # the node is no longer ours, or the database is away: the engine sees to that
@@ -175,8 +194,9 @@ class _Work:
     async def _fresh(self, session: uuid.UUID) -> Kept:
         await anyio.to_thread.run_sync(copy_configs, self._spec.configs, self._workspace)
         head = await anyio.to_thread.run_sync(head_of, self._workspace)
-        spec = self._spec
-        return Kept(spec.kind, spec.name, str(self._workspace), str(session), "", head=head)
+        spec, wanted = self._spec, self._task.session
+        follows = None if wanted is None else wanted.id
+        return Kept(spec.kind, spec.name, str(self._workspace), str(session), "", head=head, follows=follows)
 
     async def _done(self, kept: Kept, result: Result) -> Done:
         self._meter_model(result)
@@ -199,7 +219,26 @@ class _Work:
             "denied": kept.denied,
         }
         await self._attempt.keep(kept.as_value())
+        self._note(kept, "ended")
         return Done(kept.outcome, usage)
+
+    def _note(self, kept: Kept, standing: Standing = "open") -> None:
+        """What the conversation took by now, for whoever looks at it; nothing before it has begun."""
+        if not kept.begun:
+            return
+        attempt, spent = self._attempt, self._meter.spent()
+        mine = {name: count - kept.before.get(name, 0) for name, count in spent.items()}
+        turns, tokens = mine.pop("turns"), Tokens(**mine)
+        cost = self._meter.price(tokens) if tokens.total else 0.0
+        share = Share(attempt.run_id, attempt.node_id, attempt.generation, turns, tokens.total, cost)
+        self._conversations.note(self._entry(kept.session, standing, kept.follows), share)
+
+    def _entry(self, session: str, standing: Standing = "open", follows: str | None = None) -> Entry:
+        now, spec = self._conversations.wall(), self._spec
+        return Entry(
+            *(session, self._project, spec.name, spec.kind, str(self._workspace), now, now, standing),
+            follows=None if follows == session else follows,
+        )
 
     def _meter_model(self, result: Result) -> None:
         self._meter.model = self._meter.model or result.model
@@ -229,8 +268,8 @@ class _Work:
             if desk.asks_a_person:
                 await self._leave_open(kept, ended)
                 raise Suspended
-            if self._is_lost(ended) or self._is_taken(ended):
-                await self._begin_anew(kept)
+            if (is_lost := self._is_lost(ended)) or self._is_taken(ended):
+                await self._begin_anew(kept, (parent or kept.session) if is_lost else None)
                 continue
             return check_ended(self._spec, ended, self._redactor)
         raise OmiumError("process_failed", f"{self._spec.name} loses its conversations.", reason="session_lost")
@@ -253,7 +292,9 @@ class _Work:
 
     def _may_continue(self, wanted: sessions.SessionRef) -> bool:
         """A conversation is full of paths: in another directory it would go on with the files of another run."""
-        return wanted.cwd == str(self._workspace) and wanted.agent == self._spec.name
+        known = self._conversations.get(wanted.id)
+        over = known is not None and known.is_over(self._conversations.wall(), self._spec.session_ttl_s)
+        return wanted.cwd == str(self._workspace) and wanted.agent == self._spec.name and not over
 
     def _again(self) -> str:
         guidance = self._attempt.guidance
@@ -267,15 +308,23 @@ class _Work:
             await self._attempt.keep(kept.as_value())
 
     def _is_lost(self, ended: Ended) -> bool:
-        return ended.result is not None and ended.result.reason == "session_lost"
+        if ended.result is not None:
+            return ended.result.reason == "session_lost"
+        failed_at_once = bool(ended.exit.code) and not ended.begun
+        return failed_at_once and _UNREADABLE.search(tail_text(ended.exit.stderr)) is not None
 
     def _is_taken(self, ended: Ended) -> bool:
         """It began, and nobody could note that."""
         return ended.result is None and ended.exit.code == 1 and "is already in use" in tail_text(ended.exit.stderr)
 
-    async def _begin_anew(self, kept: Kept) -> None:
+    async def _begin_anew(self, kept: Kept, lost: str | None) -> None:
+        """lost: the conversation that the CLI could not read."""
         wanted = self._task.session
-        _log.warning("%s: the conversation %s is lost, another one begins", self._attempt.node_id, kept.session)
+        _log.warning("%s: the conversation %s is lost, another one begins", self._attempt.node_id, lost or kept.session)
+        if lost is not None:
+            self._conversations.corrupted(self._entry(lost))
+            kept.follows = lost
+        kept.before = self._meter.spent()
         if not kept.said:
             kept.said = wanted.said if wanted is not None and wanted.said else "(nothing is known of them)"
         kept.session, kept.begun, kept.waiting, kept.used = str(uuid.uuid4()), False, None, {}
@@ -284,7 +333,7 @@ class _Work:
     def _config_directory(self) -> str | None:
         if self._key is None:
             return None
-        directory = self._home / "coding" / self._spec.name.replace("/", "%2F")
+        directory = config_directory(self._home, self._spec.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return str(directory)
 
@@ -319,7 +368,7 @@ class _Work:
             if isinstance(stream, codex.CodexStream):
                 kept.used = asdict(stream.used)
             if session is not None and self._is_lost(ended):
-                await self._begin_anew(kept)
+                await self._begin_anew(kept, session)
                 continue
             return check_ended(self._spec, ended, self._redactor)
         raise OmiumError("process_failed", f"{self._spec.name} loses its conversations.", reason="session_lost")

@@ -104,7 +104,8 @@ class Kept:
     """The state of a node's work, durable. session: the conversation's id; begun: whether the CLI has taken it up;
     token: the marker of its processes; head: the commit at the start; answered: how often each call was decided about;
     denied: what was refused; outcome: the node's output, once the CLI is done; spent: see `usage.Meter.spent`;
-    used: see `SessionRef`."""
+    used: see `SessionRef`; before: of `spent`, what was taken before this conversation, by one that was lost; follows:
+    the conversation that it was copied from, or takes the place of."""
 
     kind: str
     agent: str
@@ -120,6 +121,8 @@ class Kept:
     outcome: dict[str, Any] | None = None
     spent: dict[str, int] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
+    follows: str | None = None
 
     def as_value(self) -> dict[str, Any]:
         """What `keep` is given."""

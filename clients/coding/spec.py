@@ -19,6 +19,7 @@ PROGRAMS: Final[Mapping[Kind, str]] = {"claude": "claude", "codex": "codex", "ge
 KEYS: Final[Mapping[Kind, str]] = {"claude": "ANTHROPIC_API_KEY", "codex": "CODEX_API_KEY", "gemini": "GEMINI_API_KEY"}
 """The variable that each takes its key from."""
 GEMINI_TRUST: Final = "GEMINI_CLI_TRUST_WORKSPACE"
+SESSION_TTL_S: Final = 30 * 86_400.0
 DEFAULT_TOOLS: Final = ("Bash", "Edit", "Glob", "Grep", "NotebookEdit", "Read", "Write")
 OUTPUT: Final[dict[str, Any]] = {
     "type": "object",
@@ -66,6 +67,7 @@ OUTPUT: Final[dict[str, Any]] = {
     "additionalProperties": False,
 }
 """What a node of a coding CLI gives; expressions that read it are held against this."""
+_SHORTEST_TTL_S: Final = 3_600.0
 _WORD: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.:@/\[\]-]{0,199}\Z")
 _TOOL: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9_]{0,199}\Z")
 
@@ -81,8 +83,9 @@ class CodingSpec:
     constants. api_key_env: the variable of Omium's environment that holds the key; with one the CLI keeps its
     sessions in a directory of Omium's, without one it uses the login and the directory of the user. mcp: a file of MCP
     servers for Claude Code, which otherwise has none. system_prompt: a file whose text is added to its own.
-    reserve_tokens: how much of the budgets is held before it may begin, and again whenever that is used up. Times are
-    seconds. Raises OmiumError("invalid_definition") for a specification that is none.
+    reserve_tokens: how much of the budgets is held before it may begin, and again whenever that is used up.
+    session_ttl_s: how long after its last use a conversation can be gone on with; None: for ever. Times are seconds.
+    Raises OmiumError("invalid_definition") for a specification that is none.
     """
 
     name: str
@@ -104,6 +107,7 @@ class CodingSpec:
     api_key_env: str | None = None
     configs: tuple[tuple[str, Path], ...] = ()  # path in the workspace, the operator's file
     reserve_tokens: int = 50_000
+    session_ttl_s: float | None = SESSION_TTL_S
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -126,6 +130,10 @@ class CodingSpec:
         for name in ("timeout", "idle_timeout"):
             if (limit := getattr(self, f"{name}_s")) is not None and limit <= 0:
                 _bad(self.name, f"has the {name} {limit:g}", "More than no time, or null for no limit.")
+        ttl_s = self.session_ttl_s
+        if ttl_s is not None and (ttl_s < _SHORTEST_TTL_S or ttl_s <= (self.timeout_s or 0)):
+            what = f"has the session_ttl {ttl_s:g} s, in which a conversation under way could expire"
+            _bad(self.name, what, "More than an hour and its timeout, or null for none.")
         check_declared((*self.pass_env, *self.env))
         if self.api_key_env is not None:
             check_declared((self.api_key_env,))

@@ -90,7 +90,7 @@ class Meter:
     async def hold(self) -> None:
         """Hold one more part. Raises `budget_exceeded`."""
         part = self._spec.reserve_tokens
-        usd = self._price(Tokens(input=part)) if part else 0.0
+        usd = self.price(Tokens(input=part)) if part else 0.0
         self._held.append(await self._attempt.reserve(self._spec.name, tokens=part, usd=usd))
 
     def heard(self, said: Said) -> bool:
@@ -119,9 +119,10 @@ class Meter:
 
     @property
     def usd(self) -> float | None:
-        return self._price(self.tokens)
+        return self.price(self.tokens)
 
-    def _price(self, tokens: Tokens) -> float | None:
+    def price(self, tokens: Tokens) -> float | None:
+        """In USD; None where it is not known."""
         return cost_usd(self._spec.kind, self.model, tokens) if is_priced(self._spec) else None
 
     async def settle(self) -> None:
@@ -142,7 +143,7 @@ class Meter:
         spent = self.spent()
         del spent["turns"]
         tokens = Tokens(**spent)
-        usd = self._price(tokens)
+        usd = self.price(tokens)
         told: dict[str, Any] = {
             "tokens": tokens.total,
             "input_tokens": tokens.input,

@@ -34,6 +34,7 @@ _ROUND_PAUSE_S: Final = 0.25
 _BACKOFF_MAX_S: Final = 60.0
 _STOOD_S: Final = 10.0
 _TOLD: Final = 2_000
+_PLACE: Final = 120
 _ANSWER: Final[TypeAdapter[types.CallToolResult | types.InputRequiredResult]] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
@@ -126,7 +127,7 @@ class Session:
         self, tool: str, arguments: Mapping[str, Any], meta: Mapping[str, Any], timeout_s: float
     ) -> types.CallToolResult:
         """One call. Raises OmiumError: `timeout`, or `tool_failed` with `data["reason"]`, and `data["sent"]`, which is
-        False when the server surely has not got it."""
+        False when the server surely has not got it. With `data["unclear"]` nobody knows whether the call was made."""
         sent = False
         state: str | None = None
         try:
@@ -144,8 +145,9 @@ class Session:
         except TimeoutError:
             raise OmiumError(
                 "timeout",
-                f"the tool {self._spec.name}/{tool} has not answered within {timeout_s:g} s.",
+                f"the tool {self._spec.name}/{tool} has not answered within {round(timeout_s, 2):g} s.",
                 sent=sent,
+                unclear=sent,
                 server=self._spec.name,
                 tool=tool,
             ) from None
@@ -179,21 +181,29 @@ class Session:
     def failure(self, error: Exception, *, sent: bool) -> OmiumError:
         """What a protocol failure means to whoever called."""
         if isinstance(error, ValidationError):
-            return self.error("its answer does not have the form of the protocol", reason="protocol", sent=sent)
+            wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = self.link.shown(".".join(map(str, wrong["loc"])))[:_PLACE]
+            told = f"its answer does not have the form of the protocol (wrong at {where or 'its top'})"
+            return self.error(told, reason="protocol", sent=sent, unclear=sent)
         assert isinstance(error, MCPError)
         code, message = error.error.code, self.link.shown(error.error.message)[:_TOLD]
         if code == types.CONNECTION_CLOSED:
             self.over.set()
             trouble = self.link.trouble()
             return self.error(
-                f"the connection ended{f': {trouble}' if trouble else ''}", reason="disconnected", sent=sent
+                f"the connection ended{f': {trouble}' if trouble else ''}",
+                reason="disconnected",
+                sent=sent,
+                unclear=sent,
             )
         if "Session terminated" in message and code == types.INVALID_REQUEST:  # of the SDK, for a session's HTTP 404
             self.over.set()
             return self.error("it has forgotten the session", reason="disconnected", sent=False)
         reasons = {NOT_SENT: "not_sent", BROKEN: "disconnected", REFUSED: "refused", TOO_LARGE: "too_large"}
         reached = sent and code not in (NOT_SENT, REFUSED)
-        return self.error(f"it answers: {message}", reason=reasons.get(code, "protocol"), sent=reached, rpc=code)
+        unclear = reached and code in (BROKEN, TOO_LARGE)  # of the transport; everything else is the server's answer
+        told = message.rstrip(".") if code in reasons else f"it answers: {message}"
+        return self.error(told, reason=reasons.get(code, "protocol"), sent=reached, unclear=unclear, rpc=code)
 
     def error(self, what: str, hint: str = "", **data: Any) -> OmiumError:
         return OmiumError(

@@ -101,9 +101,13 @@ class PinBook:
                 self._clock.now_us(),
             )
         proposed = old.document.get("proposed", {})
-        if definition.digest in (proposed.get("digest"), old.digest):
-            # One that has come back is not trusted again by itself: what changes twice may change a third time.
+        if definition.digest == proposed.get("digest"):
             return old
+        if definition.digest == old.digest:
+            # One that has come back is not trusted again by itself: what changes twice may change a third time. But
+            # what it was in between is no longer what waits for approval.
+            kept = {name: part for name, part in old.document.items() if name != "proposed"}
+            return self._next(old, old.status, kept) if proposed else old
         document = {
             **old.document,
             "proposed": {**document, "digest": definition.digest, "problem": definition.problem},

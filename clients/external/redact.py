@@ -53,6 +53,12 @@ _MOST_DECODED: Final = 65_536
 Span = tuple[int, int]
 
 
+def secret_in(text: str) -> int | None:
+    """Where a text holds what has the form of a credential, such as a provider's key; None where it does not."""
+    found = [match.start() for pattern in _SECRETS if (match := pattern.search(text)) is not None]
+    return min(found, default=None)
+
+
 class Redactor:
     """Made for one server: it knows that server's credentials. `kinds`: `secrets`, `email`."""
 
@@ -60,15 +66,17 @@ class Redactor:
         self._needles = forms_of([one for one in credentials if len(one) >= _SHORTEST])
         self._secrets = "secrets" in kinds
         self._email = "email" in kinds
+        self._wider: dict[tuple[str, ...], Redactor] = {}  # by kinds
 
     def with_kinds(self, kinds: Collection[str]) -> Redactor:
         """The same credentials and further kinds."""
-        if self._secrets >= ("secrets" in kinds) and self._email >= ("email" in kinds):
-            return self
-        made = Redactor()
-        made._needles = self._needles
-        made._secrets = self._secrets or "secrets" in kinds
-        made._email = self._email or "email" in kinds
+        wanted = tuple(kinds)
+        made = self._wider.get(wanted)
+        if made is None:
+            made = self._wider[wanted] = Redactor()
+            made._needles = self._needles
+            made._secrets = self._secrets or "secrets" in kinds
+            made._email = self._email or "email" in kinds
         return made
 
     def text(self, text: str) -> str:
@@ -92,15 +100,23 @@ class Redactor:
         return [_cut(text, start, merged) for text, start in zip(texts, starts, strict=True)]
 
     def value(self, value: Any) -> Any:
-        """A JSON value with every text redacted, keys included."""
+        """A JSON value with every text redacted, keys included, and what stands under the name of a secret."""
         for keys in (True, False):  # what is split over values may have keys between
             texts = list(_texts(value, keys))
             if keys and not self._may_hold("".join(texts)):
-                return value
+                break
             redacted = self.texts(texts)
             if redacted != texts:
                 value = _rebuilt(value, keys, iter(redacted).__next__)
-        return value
+        return _without_named(value) if self._secrets else value
+
+    def shown(self, value: Any) -> Any:
+        """The same for what a person reads to decide: each text by itself. A form that runs on over the next texts
+        would take names of arguments, and values, that are none of the secret."""
+        texts = list(_texts(value, True))
+        redacted = [self.text(one) for one in texts]
+        value = value if redacted == texts else _rebuilt(value, True, iter(redacted).__next__)
+        return _without_named(value) if self._secrets else value
 
     def _may_hold(self, text: str) -> bool:
         """Whether there could be anything in so much text. What spans several values is in the text of all of them."""
@@ -138,6 +154,8 @@ def forms_of(credentials: Sequence[str]) -> tuple[str, ...]:
         raw = one.encode()
         found[one] = None
         found[quote(one, safe="")] = None
+        for byte in ("%{:02X}", "%{:02x}"):  # also what needs no encoding
+            found["".join(byte.format(letter) for letter in raw)] = None
         found[raw.hex()] = None
         found[raw.hex().upper()] = None
         for encoded in (base64.b64encode, base64.urlsafe_b64encode):
@@ -202,6 +220,20 @@ def _cut(text: str, start: int, spans: Sequence[Span]) -> str:
             parts += [text[at:first], HIDDEN]
             at = last
     return "".join([*parts, text[at:]])
+
+
+def _without_named(value: Any) -> Any:
+    """A JSON value without what stands under keys such as `password`, as it would go in a text."""
+    if isinstance(value, list):
+        return [_without_named(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, item in value.items():
+        named = _ASSIGNED.match(f"{key}={item}") if isinstance(item, str) else None
+        hidden = named is not None and named.start("value") == len(key) + 1
+        kept[key] = HIDDEN if hidden and item != HIDDEN else _without_named(item)
+    return kept
 
 
 def _texts(value: Any, keys: bool) -> Iterator[str]:

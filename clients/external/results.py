@@ -13,7 +13,7 @@ from omium.clients.external.scan import harmless, scan_text
 from omium.clients.external.spec import ServerSpec
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_calls import Limits
-from omium.orchestration.values import Value, encode
+from omium.orchestration.values import Value, encode, size_of
 
 _ERROR: Final = 2_000
 _HEAD: Final = 0.7  # share of the room that the beginning of a text gets
@@ -29,7 +29,7 @@ def value_of(result: types.CallToolResult, spec: ServerSpec, tool: str, limits: 
     if result.structured_content is not None:
         value = redactor.value(result.structured_content)
         try:
-            size = encode(value).size
+            size = size_of(value)
         except OmiumError as error:
             raise _unusable(spec, tool, error) from error
         if size <= room:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -227,7 +228,7 @@ class ExternalTools:
         hint) says that a repeat does no harm."""
         safe = bool(allowed.trusts & {READ_ONLY, IDEMPOTENT})
         timeout_s = spec.call_s if allowed.limits.timeout_s is None else allowed.limits.timeout_s
-        deadline = anyio.current_time() + timeout_s
+        deadline = time.monotonic() + timeout_s
         tried, pause = 0, spec.retries.initial_s
         while True:
             tried += 1
@@ -236,7 +237,7 @@ class ExternalTools:
             except OmiumError as error:
                 again = error.data.get("sent") is False or safe
                 final = error.code not in ("tool_failed", "timeout") or error.data.get("reason") in _NEVER_AGAIN
-                left = deadline - anyio.current_time() - pause
+                left = deadline - time.monotonic() - pause
                 if final or not again or tried >= spec.retries.attempts or left <= 0:
                     raise
                 _log.info("the call of %s/%s is made again: %s", spec.name, tool, error.message)
@@ -261,7 +262,7 @@ class ExternalTools:
             session = await self._ready(spec, tool, row, deadline)
             meta = {IDEMPOTENCY_META: allowed.idempotency_key} if allowed.idempotency_key else {}
             assert isinstance(allowed.arguments, Mapping)  # checked
-            left_s = max(deadline - anyio.current_time(), 0.001)
+            left_s = max(deadline - time.monotonic(), 0.001)
             result = await session.call(tool, allowed.arguments, meta, left_s)
         except OmiumError as error:
             if is_transport_failure(error):
@@ -285,7 +286,7 @@ class ExternalTools:
             session, offered = standing, standing.listed
         else:
             try:
-                with anyio.fail_after(deadline - anyio.current_time()):
+                with anyio.fail_after(deadline - time.monotonic()):
                     session, offered = await self._definitions(spec.name)
             except TimeoutError:
                 raise OmiumError(

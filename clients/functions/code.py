@@ -72,6 +72,10 @@ class Sources:
         self._known[module] = hashes.hexdigest(), stamps
         return self._known[module][0]
 
+    def files(self, module: str) -> list[Path]:
+        """The files that its digest covers. Raises `not_found`."""
+        return sorted({file for _, file in self._closure(module)})
+
     def _closure(self, start: str) -> Iterator[tuple[str, Path]]:
         """(name, file) of the module, the packages around it and what they import of ours."""
         if self.find(start) is None:

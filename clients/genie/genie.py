@@ -127,6 +127,7 @@ class Genie:
                 workflow=spec.workflow,
                 inputs=spec.inputs,
                 workspace=spec.workspace,
+                phases=spec.phases,
                 idempotency_key=key,
             )
             return run.run_id

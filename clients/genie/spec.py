@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -26,7 +26,8 @@ class Bounds(FileModel):
 
 
 class EpicSpec(FileModel):
-    """name: what its memory goes by. workspace: the declared repository. hypotheses: what to try in branches, one after
+    """name: what its memory goes by. workspace: the declared repository. phases: only these and what they need; `auto`:
+    as far as the goal says. hypotheses: what to try in branches, one after
     the other. answers: what to propose at gates, by node; a gate that wants a person still gets one. rework: the phase
     to do again when another one fails. feedback: the workflow's input that takes what an earlier try has taught."""
 
@@ -36,6 +37,7 @@ class EpicSpec(FileModel):
     workflow: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "epic"
     workspace: str | None = None
     inputs: dict[str, Any] = Field(default_factory=dict)
+    phases: Annotated[list[Line], Field(min_length=1, max_length=100)] | Literal["auto"] | None = None
     bounds: Bounds = Bounds()
     hypotheses: Annotated[list[Line], Field(max_length=MAX_ATTEMPTS)] = Field(default_factory=list)
     answers: dict[str, str] = Field(default_factory=dict)
@@ -45,6 +47,8 @@ class EpicSpec(FileModel):
     def digest(self) -> str:
         """Changes with what is asked for, and not with the bounds under which it is."""
         asked = self.model_dump(include={"goal", "acceptance", "workflow", "workspace", "inputs"})
+        if self.phases is not None:
+            asked["phases"] = self.phases
         return digest_of(asked)[:16]
 
 

@@ -28,7 +28,8 @@ class EventLog:
     """Appends to `path`; at `max_bytes` it becomes `path.1`, that `path.2`, and so on up to `keep`, the oldest goes.
 
     No line is lost or cut by a rotation, whoever makes it: a line goes out in one write to the file that bears the name
-    at that moment, and only one process renames. hide: takes secrets out of a text. A failure (a full disk, a directory
+    at that moment, and only one process renames. output: whether lines of programs are wanted too;
+    enabled: whether anything is written at all. hide: takes secrets out of a text. A failure (a full disk, a directory
     that was removed) is counted and logged now and then; it never reaches the program that is being watched.
     """
 
@@ -39,9 +40,11 @@ class EventLog:
         max_bytes: int = MAX_BYTES,
         keep: int = KEEP,
         output: bool = True,
+        enabled: bool = True,
         hide: Callable[[str], str] = str,
     ) -> None:
-        self.output = output
+        self._output = output
+        self._enabled = enabled
         self._path = path
         self._max_bytes = max_bytes
         self._keep = keep
@@ -49,8 +52,19 @@ class EventLog:
         self._descriptor: int | None = None
         self._complained = -_QUIET_S
 
+    @property
+    def output(self) -> bool:
+        """Whether the lines of programs are wanted too."""
+        return self._enabled and self._output
+
+    def change(self, *, max_bytes: int, keep: int, output: bool, enabled: bool) -> None:
+        """From the next event on other settings hold."""
+        self._max_bytes, self._keep, self._output, self._enabled = max_bytes, keep, output, enabled
+
     def write(self, event: str, told: Mapping[str, Any]) -> None:
         """Append one event with the present time."""
+        if not self._enabled:
+            return
         shown = {key: self._hide(value) if isinstance(value, str) else value for key, value in told.items()}
         text = json.dumps({"event": event, "at": round(time.time(), 3), **shown})
         try:

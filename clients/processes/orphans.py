@@ -7,6 +7,7 @@ ledger; the node's `on_unknown` says what follows. Here is only seen to it that 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -60,15 +61,26 @@ class Reconciler:
         self._own = this_process()
         self._seen: dict[str, float] = {}  # orphans that have a grace, and since when
         self._looking = anyio.Lock()
+        self._every_s = math.inf
+        self._changed = anyio.Event()
+
+    def change(self, *, orphans: Orphans, grace_s: float, every_s: float) -> None:
+        """From now on other settings hold, also for orphans that are known; `run` looks at them at once."""
+        self._orphans, self._grace_s, self._every_s = orphans, grace_s, every_s
+        self._changed.set()
 
     async def run(self, every_s: float) -> None:
         """Look again and again until cancelled. A failure is logged: the next round comes."""
+        self._every_s = every_s
         while True:
+            self._changed = anyio.Event()
             try:
                 await self.look()
             except Exception:  # boundary: nothing about one process may end the watch over the others
                 _log.exception("orphaned processes cannot be looked at now")
-            await anyio.sleep(min(every_s, self._grace_s) if self._seen and self._grace_s else every_s)
+            soon = self._seen and self._grace_s
+            with anyio.move_on_after(min(self._every_s, self._grace_s) if soon else self._every_s):
+                await self._changed.wait()
 
     async def look(self) -> list[Settled]:
         """One round over every orphan."""

@@ -348,8 +348,10 @@ class OmiumClient:
         workflow: str | None = None,
         inputs: Mapping[str, Any] | None = None,
         workspace: str | None = None,
+        phases: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
+        """phases: only these and what they need; `"auto"`: as far as the goal says."""
         answer = await self.call(
             "start_epic",
             goal=goal,
@@ -357,6 +359,7 @@ class OmiumClient:
             workflow=workflow,
             inputs=dict(inputs) if inputs is not None else None,
             workspace=workspace,
+            phases=phases if phases is None or isinstance(phases, str) else list(phases),
             idempotency_key=_key(idempotency_key),
         )
         return Run.model_validate(answer)

@@ -280,7 +280,7 @@ def _select(selection: Selection, scope: Mapping[str, Any], source: str) -> Any:
     for step in selection.steps:
         if isinstance(value, dict):
             if step not in value:
-                raise _failed(source, f"there is no {step!r} among {_some_keys(value)}")
+                raise _failed(source, f"there is no {step!r}{_among(value)}")
             value = value[step]
         elif type(step) is int and isinstance(value, list):
             if step >= len(value):
@@ -296,9 +296,9 @@ def _select(selection: Selection, scope: Mapping[str, Any], source: str) -> Any:
     return value
 
 
-def _some_keys(value: Mapping[Any, Any]) -> str:
+def _among(value: Mapping[Any, Any]) -> str:
     keys = sorted(map(repr, value))
-    return ", ".join(keys[:8]) + (" and more" if len(keys) > 8 else "") if keys else "no fields"
+    return f" among {', '.join(keys[:8])}{' and more' if len(keys) > 8 else ''}" if keys else ""
 
 
 def _type_name(value: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from omium.orchestration.definition.model import FAILURE_CATEGORIES, FailureRule, NodeDef, WorkflowDef
@@ -64,6 +65,25 @@ def failure_problems(workflow: WorkflowDef) -> list[Problem]:
         if any(_covers(earlier, rule) for earlier in workflow.on_failure[:index]):
             problems.append(Problem(here, "never counts: a rule before it fits all that it fits", "the narrower first"))
     return problems
+
+
+def rules_left(rules: Iterable[FailureRule], nodes: tuple[NodeDef, ...]) -> tuple[FailureRule, ...]:
+    """Of a workflow's rules those that can come to it with these of its nodes alone. Where the place that a rule goes
+    back to is left out, the rule is, and the next one that fits counts."""
+    addresses = list(_addresses(nodes))
+    plans, names = [address for address, node in addresses if node.expands], [address for address, _ in addresses]
+    left: list[FailureRule] = []
+    for rule in rules:
+        if rule.do == "rollback" and any(_place(rule.to, names, plans, "")):
+            continue
+        if rule.nodes is not None:
+            fitting = tuple(one for one in rule.nodes if not any(_pattern(one, names, plans, "")))
+            if not fitting:
+                continue
+            rule = replace(rule, nodes=fitting)
+        if not any(_covers(earlier, rule) for earlier in left):
+            left.append(rule)
+    return tuple(left)
 
 
 def _covers(earlier: FailureRule, later: FailureRule) -> bool:

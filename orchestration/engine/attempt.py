@@ -20,7 +20,7 @@ from omium.orchestration.engine.points import Points
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, RunId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import EffectState, NodeState, RunState
+from omium.orchestration.log.state import EffectOutcome, EffectState, NodeState, RunState
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation, Suspended
 from omium.orchestration.values import Value, encode
@@ -44,10 +44,10 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_blobs", "_draws", "_execution", "_kept", "_over", "_pending", "asked", "attempt", "base", "cancelled",
-        "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id", "points",
-        "restored", "resumed",
-        "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree", "vars", "workspace",
+        "_blobs", "_draws", "_execution", "_kept", "_over", "_pending", "agent", "asked", "attempt", "base",
+        "cancelled", "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id",
+        "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree", "vars",
+        "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -65,6 +65,7 @@ class NodeAttempt:
         self.inputs: Any = None
         self.vars: Mapping[str, Any] = {}  # the scope of its expressions
         self.key: str | None = None
+        self.agent: str | None = None  # who takes it, as name@version
         self.base: Digest | None = None  # the largest input, which the output may be stored as a patch against
         self.tree: str | None = None  # the workspace tree that it starts from
         self.error: OmiumError | None = None  # why it cannot even begin
@@ -201,15 +202,22 @@ class NodeAttempt:
         if known is not None and known.outcome == "done" and known.result is not None:
             return await self.load(known.result)
         allowed = await calls.leave(self, call)
+        policy = calls.on_unknown(self, allowed)
+        if known is not None and known.outcome == "unknown" and policy != "rerun":
+            raise calls.made_perhaps(call)
         asked = self.decided_on.pop(call.key, None)
         held = await budgets.reserve_for(self, call, allowed)
         detail = {"tool": call.tool, "server": call.server, "pin": call.pin, "rule": allowed.rule, "asked": asked}
+        if self.node.compensate is not None:  # what undoes it has to know what was sent, also where a person changed it
+            sent_as = encode(allowed.arguments)
+            detail["arguments"] = sent_as.digest
+            self._blobs += (NewBlob(sent_as),)
         try:
             return await self.effect(
                 call.key,
                 lambda: action(allowed),
                 kind=kind,
-                on_unknown=calls.on_unknown(self, allowed),
+                on_unknown=policy,
                 detail={name: value for name, value in detail.items() if value is not None},
                 approval=allowed.approval,
             )
@@ -334,9 +342,12 @@ class NodeAttempt:
 
     async def _settle_failed(self, identity: EffectId, error: Exception) -> None:
         told: dict[str, Any] = {"type": type(error).__qualname__, "message": str(error)[:2000]}
-        not_sent = isinstance(error, OmiumError) and error.data.get("sent") is False
+        data = error.data if isinstance(error, OmiumError) else {}
+        outcome: EffectOutcome = "not_sent" if data.get("sent") is False else "failed"
+        if data.get("unclear"):  # it went out, and no answer came: it may well have happened
+            outcome = "unknown"
         with anyio.CancelScope(shield=True):
-            await self._commit(c.SettleEffect(identity, "not_sent" if not_sent else "failed", error=told))
+            await self._commit(c.SettleEffect(identity, outcome, error=told))
 
     async def _intend(
         self,

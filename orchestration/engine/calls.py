@@ -51,7 +51,7 @@ async def leave(attempt: NodeAttempt, call: Call) -> Allowed:
             return _allowed(attempt, call, arguments, decision, rests_on[0])
         bound = _bound(attempt, call, arguments, decision)
         found = _asked(attempt, "call", bound)
-        if found is None:
+        if found is None or _was_for_a_failure(attempt, call, *found):
             _ask(attempt, call, arguments, decision, bound)
         identity, approval = found
         if approval.decision is None:
@@ -74,12 +74,18 @@ def _is_less(approval: ApprovalState, decision: Decision) -> bool:
     return _ASSURANCES.index(approval.assurance or "none") < _ASSURANCES.index(needed)
 
 
+def _was_for_a_failure(attempt: NodeAttempt, call: Call, identity: ApprovalId, approval: ApprovalState) -> bool:
+    """Whether the decision was for this call when it failed: to make it once more is another question."""
+    effect = attempt.ledger(call.key)
+    return approval.consumed and effect is not None and (effect.approval, effect.outcome) == (identity, "failed")
+
+
 def _check_usable(attempt: NodeAttempt, call: Call, identity: ApprovalId, approval: ApprovalState) -> None:
     """One decision, one call: used before, it is good only for the repeats of the very call that used it."""
     if not approval.consumed:
         return
     effect = attempt.ledger(call.key)
-    if effect is None or effect.approval != identity or effect.outcome == "failed":
+    if effect is None or effect.approval != identity:
         raise _denied(call, f"the approval {identity} was used before", rule=None)
 
 
@@ -266,6 +272,18 @@ def _denied(call: Call, why: str, *, rule: str | None, feedback: str | None = No
         rule=rule,
         reason=why,
         feedback=feedback,
+        sent=False,
+    )
+
+
+def made_perhaps(call: Call) -> OmiumError:
+    """What is said of a call that went out before, of which nobody knows whether it was made."""
+    what = f"{call.server}/{call.tool}" if call.server else call.tool
+    return OmiumError(
+        "tool_failed",
+        f"{what} was called like this before, and it is unknown whether that happened.",
+        "A call of which policy says that it is harmless (`trusts`) is made again.",
+        reason="unknown_outcome",
         sent=False,
     )
 

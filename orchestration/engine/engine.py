@@ -37,6 +37,7 @@ from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Claimed, Clock, Executor, Processes, Store, SystemClock
+from omium.orchestration.ports_agents import KeepsAgents
 from omium.orchestration.ports_calls import Guidance
 from omium.orchestration.ports_workspace import Workspaces, WorkspaceSpec
 from omium.orchestration.values import Value
@@ -405,6 +406,13 @@ class Engine:
         if found is None:
             raise OmiumError("unsupported", f"nodes of kind {node.kind!r} cannot be run by this worker.")
         return found
+
+    async def executor_of(self, run: RunState, node: NodeDef) -> Executor:
+        """Who runs this node of this run, which keeps the agents that it began with. Raises `unsupported`."""
+        found = self.executor(node)
+        if run.agents is None or not isinstance(found, KeepsAgents):
+            return found
+        return found.known(run.agents) or found.keeping(run.agents, await self.values.load(run.agents))
 
     async def prepare(self, run: Execution, attempt: NodeAttempt) -> None:
         """What an attempt finds ready: its scratch directory, what its checkpoints held, and what went wrong before."""

@@ -85,11 +85,16 @@ def setback_gate(
     return ApprovalSpec(_literal(text), ("rollback", *options) if possible else options)
 
 
-def unknown_gate(node_id: NodeId, calls: Sequence[str], min_assurance: Assurance = "elicited") -> ApprovalSpec:
-    """What is asked when a crash left it unknown whether a call happened. min_assurance: what the decision was worth
+def unknown_gate(
+    node_id: NodeId,
+    calls: Sequence[str],
+    min_assurance: Assurance = "elicited",
+    why: str = "was interrupted by a crash",
+) -> ApprovalSpec:
+    """What is asked when it was left unknown whether a call happened. min_assurance: what the decision was worth
     that let the call through: who says that it is made again must be good for as much."""
-    what = f"the calls {', '.join(calls)}" if calls else "its work"
-    text = f"{node_id} was interrupted by a crash, and it is unknown whether {what} happened. Run it again?"
+    what = f"the call{'s' if len(calls) > 1 else ''} {', '.join(calls)}" if calls else "its work"
+    text = f"{node_id} {why}, and it is unknown whether {what} happened. Run it again?"
     return ApprovalSpec(_literal(text), UNKNOWN_OPTIONS, min_assurance=min_assurance)
 
 

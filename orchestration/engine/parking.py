@@ -162,7 +162,7 @@ async def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState,
         )
         run.note(node_id, Outcome(NodeStatus.COMPLETED, stored.digest, stored.size))
     else:
-        _settle_unknown(run, turn, node_id, node)
+        _settle_unknown(run, turn, node_id)
         await starting.go_on(run, turn, node_id)
 
 
@@ -176,15 +176,10 @@ def is_decided(run: Execution) -> bool:
     return False
 
 
-def _settle_unknown(run: Execution, turn: Turn, node_id: NodeId, node: NodeState) -> None:
+def _settle_unknown(run: Execution, turn: Turn, node_id: NodeId) -> None:
     """A human said to try again: what was unknown counts as not having happened."""
-    for identity, effect in run.folded.effects.items():
-        if effect.node == node_id and effect.generation == node.generation and effect.outcome in (None, "unknown"):
-            turn.commands.append(
-                c.SettleEffect(
-                    identity, "not_sent", error={"message": "it counts as not made: a person said to call again"}
-                )
-            )
+    told = {"message": "it counts as not made: a person said to call again"}
+    turn.commands += [c.SettleEffect(one, "not_sent", error=told) for one in steps.unsettled_effects(run, node_id)]
 
 
 def _refusal(run: Execution, node: NodeState, approval: ApprovalState) -> dict[str, Any]:

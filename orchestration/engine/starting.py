@@ -19,6 +19,7 @@ from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import NewBlob
+from omium.orchestration.ports_agents import NamesAgents
 from omium.orchestration.values import Encoded, encode
 
 if TYPE_CHECKING:
@@ -338,7 +339,8 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
             run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))
             return
     run.attempts[node_id] = attempt
-    turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approved(run, node_id)))
+    approval = approved(run, node_id)
+    turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approval, attempt.agent))
     turn.started.append(node_id)
 
 
@@ -351,6 +353,9 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 
 
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
+    executor = await run.engine.executor_of(run.folded, node)
+    if isinstance(executor, NamesAgents):
+        attempt.agent = executor.named(used(node))
     program = run.program.node(node)
     scope, outputs = await scopes.build(run, attempt.node_id, program.names, program.every)
     inputs, form = (given(run, attempt.node_id, one) for one in resolve(node.input, scope, outputs))
@@ -364,7 +369,6 @@ async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     sizes = [(run.board.outcomes[up].size, digest) for up, digest in _upstream(run, attempt.node_id, outputs)]
     # What it gives will resemble the largest of what it read; a first node reads what the run was given.
     attempt.base = max(sizes)[1] if sizes else run.folded.inputs
-    executor = run.engine.executor(node)
     if node.workspace != "none":
         attempt.tree = await run.engine.workspaces.start_tree(run, attempt)
     code = executor.digest(used(node))

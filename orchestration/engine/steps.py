@@ -19,7 +19,7 @@ from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.failures import backoff_s, describe, may_retry, without_traceback
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import ApprovalId, Digest, NodeId
+from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import EffectState, NodeStatus
 from omium.orchestration.ports import Done
@@ -66,7 +66,7 @@ async def execute(run: Execution, attempt: NodeAttempt) -> Ended:
 
 async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
     node = attempt.node
-    executor = run.engine.executor(node)
+    executor = await run.engine.executor_of(run.folded, node)
     await run.engine.prepare(run, attempt)
     limit, too_late = _limit(run, attempt)
     if limit is None or too_late is None:
@@ -233,13 +233,22 @@ def _planner(run: Execution, node_id: NodeId) -> str | None:
 def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException) -> None:
     told = describe(error)
     unknown = _unknown(run, attempt.node_id)
-    if unknown is None:
+    if unknown is None or (unknown.policy == "ask" and not _asks(run, attempt, unknown, told)):
         failed(run, turn, attempt.node_id, told)
-    elif unknown.policy == "ask":  # a call was cut off: whether it is made again is not for the retry policy to say
+    elif unknown.policy == "ask":  # whether the call is made again is not for the retry policy to say
         setbacks.ask_instead(run, turn, attempt.node_id, told, unknown.request(run, attempt.node_id, told))
     else:
         turn.commands.append(c.FailAttempt(attempt.node_id, attempt.generation, attempt.attempt, told))
         run.note(attempt.node_id, Outcome(NodeStatus.FAILED, error=told))
+
+
+def _asks(run: Execution, attempt: NodeAttempt, unknown: _Unknown, told: dict[str, Any]) -> bool:
+    """Whether a person is asked about calls of a failed attempt that may have happened: about one that was cut off,
+    and about one that nobody answered where it would be made again, or where the node says so. Without that a server
+    that does not answer fails the call, and nothing waits for anybody."""
+    node, failures = attempt.node, run.folded.node(attempt.node_id).failures + 1
+    cut_off = any(effect.outcome is None for effect in unknown.effects)
+    return cut_off or node.on_unknown == "ask" or may_retry(node.retry, told["category"], failures)
 
 
 def failed(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any]) -> None:
@@ -437,7 +446,10 @@ class _Unknown:
         ]
         needed = [one.min_assurance for one in rested_on if one is not None]
         minimum = max(("elicited", *needed), key=_ASSURANCES.index)
-        spec, now = gates.unknown_gate(node_id, names, cast(Assurance, minimum)), run.engine.clock.now_us()
+        crashed = told["category"] == "unknown"
+        why = "was interrupted by a crash" if crashed else f"has failed ({told['message'].rstrip('.')})"
+        spec = gates.unknown_gate(node_id, names, cast(Assurance, minimum), why)
+        now = run.engine.clock.now_us()
         generation = run.folded.node(node_id).generation
         return gates.request(node_id, generation, spec, {}, now, kind="unknown_effect", details=about)
 
@@ -451,15 +463,25 @@ def _called(effect: EffectState) -> str:
     return f"{detail['server']}/{tool}" if "server" in detail else str(tool)
 
 
+def unsettled_effects(run: Execution, node_id: NodeId) -> dict[EffectId, EffectState]:
+    """The calls of a node that may have happened, and about which something has to be done before it runs again.
+
+    One that was cut off is not settled; one that nobody answered is settled as unknown. An agent has been told of the
+    latter, and goes on from there without making it again."""
+    node = run.folded.node(node_id)
+    told = run.structure.node_def(node_id).kind in ("agent", "consensus")
+    return {
+        identity: effect
+        for identity, effect in run.folded.effects.items()
+        if (effect.node, effect.generation) == (node_id, node.generation)
+        and (effect.outcome is None or (effect.outcome == "unknown" and not told))
+    }
+
+
 def _unknown(run: Execution, node_id: NodeId, cut_off: bool = False) -> _Unknown | None:
     """None when the node may simply run again. `cut_off`: it was stopped in the middle, so that a function whose
     definition says so is asked about even if it has no call in the ledger."""
-    node, definition = run.folded.node(node_id), run.structure.node_def(node_id)
-    unsettled = [
-        effect
-        for effect in run.folded.effects.values()
-        if effect.node == node_id and effect.generation == node.generation and effect.outcome in (None, "unknown")
-    ]
+    definition, unsettled = run.structure.node_def(node_id), list(unsettled_effects(run, node_id).values())
     policies = {effect.on_unknown for effect in unsettled}
     if cut_off and not unsettled and definition.kind == "function" and definition.on_unknown is not None:
         policies = {definition.on_unknown}

@@ -51,15 +51,21 @@ class Watch:
             _log.exception("this worker cannot be signed off; its runs are free once it is seen to be dead")
 
     async def run(self, freed: Callable[[], None]) -> None:
-        """Beat and observe until cancelled; `freed` is called when runs may have become free."""
+        """Beat and observe until cancelled; `freed` is called when runs may have become free. A database that cannot be
+        written is told once, however long that lasts."""
+        told = False
         while True:
             await anyio.sleep(self._config.beat_s)
             try:
                 await self._store.beat(self._worker)
                 if await self.look():
                     freed()
-            except OmiumError:
-                _log.exception("the heartbeat cannot be written now")
+            except OmiumError as error:
+                if not told:
+                    _log.error("the heartbeat cannot be written now: %s", error)
+                told = True
+            else:
+                told = False
 
     async def look(self) -> int:
         """Free the runs of workers that are dead or stale; how many runs."""

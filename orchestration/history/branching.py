@@ -165,6 +165,9 @@ async def create(
     policy = ground.policy_now()
     if policy is not None:
         blobs = [*blobs, NewBlob(policy)]
+    agents = ground.agents_now()
+    if agents is not None:
+        blobs = [*blobs, NewBlob(agents)]
     deadline = data.get("deadline_at")
     command = c.CreateRun(
         definition=fork.parent.definition,
@@ -185,6 +188,7 @@ async def create(
         session=caller.session,
         workspace=data.get("workspace"),
         policy=policy.digest if policy is not None else None,
+        agents=agents.digest if agents is not None else None,
     )
     commands: list[c.Command] = [command]
     if start:

@@ -143,6 +143,7 @@ async def _call(ground: Ground, recorded: Recorded, deed: Deed) -> Value:
         "call": deed.call,
         "kind": deed.kind,
         "detail": dict(deed.detail) if deed.detail is not None else None,
+        "arguments": await _sent(ground, deed),
         "result": await ground.values.load(deed.result) if deed.result is not None else None,
         "input": await input_of(recorded, deed.node),
     }
@@ -152,6 +153,12 @@ async def _call(ground: Ground, recorded: Recorded, deed: Deed) -> Value:
     if limit.cancelled_caught:
         raise OmiumError("timeout", f"{deed.compensate} was stopped after {TIMEOUT_S:g} s.")
     return done.output
+
+
+async def _sent(ground: Ground, deed: Deed) -> Any:
+    """The arguments with which a tool was called, as a person may have changed them; None for anything else."""
+    digest = (deed.detail or {}).get("arguments")
+    return await ground.values.load(Digest(digest)) if deed.kind == "tool" and digest is not None else None
 
 
 async def input_of(recorded: Recorded, node_id: NodeId) -> Any:

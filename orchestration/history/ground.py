@@ -44,6 +44,7 @@ class Ground:
         engine: Engine | None,
         claim_wait_s: float = CLAIM_WAIT_S,
         policy_now: Callable[[], Encoded | None] = lambda: None,
+        agents_now: Callable[[], Encoded | None] = lambda: None,
     ) -> None:
         self.store = store
         self.clock = clock
@@ -54,6 +55,7 @@ class Ground:
         self._structures: OrderedDict[tuple[Any, ...], Structure] = OrderedDict()
         self._claim_wait_s = claim_wait_s
         self.policy_now = policy_now  # what a run that is created now keeps
+        self.agents_now = agents_now
 
     @property
     def files(self) -> RunFiles | None:

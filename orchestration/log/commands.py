@@ -38,6 +38,7 @@ class CreateRun:
     session: str | None = None
     workspace: str | None = None  # the name of a declared workspace
     policy: Digest | None = None  # the version of the policy that it keeps; None: what holds where nobody said anything
+    agents: Digest | None = None  # the agents that it keeps, as they were registered; None: it needs none
     owner: str | None = None  # whose run it is, where that is not who creates it: a child run is its parent's owner's
 
 
@@ -105,6 +106,7 @@ class RollBack:
     cause: NodeId | None = None
     category: str | None = None
     approval: ApprovalId | None = None
+    agents: Digest | None = None  # those that it goes on with; None: those that it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class PlayFrom:
     reuse: str = "none"
     reason: str | None = None
     restore: str | None = None
+    agents: Digest | None = None  # as for `RollBack`
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class StartNode:
     key: str | None = None
     tree: str | None = None
     approval: ApprovalId | None = None  # consumed by this start
+    agent: str | None = None  # the agent that takes it, as name@version
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
         reuse=m.reuse if m.reuse != "none" else None,
         reason=m.reason,
         restore=m.restore,
+        agents=m.agents,
     )
     return [(E.RUN_PLAYED_FROM, data)]
 

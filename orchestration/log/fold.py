@@ -87,7 +87,7 @@ def _created(state: RunState, event: Event) -> None:
     state.branch, state.hypothesis = data.get("branch"), data.get("hypothesis")
     state.session, state.overrides = data.get("session"), dict(data.get("overrides", {}))
     state.workspace, state.tree = data.get("workspace"), data.get("tree")
-    state.policy = data.get("policy")
+    state.policy, state.agents = data.get("policy"), data.get("agents")
     state.reuse = data.get("reuse", "none")
     state.created_at = at
 
@@ -178,6 +178,7 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.cost_usd, base.tokens = now.cost_usd, now.tokens  # what was spent stays spent
     base.completed_nodes = sum(node.status is N.COMPLETED for node in base.nodes.values())
     base.restoring = data.get("restore")
+    base.agents = data.get("agents", now.agents)
     return base
 
 
@@ -204,6 +205,7 @@ def _played_from(state: RunState, data: Mapping[str, Any], nodes: Iterable[NodeI
     state.output = state.error = state.ended_at = state.reason = None
     state.completed_nodes = sum(node.status is N.COMPLETED for node in state.nodes.values())
     state.restoring = data.get("restore", state.restoring)
+    state.agents = data.get("agents", state.agents)
 
 
 def _reopen(node: NodeState, played: str, node_id: str, seq: int) -> None:
@@ -283,6 +285,7 @@ def _node_started(state: RunState, data: Mapping[str, Any], at: int, seq: int, t
     node.status, node.attempt, node.seq = N.RUNNING, data["attempt"], seq
     node.started_at, node.ended_at, node.due_at, node.wait = at, None, None, None
     node.key, node.tree_start = data.get("key"), data.get("tree")
+    node.agent = data.get("agent")
     node.began = node.began or seq
 
 

@@ -11,6 +11,7 @@ DIGEST_FIELDS = frozenset(
     {
         "definition",
         "policy",
+        "agents",
         "inputs",
         "input",
         "reset",
@@ -31,7 +32,8 @@ DIGEST_FIELDS = frozenset(
 def references(data: Mapping[str, Any]) -> list[Digest]:
     """The digests that an event's data names."""
     found = [Digest(value) for name, value in data.items() if name in DIGEST_FIELDS and isinstance(value, str)]
-    shown = data.get("details")
-    if isinstance(shown, Mapping) and isinstance(shown.get("arguments"), str):  # what a question is about
-        found.append(Digest(shown["arguments"]))
+    for part in ("details", "detail"):  # what a question is about; what was sent in a call
+        shown = data.get(part)
+        if isinstance(shown, Mapping) and isinstance(shown.get("arguments"), str):
+            found.append(Digest(shown["arguments"]))
     return found

@@ -71,6 +71,7 @@ class NodeState:
     approval: ApprovalId | None = None
     expansion: dict[str, Any] | None = None  # {"count", "items", "keys", "plan"} of a node that has children
     usage: dict[str, Any] | None = None
+    agent: str | None = None  # who took the last attempt, as name@version
     reused_from: str | None = None
     worked_us: int = 0  # what the attempts of this generation have taken, but for those that a crash ended
     kept: Digest | None = None  # the state of work in the middle, for the next attempt
@@ -172,6 +173,7 @@ class RunState:
     owner: str = ""  # the principal whose run it is
     workspace: str | None = None
     policy: Digest | None = None
+    agents: Digest | None = None  # those that it keeps
     overrides: dict[str, Any] = field(default_factory=dict)
     reuse: str = "none"  # of the last play-from: "none" or "unchanged"
     interrupt: bool = False  # the last pause also stops nodes in flight

@@ -183,6 +183,7 @@ def _create(state: RunState, m: c.CreateRun, at: int) -> list[Draft]:
         workspace=m.workspace,
         owner=m.owner,
         policy=m.policy,
+        agents=m.agents,
     )
     return [(E.RUN_CREATED, data)]
 
@@ -216,6 +217,7 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
         cause=m.cause,
         category=m.category,
         approval=m.approval,
+        agents=m.agents,
     )
     return [*drafts, (E.RUN_ROLLED_BACK, data)]
 
@@ -238,6 +240,8 @@ def _start_node(state: RunState, m: c.StartNode, at: int) -> list[Draft]:
         data["tree"] = m.tree
     if m.approval is not None:
         data["approval"] = m.approval
+    if m.agent is not None:
+        data["agent"] = m.agent
     drafts.append((kind, data))
     return drafts
 
@@ -451,7 +455,7 @@ def _expire(state: RunState, m: c.ExpireApproval, at: int) -> list[Draft]:
 
 def _intend(state: RunState, m: c.IntendEffect, at: int) -> list[Draft]:
     known = state.effects.get(m.effect)
-    if known is not None and known.outcome not in (None, "not_sent", "failed"):
+    if known is not None and known.outcome == "done":
         raise OmiumError("conflict", f"effect {m.call!r} of node {m.node} is known to be {known.outcome}.")
     data = present(
         effect=m.effect,

@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.log.state import NodeState, NodeStatus
 from omium.orchestration.ports import RunQuery
+from omium.orchestration.ports_agents import AgentsNow
 from omium.orchestration.service import roles
 from omium.orchestration.service.catalog import AgentSpec
 from omium.orchestration.service.reading import Reading
@@ -37,15 +38,21 @@ class AgentUsage:
 
 @dataclass(frozen=True, slots=True)
 class AgentView:
-    """versions: the default first. usage: only when it was asked for."""
+    """versions: the default first. usage: only when it was asked for. problem: why the agents that stand in the files
+    now are not in force, and these still are; empty if nothing is wrong."""
 
     name: str
     versions: Sequence[AgentSpec]
     usage: Sequence[AgentUsage] = ()
+    problem: str = ""
 
 
 class AgentService(Reading):
     """The verbs `list_agents` and `get_agent`."""
+
+    if TYPE_CHECKING:
+
+        def present_agents(self) -> AgentsNow: ...
 
     async def list_agents(
         self,
@@ -59,23 +66,27 @@ class AgentService(Reading):
         """Agents of which a version has all of the capabilities, any of the tags, and the text in its name,
         description, capabilities or tags; by name."""
         roles.check(caller, "list_agents")
+        problem = self.present_agents().problem
         found: dict[str, list[AgentSpec]] = {}
         for one in self._versions():
             if _fits(one, text, capabilities, tags, framework):
                 found.setdefault(one.name, []).append(one)
-        return [AgentView(name, versions) for name, versions in found.items()]
+        return [AgentView(name, versions, problem=problem) for name, versions in found.items()]
 
     async def get_agent(self, caller: Caller, name: str) -> AgentView:
         """One agent with all of its versions and what became of the nodes that it ran, over the last 200 runs. `name`
         may be `name@version`. Raises `not_found` with the nearest names."""
         roles.check(caller, "get_agent")
+        problem = self.present_agents().problem
         plain = name.partition("@")[0]
         versions = [one for one in self._versions() if one.name == plain]
         if not versions or name not in self.catalog.agents:
             near = difflib.get_close_matches(name, self.catalog.agents, n=3)
             hint = f"Did you mean {' or '.join(near)}?" if near else "List the agents."
+            if problem:
+                hint += f" Not all agents could be read: {problem}"
             raise OmiumError("not_found", f"there is no agent {name[:100]!r}.", hint)
-        return AgentView(plain, versions, await self._usage(caller, plain))
+        return AgentView(plain, versions, await self._usage(caller, plain), problem)
 
     def _versions(self) -> list[AgentSpec]:
         unique = {(one.name, one.version): one for one in self.catalog.agents.values()}
@@ -92,14 +103,15 @@ class AgentService(Reading):
                 if definition.kind != "agent" or node.attempt == 0:
                     continue
                 used, _, version = _used(definition.use or "", node).partition("@")
-                if used == name:
-                    by_version.setdefault(version or "?", []).append((row.id, node))
+                if used == name and version:  # without one, it failed before any agent had it
+                    by_version.setdefault(version, []).append((row.id, node))
         return [_summed(version, nodes) for version, nodes in sorted(by_version.items())]
 
 
 def _used(use: str, node: NodeState) -> str:
-    """`name@version` as the node recorded it when it completed; otherwise what its definition says."""
-    return str((node.usage or {}).get("agent") or use)
+    """`name@version` as it was recorded when the node began, or when it completed; otherwise what its definition
+    says."""
+    return str(node.agent or (node.usage or {}).get("agent") or use)
 
 
 def _summed(version: str, nodes: Sequence[tuple[str, NodeState]]) -> AgentUsage:

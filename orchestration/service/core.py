@@ -7,6 +7,7 @@ run ever lives in a call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,6 +15,7 @@ import anyio
 from omium.orchestration.definition.hashing import definition_hash
 from omium.orchestration.definition.json_schema import validate_inputs
 from omium.orchestration.definition.model import NodeDef, WorkflowDef
+from omium.orchestration.definition.phases import up_to
 from omium.orchestration.definition.schema import to_document
 from omium.orchestration.engine.children import cancel_below
 from omium.orchestration.engine.engine import Engine
@@ -25,6 +27,7 @@ from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, RunQuery, RunRow, Store, SystemClock, Write
+from omium.orchestration.ports_agents import AgentsNow, AgentSource, needs_agents
 from omium.orchestration.ports_workspace import check_source
 from omium.orchestration.service import roles
 from omium.orchestration.service.agents import AgentService
@@ -85,6 +88,7 @@ class RunService(Reading):
         engine: Engine | None = None,
         clock: Clock | None = None,
         policies: PolicySource | None = None,
+        agents: AgentSource | None = None,
         budgets: Sequence[BudgetRule] = (),
         longest_s: float | None = None,
     ) -> None:
@@ -94,6 +98,7 @@ class RunService(Reading):
         self.engine = engine
         self.clock = clock or SystemClock()
         self.policies = policies
+        self.agents = agents
         self.budget_rules = tuple(budgets)
         self.refusals = RefusalLog(store, self.clock)
         self._policy: tuple[Policy, Encoded] | None = None  # the present version, with its document
@@ -122,14 +127,18 @@ class RunService(Reading):
         deadline_s: float | None = None,
         idempotency_key: str | None = None,
         start: bool = True,
+        phases: Sequence[str] | None = None,
     ) -> RunView:
-        """Create a run of a registered workflow and answer at once. With `start` False it stays a draft.
+        """Create a run of a registered workflow and answer at once. With `start` False it stays a draft. phases: only
+        these nodes of its top level and what they need.
 
         Raises `not_found` (workflow, with the nearest names), `invalid_argument` (inputs, each problem with its path),
         `not_registered` (workspace), `queue_full`, `conflict` (the idempotency key was used with other arguments)."""
         roles.check(caller, "run_workflow")
         _check_title(title)
         definition = self._definition(workflow)
+        if phases is not None:
+            definition = up_to(definition, phases)
         given = validate_inputs(definition, dict(inputs or {}))
         if workspace is not None and workspace not in self.catalog.workspaces:
             known = ", ".join(sorted(self.catalog.workspaces)) or "none"
@@ -159,8 +168,10 @@ class RunService(Reading):
             session=caller.session,
             workspace=workspace,
             policy=create.policy.digest if create.policy is not None else None,
+            agents=create.agents.digest if create.agents is not None else None,
         )
         arguments = [definition.name, create.inputs.digest, title, priority, workspace, deadline_s, start]
+        arguments += [sorted(phases)] if phases is not None else []
         key = self.idempotency(caller, "run_workflow", idempotency_key, arguments, {"run": run_id})
         if key is None:
             await self._check_room(caller)
@@ -178,11 +189,25 @@ class RunService(Reading):
             self._policy = policy, encode(policy.document)
         return self._policy[1]
 
+    def agents_now(self) -> Encoded | None:
+        """The agents that a run of now keeps; None where there are none, or where they cannot change."""
+        return self.present_agents().document
+
+    def present_agents(self) -> AgentsNow:
+        """The agents as they stand, which is what the catalogue has from then on."""
+        if self.agents is None:
+            return AgentsNow(None, self.catalog.agents)
+        now = self.agents.current()
+        if now.specs is not self.catalog.agents:
+            self.catalog = replace(self.catalog, agents=now.specs)
+        return now
+
     def _creation(self, definition: WorkflowDef, given: dict[str, Any]) -> _Creation:
         known = self._documents.get(definition.name)
         if known is None or known[0] is not definition:
             known = self._documents[definition.name] = (definition, encode(to_document(definition)))
-        return _Creation(definition, known[1], given, self.policy_now())
+        agents = self.agents_now() if needs_agents(definition.nodes) else None
+        return _Creation(definition, known[1], given, self.policy_now(), agents)
 
     def _definition(self, workflow: str) -> WorkflowDef:
         found = self.catalog.workflows.get(workflow)
@@ -218,7 +243,8 @@ class RunService(Reading):
         commands: list[c.Command] = [command]
         if start:
             commands += [c.PlanRun(), c.StartRun()]
-        blobs = [NewBlob(one) for one in (creation.document, creation.inputs, creation.policy) if one is not None]
+        named = (creation.document, creation.inputs, creation.policy, creation.agents)
+        blobs = [NewBlob(one) for one in named if one is not None]
         write = Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key)
         # Whoever asked may go away meanwhile: a run that is written as ours has to be taken up all the same.
         with anyio.CancelScope(shield=True):
@@ -247,6 +273,8 @@ class RunService(Reading):
         if depth > MAX_DEPTH:
             raise OmiumError("invalid_argument", f"runs that start runs: {MAX_DEPTH} levels are allowed.")
         creation = self._creation(definition, validate_inputs(definition, inputs))
+        if parent.agents is not None:  # whose part it is: what changed since is not for it
+            creation.agents = None
         command = c.CreateRun(
             definition=creation.document.digest,
             workflow=definition.name,
@@ -262,6 +290,7 @@ class RunService(Reading):
             },
             session=parent.session,
             policy=parent.policy,  # what its parent may not do, it may not do either
+            agents=parent.agents or (creation.agents.digest if creation.agents is not None else None),
             owner=parent.owner,
         )
         try:
@@ -416,13 +445,19 @@ class _Creation:
     """A definition and inputs, encoded once."""
 
     def __init__(
-        self, definition: WorkflowDef, document: Encoded, given: dict[str, Any], policy: Encoded | None = None
+        self,
+        definition: WorkflowDef,
+        document: Encoded,
+        given: dict[str, Any],
+        policy: Encoded | None = None,
+        agents: Encoded | None = None,
     ) -> None:
         self.definition = definition
         self.given = given
         self.document = document
         self.inputs: Encoded = encode(given)
         self.policy = policy
+        self.agents = agents
 
 
 class Core(

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from omium.orchestration.definition.address import containers_of
 from omium.orchestration.definition.graph import Structure
+from omium.orchestration.definition.phases import asked_for
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, NodeId, RunId
 from omium.orchestration.log.state import NodeState, NodeStatus, RunState
 from omium.orchestration.ports import RunRow, Store
 from omium.orchestration.service import roles
+from omium.orchestration.service.catalog import Catalog
 from omium.orchestration.service.reading import nodes_of, shown_status
 from omium.orchestration.service.views import Caller, HistoryResult, PlanView, RunView
 
@@ -57,6 +59,7 @@ class EpicService:
 
     if TYPE_CHECKING:
         store: Store
+        catalog: Catalog
 
         async def row(self, caller: Caller, run_id: RunId) -> RunRow: ...
 
@@ -76,6 +79,7 @@ class EpicService:
             deadline_s: float | None = None,
             idempotency_key: str | None = None,
             start: bool = True,
+            phases: Sequence[str] | None = None,
         ) -> RunView: ...
 
         async def preview_rollback(self, caller: Caller, run_id: RunId, to: str | int) -> PlanView: ...
@@ -102,9 +106,14 @@ class EpicService:
         workspace: str | None = None,
         deadline_s: float | None = None,
         idempotency_key: str | None = None,
+        phases: Sequence[str] | Literal["auto"] | None = None,
     ) -> RunView:
-        """Start a workflow that takes `goal` and `acceptance`, beside what `inputs` has. Raises as `run_workflow`."""
+        """Start a workflow that takes `goal` and `acceptance`, beside what `inputs` has. phases: only these and what
+        they need; `auto`: as far as the goal itself says (`definition.phases.asked_for`). Raises as `run_workflow`."""
         roles.check(caller, "start_epic")
+        if phases == "auto":
+            found = self.catalog.workflows.get(workflow)  # an unknown one is refused below
+            phases = asked_for(goal, [node.id for node in found.nodes]) if found is not None else None
         given = {**(inputs or {}), "goal": goal, "acceptance": list(acceptance)}
         lines = goal.splitlines() or [""]
         return await self.run_workflow(
@@ -115,6 +124,7 @@ class EpicService:
             workspace=workspace,
             deadline_s=deadline_s,
             idempotency_key=idempotency_key,
+            phases=phases,
         )
 
     async def get_epic(self, caller: Caller, run_id: RunId) -> EpicView:

@@ -21,7 +21,7 @@ from omium.orchestration.history.positions import find, parse, parse_run
 from omium.orchestration.history.recorded import instances
 from omium.orchestration.history.replaying import replay
 from omium.orchestration.history.rollback import Back
-from omium.orchestration.ids import EffectId, NodeId, RunId, Seq, new_id
+from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
@@ -70,6 +70,8 @@ class HistoryService(Reading):
 
         def policy_now(self) -> Encoded | None: ...
 
+        def agents_now(self) -> Encoded | None: ...
+
     _standing: Ground | None = None
 
     @property
@@ -77,7 +79,13 @@ class HistoryService(Reading):
         """One for all calls, made anew once the engine of this process is there."""
         if self._standing is None or self._standing.engine is not self.engine:
             self._standing = Ground(
-                self.store, self.clock, self.programs, self.structure, self.engine, policy_now=self.policy_now
+                self.store,
+                self.clock,
+                self.programs,
+                self.structure,
+                self.engine,
+                policy_now=self.policy_now,
+                agents_now=self.agents_now,
             )
         return self._standing
 
@@ -171,9 +179,11 @@ class HistoryService(Reading):
             seen = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
             raise plans.required(await self._preview(caller, seen.draft))
         label = place.name if place.kind == "label" else None
-        command = c.RollBack(seq, reason, planned.tree, label)
+        agents, blobs = self._agents_for(planned.now)
+        command = c.RollBack(seq, reason, planned.tree, label, agents=agents)
         async with self._redeemed(caller, planned.draft, plan_token):
-            written = await self.store.write(Write(run_id, [command], caller.principal, idempotency=key))
+            write = Write(run_id, [command], caller.principal, blobs=blobs, idempotency=key)
+            written = await self.store.write(write)
         if written.replayed is not None:
             return await self._land(
                 caller, run_id, await self._rolled_back(run_id, int(written.replayed["generation"]))
@@ -414,15 +424,28 @@ class HistoryService(Reading):
         self, caller: Caller, planned: playing.Play, node: str, reason: str | None, key: IdempotencyKey | None
     ) -> HistoryResult:
         run_id, listed = planned.draft.run_id, encode(list(planned.reset.listed))
+        agents, blobs = self._agents_for(planned.state)
         command = c.PlayFrom(
-            NodeId(node), listed.digest, planned.reset.listed, planned.overrides, planned.reuse, reason, planned.tree
+            NodeId(node),
+            listed.digest,
+            planned.reset.listed,
+            planned.overrides,
+            planned.reuse,
+            reason,
+            planned.tree,
+            agents,
         )
-        write = Write(run_id, [command], caller.principal, blobs=[NewBlob(listed)], idempotency=key)
+        write = Write(run_id, [command], caller.principal, blobs=[NewBlob(listed), *blobs], idempotency=key)
         written = await self.store.write(write)
         if written.replayed is not None:
             return await self._played(caller, run_id, written.replayed["reset"])
         await self._stop_children(caller, run_id, set(planned.reset.nodes))
         return await self._played(caller, run_id, planned.reset.nodes)
+
+    def _agents_for(self, state: RunState) -> tuple[Digest | None, list[NewBlob]]:
+        """Whoever has a run go another way means the agents of now, which may have been mended meanwhile."""
+        agents = self.agents_now() if state.agents is not None else None
+        return (None, []) if agents is None else (agents.digest, [NewBlob(agents)])
 
     async def _played(self, caller: Caller, run_id: RunId, reset: Sequence[NodeId]) -> HistoryResult:
         return HistoryResult(operation="play_from_node", run=await self.get_run(caller, run_id), reset=tuple(reset))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from omium.server.project import Project
 
 _MANIFEST: Final = """\
+api_version: omium.dev/agent/v1
 name: {name}
 version: "1"
 description: Answers in one sentence.
@@ -113,7 +114,10 @@ async def list_(invocation: Invocation, capabilities: tuple[str, ...], tags: tup
     """List the registered agents."""
     async with opened(invocation, definitions=True) as (core, caller):
         found = await core.list_agents(caller, capabilities=capabilities, tags=tags)
+        problem = core.present_agents().problem
     _print(invocation.console, found, narrowed=bool(capabilities or tags))
+    if problem:
+        invocation.console.note(f"What the files say now is not in force: {problem}")
 
 
 @command("omium agent search release", name="search")
@@ -178,6 +182,8 @@ async def show(invocation: Invocation, name: str) -> None:
             ]
         )
         console.text()
+    if view.problem:
+        console.note(f"What the files say now is not in force: {view.problem}")
     if view.usage:
         console.table(
             ("version", "nodes", "completed", "failed", "median", "tokens", "cost"),

@@ -125,10 +125,10 @@ _JSON: Final = click.Option(["--json"], is_flag=True, help="Print JSON, in a sta
 
 
 def _run(invocation: Invocation, body: Callable[[], Awaitable[int | None]]) -> int:
-    import anyio
+    from omium.server.loop import run
 
     try:
-        return anyio.run(body) or DONE
+        return run(body) or DONE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BaseExceptionGroup as group:

@@ -30,6 +30,8 @@ async def dashboard(invocation: Invocation, no_open: bool, port: int | None, rea
     from omium.server.http.app import HttpSettings
     from omium.server.http.serving import serve_core
     from omium.server.logs import set_up_logging
+    from omium.server.signals import Signals
+    from omium.server.wiring.supervision import LiveSupervision
 
     set_up_logging("warning")
     config = configuration(invocation)
@@ -37,6 +39,8 @@ async def dashboard(invocation: Invocation, no_open: bool, port: int | None, rea
         config = replace(config, auth=replace(config.auth, open_loopback=False))
     settings = HttpSettings(issuers=[one.issuer for one, _ in config.auth.issuers], read_only=read_only)
 
+    supervision = LiveSupervision(config)
+    signals = Signals(supervision)
     async with anyio.create_task_group() as tasks:
 
         def ready(url: str) -> None:
@@ -44,9 +48,10 @@ async def dashboard(invocation: Invocation, no_open: bool, port: int | None, rea
             if not no_open:
                 tasks.start_soon(_open, invocation, f"{url}/")
 
-        async with open_omium(config, engine=not read_only, leave="detach") as core:
-            address = ("127.0.0.1", _port(port))
-            await serve_core(config, core, local_caller(config), address, settings, ready, read_only=read_only)
+        with signals.held():
+            async with open_omium(config, engine=not read_only, leave="detach", supervision=supervision) as core:
+                address, caller = ("127.0.0.1", _port(port)), local_caller(config)
+                await serve_core(config, core, caller, address, settings, ready, signals, read_only=read_only)
         tasks.cancel_scope.cancel()
 
 

@@ -40,14 +40,17 @@ async def key(invocation: Invocation, file: Path) -> None:
 @command("omium deploy bundle shop.omium --key ~/.omium/deploy.key --exclude 'data/*'", name="bundle")
 @click.argument("output", type=_PATH)
 @click.option("--key", "signer", type=_PATH, required=True, metavar="FILE", help="The private key to sign with.")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Further files, beside code, definitions and texts.")
+@click.option(
+    "--include", multiple=True, metavar="PATTERN", help="Further files, beside those that the project refers to."
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out.")
 async def bundle(
     invocation: Invocation, output: Path, signer: Path, include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> None:
-    """Write the project, its definitions, agents, policy and code, as one signed file. The same project makes the same
-    bundle. What may be a secret by its name is left out."""
-    from omium.server.deploying.bundle import write_bundle
+    """Write the project as one signed file: its definitions, agents and policies, the code behind its functions, and
+    the files that those name; nothing else of its directory, unless --include says so. The same project makes the
+    same bundle. What may be a secret by its name is left out, and what looks like one refuses the whole."""
+    from omium.server.deploying.bundle import left_out, write_bundle
     from omium.server.deploying.keys import read_private
 
     config = configuration(invocation)
@@ -59,6 +62,11 @@ async def bundle(
         console.view(made)
         return
     console.table(("sha256", "file"), [(digest[:16], path) for path, digest in made.files.items()])
+    missing = left_out(config.project, made)
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        told = f"{', '.join(missing[:5])}{more}"
+        console.note(f"left out, as nothing refers to it: {told}. What code reads by itself: --include PATTERN")
     console.note(f"{output}: {made.project}, release {made.digest[:16]}, signed by {made.signed_by}")
 
 

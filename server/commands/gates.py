@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @click.option("--denied", is_flag=True, help="Only what was refused.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
 async def decisions(invocation: Invocation, run: str | None, denied: bool, limit: int) -> None:
-    """List what policy decided about calls. The newest comes first; of a RUN, or of all."""
+    """List what policy decided about calls. The newest comes first; of a RUN, or of all. Where a version on trial
+    (`shadow`) would have decided otherwise, that stands behind the reason."""
     from omium.server.commands.render import identifier, when
 
     console = invocation.console
@@ -44,11 +45,15 @@ async def decisions(invocation: Invocation, run: str | None, denied: bool, limit
                 row.effect,
                 row.rule or "default",
                 "" if row.micros is None else f"{row.micros:.0f}",
-                row.reason,
+                _why(row.reason, row.shadow),
             )
             for row in (one.row for one in found)
         ],
     )
+
+
+def _why(reason: str | None, shadow: str | None) -> str | None:
+    return reason if shadow is None else f"{reason or ''} (on trial: {shadow.partition(' of ')[0]})"
 
 
 @command("omium budgets", "omium budgets --json")

@@ -73,7 +73,9 @@ async def opened(
     config = configuration(invocation, definitions=definitions or hands)
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:
-        if await _freed_from_the_dead(invocation, config, core) or await _lies_about(config, core):
+        if await _freed_from_the_dead(invocation, config, core) or await _lies_about(
+            invocation, config, core, told=not executes
+        ):
             await have_it_executed(invocation, config, core)
         yield core, local_caller(config)
         if executes:
@@ -114,16 +116,24 @@ async def _freed_from_the_dead(invocation: Invocation, config: Config, core: Cor
     return freed > 0
 
 
-async def _lies_about(config: Config, core: Core) -> bool:
+async def _lies_about(invocation: Invocation, config: Config, core: Core, *, told: bool) -> bool:
     """Whether runs are due for which nobody is there: a process of another project, on the same database, may have
-    freed them from the dead, and does not execute them. A server's database is left to its workers."""
+    freed them from the dead, and does not execute them. A server's database is left to its workers, wherever they are:
+    that none is there is only said, if `told`."""
     from omium.clients.processes.liveness import HostProcesses
     from omium.server.detach import has_work
 
-    if "://" in config.database or not await has_work(config, core.store, -_STARTED_WITHIN_S):
+    if not await has_work(config, core.store, -_STARTED_WITHIN_S):
         return False
     alive = HostProcesses().alive
-    return all(alive(worker) is False for worker in await core.store.workers() if config.project.id in worker.serving)
+    for worker in await core.store.workers():
+        if config.project.id in worker.serving and alive(worker) is not False:
+            return False
+    if "://" not in config.database:
+        return True
+    if told:
+        invocation.console.note("runs are due, and nobody executes them. Start somebody: omium worker")
+    return False
 
 
 async def have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:

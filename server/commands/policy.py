@@ -276,7 +276,8 @@ def _known(invocation: Invocation, tools: str | None, *, of_project: bool) -> Kn
     if not of_project:
         return Known(tools=schemas)
     project = configuration(invocation).project
-    return Known(schemas, set(project.agents.names()), set(project.workflows))
+    # Without any server there is nothing to compare with: rules may be written before the first one is declared.
+    return Known(schemas, set(project.agents.names()), set(project.workflows), set(project.servers.entries) or None)
 
 
 def _schemas(path: str) -> dict[str, dict[str, Any]]:

@@ -264,7 +264,10 @@ def next_step(run: RunView) -> str:
     if run.status == "paused":
         return f"omium resume {short(run.id)}"
     if run.status == "failed":
-        node = (run.error or {}).get("node", "NODE")
+        error = run.error or {}
+        if error.get("code") == "timeout" and "node" not in error:  # played in place it fails by the same deadline
+            return f"omium branch {short(run.id)} --name again, which goes on from here with as much time again"
+        node = error.get("node", "NODE")
         return f"omium show {short(run.id)}, then omium play-from {short(run.id)} {node}"
     return ""
 
@@ -288,7 +291,7 @@ def show_plan(console: Console, plan: PlanView) -> None:
         ]
     )
     if plan.repeated_effects:
-        console.text("These calls have happened and would happen again:")
+        console.text("These calls have happened, or may have, and would happen again:")
         console.table(
             ("node", "call", "kind", "outcome"), [(e.node, e.call, e.kind, _outcome(e)) for e in plan.repeated_effects]
         )

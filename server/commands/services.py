@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,28 +89,26 @@ async def _over_stdio(config: Config, offer: Offer) -> None:
     from omium.server.formkey import form_key
     from omium.server.identity.composing import rate_limits_for
     from omium.server.mcp import serve_stdio
+    from omium.server.signals import Signals
+    from omium.server.wiring.supervision import LiveSupervision
 
-    async with (
-        open_omium(config, engine=not offer.read_only, leave="detach") as core,
-        anyio.create_task_group() as tasks,
-    ):
-
-        async def until_signal() -> None:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-                async for _ in signals:
-                    tasks.cancel_scope.cancel()
-                    return
-
-        tasks.start_soon(until_signal)
-        limits = rate_limits_for(config, core.clock)
-        await serve_stdio(
-            core,
-            local_caller(config, offer.session),
-            **offer.options(),
-            limits=limits,
-            form_key=form_key(config),
-        )
-        tasks.cancel_scope.cancel()
+    supervision = LiveSupervision(config)
+    signals = Signals(supervision)
+    with signals.held():
+        async with (
+            open_omium(config, engine=not offer.read_only, leave="detach", supervision=supervision) as core,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(signals.heed, lambda _: tasks.cancel_scope.cancel())
+            limits = rate_limits_for(config, core.clock)
+            await serve_stdio(
+                core,
+                local_caller(config, offer.session),
+                **offer.options(),
+                limits=limits,
+                form_key=form_key(config),
+            )
+            tasks.cancel_scope.cancel()
 
 
 async def _over_http(
@@ -129,6 +126,8 @@ async def _over_http(
     from omium.server.http.app import HttpSettings
     from omium.server.http.serving import serve_core
     from omium.server.identity.composing import is_loopback
+    from omium.server.signals import Signals
+    from omium.server.wiring.supervision import LiveSupervision
 
     if auth is not None:
         config = replace(config, auth=replace(config.auth, open_loopback=False))
@@ -143,10 +142,14 @@ async def _over_http(
     def ready(url: str) -> None:
         invocation.console.note(f"serving {url}/mcp, {url}/sse and {url}/api/v1")
 
-    async with open_omium(config, engine=not offer.read_only, leave="detach") as core:
-        await serve_core(
-            config, core, local_caller(config, offer.session), (host, port), settings, ready, **offer.options()
-        )
+    supervision = LiveSupervision(config)
+    signals = Signals(supervision)
+    with signals.held():
+        async with open_omium(config, engine=not offer.read_only, leave="detach", supervision=supervision) as core:
+            await serve_core(
+                config, core, local_caller(config, offer.session), (host, port), settings, ready, signals,
+                **offer.options(),
+            )  # fmt: skip
 
 
 @command("omium worker", "omium worker --idle 300")

@@ -2,6 +2,7 @@
 
 agents:
 - name: researcher
+  api_version: omium.dev/agent/v1   # the form of these keys: the only one so far, and what holds when nothing is said
   version: "2"                      # 1 unless given; workflows say researcher, or researcher@2 for just this one
   model: {provider: openai, name: gpt-5-mini, api_key_env: OPENAI_API_KEY}
   prompt: You look things up about ${{ input.topic }}.
@@ -30,6 +31,8 @@ from omium.server.project import Project
 
 AGENTS_FOLDER: Final = "agents"
 MANIFEST: Final = "agent.yaml"
+API_VERSION: Final = "omium.dev/agent/v1"
+"""The form of manifests that is written now. One of another form is refused rather than half understood."""
 
 Variable = Annotated[str, Field(pattern=VARIABLE)]
 Url = Annotated[str, Field(min_length=8, max_length=2_048, pattern=r"^https?://[!-~]+$")]
@@ -109,6 +112,7 @@ class WorkerFile(FileModel):
 
 class AgentFile(FileModel):
     name: NameText
+    api_version: Literal["omium.dev/agent/v1"] = API_VERSION
     version: Version = "1"
     default: bool = False
     framework: Word = "ag2"
@@ -136,6 +140,10 @@ class AgentFile(FileModel):
         if self.model is not None and self.model.script is not None and self.model.provider != SCRIPTED:
             raise ValueError("model.script goes with the provider scripted")
         return self
+
+    def beside(self, directory: Path) -> list[Path]:
+        """The files that its definition is made of, besides its own."""
+        return [] if self.prompt_file is None else [directory / self.prompt_file]
 
     def agent(self, directory: Path, source: str | None) -> AgentDef:
         """directory: what relative paths mean. Raises `not_found` for a prompt's file that cannot be read."""
@@ -198,6 +206,7 @@ def manifests(directory: Path) -> list[Path]:
 
 def _take(project: Project, one: AgentFile, directory: Path, source: str, here: str) -> list[Problem]:
     try:
+        project.agents_beside += one.beside(directory)
         project.agents.add(one.agent(directory, source), default=one.default)
     except OmiumError as error:
         return [Problem(here or "name", error.message.rstrip("."), error.hint.rstrip("."))]

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from omium.clients.coding.spec import DEFAULT_TOOLS, CodingSpec, Kind, Permissions, Sandbox
+from omium.clients.coding.spec import DEFAULT_TOOLS, SESSION_TTL_S, CodingSpec, Kind, Permissions, Sandbox
 from omium.clients.workspaces.configs import check_config
 from omium.orchestration.definition.problems import Problem
 from omium.orchestration.definition.schema import Duration, FileModel, Prose
@@ -57,6 +57,7 @@ class CodingFile(FileModel):
     api_key_env: Text | None = None
     configs: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
     reserve_tokens: Annotated[int, Field(ge=0, le=1_000_000_000)] = 50_000
+    session_ttl: Duration | None = SESSION_TTL_S
     description: Prose = ""
 
 
@@ -95,6 +96,7 @@ def _spec(project: Project, name: str, one: CodingFile) -> CodingSpec:
         api_key_env=one.api_key_env,
         configs=tuple((check_config(path), project.directory / path) for path in one.configs),
         reserve_tokens=one.reserve_tokens,
+        session_ttl_s=one.session_ttl,
         description=one.description,
     )
 

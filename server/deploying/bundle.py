@@ -20,8 +20,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from omium.clients.external.redact import secret_in
 from omium.orchestration.errors import OmiumError
 from omium.server.deploying.keys import key_id
+from omium.server.deploying.referred import LOADED, referred
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 
 FORM: Final = "omium.bundle.v1"
 MANIFEST, SIGNATURE, FILES = "manifest.json", "signature.json", "project/"
-INCLUDED: Final = (
-    "*.py", "*.yaml", "*.yml", "*.json", "*.toml", "*.md", "*.txt", "*.csv", "*.sql", "*.sh", "*.j2", "*.html", "*.css",
-)  # fmt: skip
-EXCLUDED: Final = ("*.env", "*.key", "*.pem", "*.db", "*.dump", "*secret*", "*credential*", "*token*", "*password*")
+SECRETS: Final = ("*.env", ".env*", "*.key", "*.pem", "*.p12", "*.db", "*.dump", ".netrc", ".npmrc", ".pypirc")
+"""Never in a bundle, whoever names them."""
+SOUNDING: Final = ("*secret*", "*credential*", "*token*", "*password*")
+"""Nor these, unless they are definitions or code."""
+STRAY: Final = ("*~", "#*#", "*.bak", "*.orig", "*.rej", "*.swp", "*.swo", "*.tmp", "*.pyc", "*.pyo", "*.log")
+"""What editors and interpreters leave behind."""
 MOST_FILES: Final = 5_000
 LARGEST: Final = 64 * 1024 * 1024  # bytes of all files together
 
@@ -65,15 +69,16 @@ def write_bundle(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Bundle:
-    """Bundle the project whose `omium.yaml` is `file`. include: patterns of further files; exclude: of files to leave.
+    """Bundle the project whose `omium.yaml` is `file`: what it refers to, and no other file of its directory. include:
+    patterns of further files; exclude: of files to leave.
 
-    What could hold a secret by its name is left out, and a private key refuses the whole. Raises `invalid_argument`,
-    and `conflict` when `output` exists."""
+    What could hold a secret by its name is left out, and what has the form of one refuses the whole. Raises
+    `invalid_argument`, and `conflict` when `output` exists."""
     from importlib.metadata import PackageNotFoundError, version
 
     from omium.orchestration.definition.hashing import definition_hash
 
-    contents = dict(_contents(project.directory, (*INCLUDED, *include), (*EXCLUDED, *exclude), output))
+    contents = dict(_contents(project, file, include, exclude, output))
     if file.name not in contents:
         raise OmiumError("invalid_argument", f"{file.name} is not among the files.", "Do not exclude it.")
     try:
@@ -164,33 +169,62 @@ def _is_plain(name: str) -> bool:
 
 
 def _contents(
-    directory: Path, include: Sequence[str], exclude: Sequence[str], output: Path
+    project: Project, file: Path, include: Sequence[str], exclude: Sequence[str], output: Path
 ) -> Iterator[tuple[str, bytes]]:
-    """The files of a project, by their paths. Links and hidden files are none of them."""
+    """The files of a project, by their paths. Links are none of them."""
     total = count = 0
+    for inside, path in _chosen(project, file, include, exclude, output):
+        if not _is_plain(inside):
+            raise OmiumError("invalid_argument", f"{inside[:100]!r} is no name for a file in a bundle.")
+        data = path.read_bytes()
+        count, total = count + 1, total + len(data)
+        at = secret_in(data.decode("utf-8", "replace"))
+        if at is not None:
+            what = "a private key" if _PRIVATE_KEY.search(data) else "what looks like a key or a password"
+            line = data.decode("utf-8", "replace").count("\n", 0, at) + 1
+            raise OmiumError(
+                "invalid_argument", f"{inside}:{line} holds {what}.",
+                f"Put it into a variable of the environment, or leave the file out: --exclude {inside}",
+            )  # fmt: skip
+        if count > MOST_FILES or total > LARGEST:
+            raise OmiumError(
+                "invalid_argument", f"the project has more than {MOST_FILES} files, or {LARGEST} bytes.",
+                "Leave out what does not belong to it: --exclude 'data/*'",
+            )  # fmt: skip
+        yield inside, data
+
+
+def left_out(project: Project, bundle: Bundle) -> list[str]:
+    """Files of the project's directory that are neither in the bundle nor such as never are: somebody may miss them."""
+    never = (*SECRETS, *SOUNDING, *STRAY)
+    inside = (path.relative_to(project.directory).as_posix() for path in _all(project.directory))
+    return [one for one in inside if one not in bundle.files and not _matches(one, never)]
+
+
+def _chosen(
+    project: Project, file: Path, include: Sequence[str], exclude: Sequence[str], output: Path
+) -> list[tuple[str, Path]]:
+    """What the project refers to, and what is asked for besides, by its path inside; in order."""
+    found: dict[str, Path] = {}
+    never, not_by_name = (*SECRETS, *STRAY, *exclude), (*SECRETS, *STRAY, *SOUNDING, *exclude)
+    known = referred(project, file)
+    for path in (*known, *_all(project.directory)):
+        inside = path.relative_to(project.directory).as_posix()
+        if path not in known and not _matches(inside, include):
+            continue
+        if _matches(inside, never if known.get(path) == LOADED else not_by_name):
+            continue
+        if not path.is_symlink() and path != output.resolve():
+            found[inside] = path
+    return sorted(found.items())
+
+
+def _all(directory: Path) -> Iterator[Path]:
+    """Every file of a directory that is neither hidden nor a cache."""
     for folder, folders, names in os.walk(directory):
         folders[:] = sorted(one for one in folders if not one.startswith((".", "__pycache__")))
-        for name in sorted(names):
-            path = Path(folder) / name
-            inside = path.relative_to(directory).as_posix()
-            if name.startswith(".") or path.is_symlink() or not path.is_file() or path == output.resolve():
-                continue
-            if not _matches(inside, include) or _matches(inside, exclude):
-                continue
-            if not _is_plain(inside):
-                raise OmiumError("invalid_argument", f"{inside[:100]!r} is no name for a file in a bundle.")
-            data = path.read_bytes()
-            count, total = count + 1, total + len(data)
-            if _PRIVATE_KEY.search(data):
-                raise OmiumError(
-                    "invalid_argument", f"{inside} holds a private key.", f"Leave it out: --exclude {inside}"
-                )
-            if count > MOST_FILES or total > LARGEST:
-                raise OmiumError(
-                    "invalid_argument", f"the project has more than {MOST_FILES} files, or {LARGEST} bytes.",
-                    "Leave out what does not belong to it: --exclude 'data/*'",
-                )  # fmt: skip
-            yield inside, data
+        paths = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def _matches(inside: str, patterns: Sequence[str]) -> bool:
@@ -206,7 +240,7 @@ def _policy_digest(file: Path, contents: Mapping[str, bytes]) -> str | None:
     policy = said.get("policy") if isinstance(said, dict) else None
     if policy is None:
         return None
-    named = policy.get("file") if isinstance(policy, dict) else policy
+    named = policy.get("path") if isinstance(policy, dict) else policy
     beside = contents.get(named, b"") if isinstance(named, str) else b""
     return hashlib.sha256(_json(policy) + beside).hexdigest()
 

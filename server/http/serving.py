@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -24,6 +23,7 @@ from omium.server.http.operations import operations
 from omium.server.http.patience import http_protocol, websocket_protocol
 from omium.server.identity.composing import authority_for, rate_limits_for
 from omium.server.mcp import build_server
+from omium.server.signals import Signals
 
 _log = logging.getLogger(__name__)
 
@@ -133,10 +133,11 @@ async def serve_core(
     address: tuple[str, int],
     settings: HttpSettings,
     ready: Callable[[str], None],
+    signals: Signals,
     **offer: Any,
 ) -> None:
-    """Serve a core at (host, port) until a signal. local: who asks where no credential is asked for; offer: what
-    `build_server` is told of toolsets; ready: called with the server's URL.
+    """Serve a core at (host, port) until a signal means to go. local: who asks where no credential is asked for; offer:
+    what `build_server` is told of toolsets; ready: called with the server's URL.
 
     Raises `forbidden` for an address that others reach while nobody could authenticate, and what `listen` raises."""
     authority = await authority_for(config, core, address[0], local)
@@ -149,13 +150,6 @@ async def serve_core(
     with listen(*address) as bound, watched.counting():
         url = url_of(bound)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(until_signal, app)
+            tasks.start_soon(signals.heed, lambda _: app.ending.begin())
             await serve_app(app, bound, settings, lambda: ready(url))
             tasks.cancel_scope.cancel()
-
-
-async def until_signal(app: HttpApp) -> None:
-    """Begin the end at the first SIGINT, SIGTERM or SIGHUP."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for _ in signals:
-            app.ending.begin()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.log.events import EventType
 
 Kind = Literal["webhook", "slack", "pagerduty"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 TYPES: Final = tuple(one.value for one in EventType)
 DEFAULT_EVENTS: Final[Mapping[Kind, tuple[str, ...]]] = {
@@ -24,7 +25,14 @@ DEFAULT_EVENTS: Final[Mapping[Kind, tuple[str, ...]]] = {
     # The later ones close the alert that the first two open.
     "pagerduty": ("approval.requested", "run.failed", "approval.decided", "approval.expired", "run.completed"),
 }
+PLUGIN_EVENTS: Final = DEFAULT_EVENTS["webhook"]
+"""Of kinds that installed packages offer."""
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
+
+
+def default_events(kind: str) -> tuple[str, ...]:
+    """What an endpoint of this kind is told of, unless it says otherwise."""
+    return next((events for one, events in DEFAULT_EVENTS.items() if one == kind), PLUGIN_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +63,26 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """name: unique in the project, and in the outbox. url: where, unless that itself is a secret. key: what a webhook
-    is signed with, or PagerDuty's routing key. events: types, `family.*` or `*`; workflows: patterns of their names.
-    private: whether it may be at an address of this machine or of the operator's own network, also over plain http."""
+    """name: unique in the project, and in the outbox. kind: one of `KINDS`, or what an installed package offers under
+    that name. url: where, unless that itself is a secret; empty where a package's kind needs none. key: what a webhook
+    is signed with, or PagerDuty's routing key, or a secret of the package's kind; options: of that kind alone. events:
+    types, `family.*` or `*`; workflows: patterns of their names. private: whether it may be at an address of this
+    machine or of the operator's own network, also over plain http."""
 
     name: str
-    kind: Kind
+    kind: str
     url: str | Secret
     key: Secret | None = None
     events: Sequence[str] = ()
     workflows: Sequence[str] = ()
     timeout_s: float = 10.0
     private: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def types(self) -> tuple[str, ...]:
         """The types of event that it is told of."""
-        patterns = self.events or DEFAULT_EVENTS[self.kind]
+        patterns = self.events or default_events(self.kind)
         return tuple(one for one in TYPES if any(fnmatchcase(one, pattern) for pattern in patterns))
 
     def wants(self, workflow: str) -> bool:

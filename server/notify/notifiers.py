@@ -11,8 +11,9 @@ from omium.orchestration.ports import Clock
 from omium.orchestration.ports_notices import Notifier
 from omium.server.identity.fetching import Fetch
 from omium.server.notify import signing
-from omium.server.notify.endpoints import Endpoint
+from omium.server.notify.endpoints import KINDS, Endpoint
 from omium.server.notify.formats import pagerduty, slack
+from omium.server.plugins import NOTIFIERS_GROUP, called, left_out, load, points, unusable
 
 
 class Posting:
@@ -43,6 +44,36 @@ class Posting:
             )
 
 
+class Unusable:
+    """A `Notifier` of a package that cannot be used: what it should carry waits, and the other endpoints are served."""
+
+    def __init__(self, error: OmiumError) -> None:
+        self._error = error
+
+    async def send(self, notice_id: str, document: Mapping[str, object]) -> None:
+        raise OmiumError(self._error.code, self._error.message, self._error.hint)
+
+
 def notifier_of(endpoint: Endpoint, clock: Clock) -> Notifier:
-    """How this endpoint is told."""
+    """How this endpoint is told. A kind that is not ours is what an installed package offers under its name: a function
+    of the endpoint and the clock that gives a `Notifier`."""
+    if endpoint.kind not in KINDS:
+        try:
+            return _offered(endpoint, clock)
+        except OmiumError as error:
+            left_out(error)
+            return Unusable(error)
     return Posting(endpoint, Fetch(allow_private=endpoint.private), clock)
+
+
+def _offered(endpoint: Endpoint, clock: Clock) -> Notifier:
+    """Raises `unsupported`."""
+    found = [point for point in points(NOTIFIERS_GROUP) if point.name == endpoint.kind]
+    if not found:
+        raise OmiumError("unsupported", f"no installed package offers the kind {endpoint.kind!r} of {endpoint.name}.")
+    if len(found) > 1:
+        raise OmiumError("unsupported", f"several packages offer the kind {endpoint.kind!r} of {endpoint.name}.")
+    made: Notifier = called(found[0], load(found[0]), endpoint, clock)
+    if not callable(getattr(made, "send", None)):
+        raise unusable(found[0], "it gives nothing that has send")
+    return made

@@ -12,24 +12,24 @@ import anyio.to_thread
 from omium.clients.agents.adapter import Adapter
 from omium.clients.agents.toolbox import Described
 from omium.orchestration.errors import OmiumError
+from omium.server.plugins import ADAPTERS_GROUP, left_out, offered_adapter, points
 
 if TYPE_CHECKING:
     from omium.clients.agents.executor import AgentExecutor
     from omium.clients.executors import FunctionExecutor
     from omium.clients.functions.host import FunctionPool
     from omium.orchestration.ports import Executor
+    from omium.orchestration.ports_agents import AgentSource
     from omium.orchestration.ports_calls import Tools
+    from omium.orchestration.service.catalog import Catalog
+    from omium.server.config import Config
     from omium.server.project import Project
-
-ADAPTERS_GROUP = "omium.agent_adapters"
 
 
 def adapters(path: Sequence[Path] = ()) -> dict[str, Adapter]:
     """Every framework that agents may name: ours, and those of installed packages (entry points of the group
     `omium.agent_adapters`, each an `Adapter` or what makes one). None imports its framework here. path: where the
     project's own modules are, for frameworks that import some."""
-    from importlib.metadata import entry_points
-
     from omium.clients.agents.ag2_adapter.adapter import Ag2Adapter
     from omium.clients.agents.agent_framework_adapter import AgentFrameworkAdapter
     from omium.clients.agents.openai_agents_adapter import OpenAiAgentsAdapter
@@ -46,26 +46,34 @@ def adapters(path: Sequence[Path] = ()) -> dict[str, Adapter]:
         WorkerAdapter(),
     )
     found = {one.framework: one for one in ours}
-    for point in entry_points(group=ADAPTERS_GROUP):
+    for point in points(ADAPTERS_GROUP):
         if point.name in found:
             raise OmiumError("invalid_definition", f"the framework {point.name!r} is offered twice.")
-        offered: Any = point.load()
-        found[point.name] = offered() if isinstance(offered, type) else offered
+        try:
+            found[point.name] = offered_adapter(point)
+        except OmiumError as error:
+            left_out(error)
     return found
 
 
 def executors(
-    project: Project, functions: FunctionExecutor, pool: FunctionPool | None, external: Tools | None = None
+    project: Project,
+    functions: FunctionExecutor,
+    pool: FunctionPool | None,
+    external: Tools | None = None,
+    source: AgentSource | None = None,
 ) -> dict[str, Executor]:
-    """For the kinds `agent` and `consensus`; nothing if the project has no agents."""
-    if not project.agents:
+    """For the kinds `agent` and `consensus`; nothing if the project has no agents. source: where the present ones are
+    told, if they may change; then there may be some later."""
+    present = getattr(source, "present", None)
+    if present is None and not project.agents:
         return {}
     from omium.clients.agents.consensus import ConsensusExecutor
     from omium.clients.agents.executor import AgentExecutor
 
     pins = getattr(external, "pins", None)
     agents: AgentExecutor = AgentExecutor(
-        project.agents.by_use(),
+        present or project.agents.by_use(),
         adapters(project.path),
         functions=functions,
         describe=describer(project, pool),
@@ -73,6 +81,15 @@ def executors(
         pins=pins,
     )
     return {"agent": agents, "consensus": ConsensusExecutor(agents)}
+
+
+def agents_of(config: Config, catalog: Catalog) -> AgentSource | None:
+    """Where the core gets the agents that a new run keeps; None where no file says which there are."""
+    if config.start is None or not config.start.is_file() or config.broken:
+        return None
+    from omium.server.declared.hot_agents import HotAgents
+
+    return HotAgents(config.project, config.start, catalog)
 
 
 def describer(project: Project, pool: FunctionPool | None) -> Callable[[str], Awaitable[Described]]:

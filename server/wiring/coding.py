@@ -39,6 +39,5 @@ def cli_executor(project: Project, commands: CommandExecutor, home: Path) -> Exe
         return commands
     from omium.clients.coding.executor import CodingExecutor
 
-    return CliExecutor(
-        commands, CodingExecutor(project.coding, home, supervision=commands.supervision), frozenset(project.coding)
-    )
+    coding = CodingExecutor(project.coding, home, supervision=commands.supervision, project=project.id)
+    return CliExecutor(commands, coding, frozenset(project.coding))

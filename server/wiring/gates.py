@@ -28,7 +28,7 @@ async def gated(engine: Engine, project: Project, source: PolicySource | None) -
     agent = project.policy.policy_agent()
     engine.policies = Policies(engine.values.load, source, None if agent is None else agent.tighten)
     engine.budgets = project.budgets
-    engine.redact = Redactor(kinds=("secrets",)).value  # of what is stored and shown of a call
+    engine.redact = Redactor(kinds=("secrets",)).shown  # of what is stored and shown of a call
     try:
         yield
     finally:

@@ -89,7 +89,8 @@ async def restore(
     `source`: a directory that `backup` made; `files_root`: where large blobs go (`blobs` beside the database);
     `beside`: puts back what else belongs to its runs, once it is whole and before the database is there. Raises
     `not_found` when there is no backup, `integrity` when it is damaged (and then nothing is restored), `conflict` when
-    `database` exists, `storage_unavailable` when it cannot be written.
+    `database` exists, `storage_unavailable` when it cannot be written. Folded states that are not what the logs say,
+    such as those of a version with other fields, are left out: the logs have it all.
     """
     return await anyio.to_thread.run_sync(_restore, source, database, chain, files_root, beside)
 
@@ -105,7 +106,9 @@ def _restore(
     for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
         if database.with_name(name).exists():
             raise OmiumError("conflict", f"{database.with_name(name)} exists.", "Move it away, then restore.")
-    damages = _verified(saved, chain)
+    found = _verified(saved, chain)
+    stale = [damage for damage in found if damage.data.get("table") == "snapshots" and damage.data.get("key")]
+    damages = [damage for damage in found if damage not in stale]
     if damages:
         raise OmiumError(
             "integrity",
@@ -126,6 +129,7 @@ def _restore(
             shutil.copyfile(saved, partial)
             partial.chmod(0o600)
             _disown(partial)
+            _forget(partial, stale)
             _sync(partial)
             crash_point("backup.copied")
             os.link(partial, database)  # unlike a rename, it never replaces what somebody made meanwhile
@@ -189,6 +193,13 @@ def _disown(database: Path) -> None:
         for statement in DISOWN:
             copy.execute(statement)
         copy.execute("COMMIT")
+
+
+def _forget(database: Path, stale: Sequence[Damage]) -> None:
+    """Remove the folded states that a verification has named."""
+    with contextlib.closing(sqlite3.connect(database)) as copy, copy:
+        named = [(damage.data["run"], int(damage.data["key"])) for damage in stale]
+        copy.executemany("DELETE FROM snapshots WHERE run_id = ? AND seq = ?", named)
 
 
 def _runs(database: Path) -> list[RunId]:

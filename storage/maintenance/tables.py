@@ -179,11 +179,16 @@ class SqliteKeeper:
 
 @contextlib.contextmanager
 def snapshot(path: Path) -> Iterator[SqliteTables]:
-    """A read transaction on a database file, which need not be opened as a store. Raises `storage_unavailable`."""
+    """A read transaction on a database file, which need not be opened as a store. Raises `storage_unavailable`.
+
+    Text that is damaged so that it is no UTF-8 is read with its bad bytes spelled out: whoever compares it finds that
+    it is not what was written, and goes on with the rest.
+    """
     try:
         # `mode=ro` cannot create the file and cannot write it, whatever a statement says.
         address = f"{path.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
+            db.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
             db.execute("PRAGMA busy_timeout = 5000")
             db.execute("BEGIN")
             yield SqliteTables(db)

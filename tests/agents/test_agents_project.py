@@ -93,10 +93,50 @@ async def test_versions_run_side_by_side_and_are_counted(desk: Desk) -> None:
         assert caught.value.code == "not_found" and "greeter" in caught.value.hint
 
 
+FAILING = """
+project: p
+agents:
+- {name: greeter, version: "1", model: {provider: scripted, script: one.json}}
+- {name: greeter, version: "2", default: true, model: {provider: scripted, script: bad.json}}
+- {name: strict, model: {provider: scripted, script: one.json}, input: {type: object, required: [topic]}}
+workflows:
+- name: greet
+  nodes:
+  - {id: fails, kind: agent, use: greeter, workspace: none, with: {}}
+- name: unfit
+  nodes:
+  - {id: a, kind: agent, use: strict, workspace: none, with: {}}
+- name: never
+  inputs: {type: object, properties: {x: {type: object}}}
+  nodes:
+  - {id: a, kind: agent, use: greeter, workspace: none, requires: ["has(inputs.x.y)"], with: {}}
+"""
+
+
+@pytest.mark.anyio
+async def test_what_failed_counts_for_the_version_that_ran_it(desk: Desk) -> None:
+    refused = {"turns": [{"error": {"status": 401}}, {"text": "never"}]}
+    config = desk.write(FAILING, one=HELLO, bad=refused).config()
+    async with open_omium(config) as core:
+        caller = local_caller(config)
+        for workflow, inputs in (("greet", {}), ("unfit", {}), ("never", {"x": {}})):
+            assert (await desk.run(core, caller, workflow, **inputs)).status == "failed"
+        counted = [(one.version, one.nodes, one.failed) for one in (await core.get_agent(caller, "greeter")).usage]
+        assert counted == [("2", 2, 2)] and (await core.get_agent(caller, "strict")).usage[0].failed == 1
+    before = desk.directory / "omium.yaml"
+    before.write_text(before.read_text().replace(", default: true", "").replace('version: "2"', 'version: "0"'))
+    config = desk.config()
+    async with open_omium(config) as core:  # what the name means now does not change what it meant then
+        counted = [(one.version, one.failed) for one in (await core.get_agent(caller, "greeter")).usage]
+        assert counted == [("2", 2)]
+
+
 @pytest.mark.parametrize(
     ("line", "path", "said"),
     [
         ("framework: nonsense", "agents[0].framework", "ag2"),
+        ("api_version: omium.dev/agent/v9", "agents[0].api_version", "is 'omium.dev/agent/v9' 'omium.dev/agent/v1'"),
+        ("api_version: 1", "agents[0].api_version", "'omium.dev/agent/v1'"),
         ("model: {provider: scripted, script: missing.json}", "agents[0].model.script", "no file"),
         ("model: {provider: acme, name: m}", "agents[0].model.provider", "openai"),
         ("tools: [nothing]", "agents[0].tools[0]", "not registered"),
@@ -145,6 +185,26 @@ def test_manifests_are_found_and_a_version_is_registered_once(desk: Desk) -> Non
     with pytest.raises(OmiumError) as caught:
         load_project(desk.directory / "omium.yaml")
     assert "twice" in caught.value.message and caught.value.data["problems"][0]["file"].endswith("agent.yaml")
+
+
+@pytest.mark.parametrize("line", ["", "api_version: omium.dev/agent/v1\n"])
+def test_a_manifest_of_the_present_form_is_taken(desk: Desk, line: str) -> None:
+    (desk.directory / "agents").mkdir()
+    text = f"name: greeter\n{line}model: {{provider: scripted, script: ../one.json}}\n"
+    (desk.directory / "agents" / "greeter.yaml").write_text(text)
+    desk.write("project: p\n", one=HELLO)
+    assert load_project(desk.directory / "omium.yaml").project.agents.names() == ["greeter"]
+
+
+def test_a_manifest_of_a_form_that_is_not_known_is_refused_with_its_line(desk: Desk) -> None:
+    (desk.directory / "agents").mkdir()
+    (desk.directory / "agents" / "late.yaml").write_text("name: late\napi_version: omium.dev/agent/v2\n")
+    desk.write("project: p\n")
+    with pytest.raises(OmiumError) as caught:
+        load_project(desk.directory / "omium.yaml")
+    (problem,) = caught.value.data["problems"]
+    assert problem["file"].endswith("late.yaml") and problem["line"] == 2
+    assert problem["path"] == "api_version" and "omium.dev/agent/v1" in problem["expected"]
 
 
 async def weather(city: str, days: int = 1) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from tests.cli.harness import Place, until
+from tests.postgres import PostgresServer
 
 
 @pytest.mark.parametrize("command", [("show", "last"), ("runs",), ("approvals",)])
@@ -46,3 +47,21 @@ def test_without_a_background_worker_it_says_who_would_go_on(project: Place) -> 
     project.end_workers()
     looked = project.omium("show", run, env={"OMIUM_DETACH": "false"})
     assert looked.code == 0 and "omium worker" in looked.err
+
+
+def test_on_a_server_it_is_said_that_nobody_is_there(project: Place, postgres: PostgresServer) -> None:
+    """Other machines may work on such a database, so that looking at it starts nothing."""
+    name = "nobody_there"
+    project.environment["OMIUM_DATABASE"] = postgres.create_database(name)
+    left = {"OMIUM_DETACH": "false"}
+    try:
+        run = project.omium("run", "hello", "--input", "name=ada", "--detach", env=left).out.strip()
+        postgres.execute("UPDATE claims SET wake_at = wake_at - 60000000", name)
+        looked = project.omium("show", run)
+        assert looked.code == 0 and "omium worker" in looked.err
+        assert not postgres.execute("SELECT 1 FROM workers", name)
+        assert "omium worker" not in project.omium("resume", run).err  # which starts one
+        assert project.settled(run)["status"] == "completed"
+    finally:
+        project.end_workers()
+        postgres.drop_database(name)

@@ -74,6 +74,14 @@ def test_a_failure_shows_where_to_look_and_is_told_once(talking: Place) -> None:
     assert "No such file or directory" in talking.call("show", "last").stdout
 
 
+def test_a_run_that_was_too_late_is_branched_and_not_played_again(talking: Place) -> None:
+    late = talking.omium("run", "signal", "--deadline", "0.3")
+    assert late.code == 1
+    assert "deadline has passed" in late.err
+    assert f"omium branch {late.out.strip()[-8:]} --name again" in late.err
+    assert "play-from" not in late.err
+
+
 def test_what_repeats_a_call_is_refused_with_its_plan_and_the_ways_on(talking: Place) -> None:
     run = talking.omium("run", "publish").out.strip()
     for arguments in (

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import time
+import uuid
+from pathlib import Path
 
 RESULT = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1, "result": "done", "usage": {}}
 INIT = {"type": "system", "subtype": "init", "session_id": "x", "model": "m", "tools": [], "cwd": "/"}
@@ -74,6 +76,23 @@ def gemini() -> None:
     say({"type": "init", "session_id": "0d6f2b6e-3a51-4a5a-8f7e-5d2d0a2b1c3d", "model": "gemini-2.5-pro"})
     for part in ("It was: ", prompt):
         say({"type": "message", "role": "assistant", "content": part, "delta": True})
+    say({"type": "result", "status": "success", "stats": {"input_tokens": 10, "output_tokens": 5, "cached": 0}})
+
+
+def threads() -> None:
+    """Gemini with a conversation of its own each time, which it cannot resume where there is a file `unreadable`."""
+    prompt = sys.stdin.read()
+    resumed = sys.argv[sys.argv.index("--resume") + 1] if "--resume" in sys.argv else None
+    if resumed and Path("unreadable").exists():
+        with open("unreadable", encoding="utf-8") as file:
+            sys.stderr.write(file.read())
+        sys.exit(42)
+    say({"type": "init", "session_id": resumed or str(uuid.uuid4()), "model": "gemini-2.5-pro"})
+    said = json.dumps({"prompt": prompt, "resumed": resumed})
+    say({"type": "message", "role": "assistant", "content": said})
+    if "dies" in prompt and not resumed:
+        time.sleep(0.3)  # real time: that it has begun is noted
+        sys.exit(1)
     say({"type": "result", "status": "success", "stats": {"input_tokens": 10, "output_tokens": 5, "cached": 0}})
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
+from omium.clients.coding.register import Conversations
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_calls import Allowed, Call, Guidance, Suspended
 from tests.coding.help import Node, allow, claude_spec, deny, output, processes_of, run
@@ -38,7 +40,8 @@ async def test_a_tool_is_asked_for_used_and_the_answer_is_the_output(node: Node)
     assert done.usage is not None and (done.usage["input_tokens"], done.usage["output_tokens"]) == (20, 20)
     assert done.usage["cost_usd"] is None and done.usage["price_unknown"] is True  # it is no list-price service
     assert node.spent == [(40, None, done.usage["model"])]
-    assert node.progress[0] == "turn 1 of 100: I will."
+    # Two lines that come at once are one note, the later one.
+    assert node.progress[0].startswith(("turn 1 of 100: I will.", "turn 1 of 100: Bash"))
     assert not node.leases and not processes_of(node)
 
 
@@ -295,3 +298,23 @@ async def test_a_lost_conversation_begins_anew_with_what_is_known_of_it(node: No
             done = await run(spec, node, {"prompt": "Find it."})
     assert output(done)["result"] == "done"
     assert "I know the way." in api.talks[-1].prompt and "Find it." in api.talks[-1].prompt
+    new, lost = Conversations(node.directory / "home").entries()
+    assert (lost.standing, new.standing, new.follows) == ("corrupted", "ended", lost.id)
+    assert new.id == output(done)["session"]["id"]
+    assert (lost.turns, new.turns) == (1, 1) and lost.tokens + new.tokens == output(done)["usage"]["tokens"]
+
+
+async def test_a_conversation_that_has_expired_leaves_no_files(node: Node) -> None:
+    home = node.directory / "home"
+    with anyio.fail_after(90):
+        async with model(lambda talk: [text("the answer is 42")]) as api:
+            spec = claude_spec(api.url)
+            first = output(await run(spec, node, {"prompt": "Remember this."}))
+            assert list(home.rglob(f"{first['session']['id']}*.jsonl"))
+            later = Conversations(home, lambda: time.time() + 31 * 86_400)
+            assert later.expire("default", {"claude": spec}, 1.0) == {"expired": 1, "forgotten": 0}
+            assert not list(home.rglob(f"{first['session']['id']}*.jsonl"))
+            inputs = {"prompt": "What was it?", "session": dict(first["session"])}
+            done = await run(spec, replace(node, state=None), inputs)
+    (prompt,) = api.talks[-1].prompts
+    assert output(done)["result"] == "the answer is 42" and "> the answer is 42" in prompt and "What was it?" in prompt

@@ -44,6 +44,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         "api_key_env": "ANTHROPIC_API_KEY",
         "configs": [".editorconfig"],
         "reserve_tokens": 10,
+        "session_ttl": "90d",
         "description": "Writes code.",
     }
     node = {"id": "n", "kind": "cli", "use": "claude", "with": {"prompt": "x"}}
@@ -65,6 +66,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         api_key_env="ANTHROPIC_API_KEY",
         configs=((".editorconfig", tmp_path / ".editorconfig"),),
         reserve_tokens=10,
+        session_ttl_s=90 * 86_400.0,
         description="Writes code.",
     )
     assert project.catalog().commands["claude"].description == "Writes code."

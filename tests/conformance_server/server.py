@@ -16,9 +16,11 @@ from omium.server.commands.opening import local_caller
 from omium.server.config import load_config
 from omium.server.http.access import identify
 from omium.server.http.app import HttpSettings, build_app
-from omium.server.http.serving import listen, serve_app, until_signal, url_of
+from omium.server.http.serving import listen, serve_app, url_of
 from omium.server.identity.composing import authority_for, rate_limits_for
 from omium.server.mcp import build_server
+from omium.server.signals import Signals
+from omium.server.wiring.supervision import LiveSupervision
 from tests.conformance_server import asking, content, jobs
 
 HOST = "127.0.0.1"
@@ -40,7 +42,7 @@ async def serve(port: int, directory: Path, ready: Callable[[str], None]) -> Non
         app = build_app(core, server, authority, rate_limits_for(config, core.clock), settings)
         with listen(HOST, port) as bound:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(until_signal, app)
+                tasks.start_soon(Signals(LiveSupervision(config)).heed, lambda _: app.ending.begin())
                 await serve_app(app, bound, settings, lambda: ready(f"{url_of(bound)}/mcp"))
                 tasks.cancel_scope.cancel()
 

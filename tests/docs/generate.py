@@ -46,7 +46,8 @@ COMMANDS_INTRODUCTION = """\
   want `--plan TOKEN`, which `--preview` gives, or `--yes`. Only commands and tools that are declared with
   `on_unknown: rerun` are called again without that.
 - A run never depends on the command that started it. Where runs have to be executed and nobody does, a command leaves a
-  background worker behind, which ends when it is idle.
+  background worker behind, which ends when it is idle. One that only looks at a PostgreSQL database, on which other
+  machines may work, says so instead.
 
 | exit code | meaning |
 |---|---|

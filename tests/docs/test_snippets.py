@@ -83,7 +83,7 @@ def check_line(line: str) -> None:
 
 
 def test_every_language_is_checked() -> None:
-    assert {one.language for one in ALL} <= {"sh", "yaml", "json", "python", "sql", "text"}
+    assert {one.language for one in ALL} <= {"sh", "yaml", "json", "python", "sql", "text", "toml"}
     assert [one.page.name for one in ALL if one.language == "text"] == ["README.md", "worker.md"]  # output; lines
 
 
@@ -148,6 +148,11 @@ def _indented(text: str) -> str:
 def _named(snippet: Snippet, name: str) -> str:
     (found,) = (one.text for one in snippets(snippet.page, "yaml") if one.name == name)
     return found
+
+
+@of("toml")
+def test_toml_can_be_read(snippet: Snippet) -> None:
+    assert tomllib.loads(snippet.text)
 
 
 @of("python")

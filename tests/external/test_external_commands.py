@@ -101,3 +101,26 @@ def test_a_clients_file_becomes_ours_without_its_secrets(project: Place) -> None
     assert project.json("mcp", "import", str(file)) == {
         "mcp_servers": {"a": {"command": "node", "env": {"API_KEY": "${API_KEY}", "MODE": "fast"}}}
     }
+
+
+def test_what_a_version_on_trial_would_have_decided_is_listed(project: Place) -> None:
+    (project.directory / "trial.yaml").write_text("rules:\n- {id: never, effect: deny, match: {tool: add}}\n")
+    (project.directory / "workflows").mkdir(exist_ok=True)
+    (project.directory / "workflows" / "sum.yaml").write_text(
+        "name: sum\nnodes:\n- {id: a, kind: tool, use: good/add, with: {a: 1, b: 2}}\n"
+    )
+    with (project.directory / "omium.yaml").open("a") as file:
+        file.write("policy: {profile: research, shadow: trial.yaml}\n")
+    assert project.call("run", "sum").exit_code == 0
+    assert "(on trial: deny by never)" in project.call("decisions", "last").output
+
+
+def test_lint_knows_the_servers_of_the_project(project: Place) -> None:
+    with (project.directory / "omium.yaml").open("a") as file:
+        file.write(
+            "policy:\n  rules:\n"
+            "  - {id: a, effect: deny, match: {server: [good, skipped]}}\n"
+            "  - {id: b, effect: deny, match: {server: goood}}\n"
+        )
+    told = project.call("policy", "lint").output
+    assert "[b]" in told and "no server 'goood'" in told and "[a]" not in told

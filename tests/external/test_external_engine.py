@@ -109,6 +109,23 @@ async def test_a_call_waits_for_a_person_and_is_made_once(tmp_path: Path) -> Non
         assert (view.status, await core.node_output(caller, view.id, "a")) == ("completed", "call 1")
 
 
+async def test_what_undoes_a_call_is_told_what_was_sent(tmp_path: Path) -> None:
+    where = str(tmp_path / "told.json")
+    body = f"def undo(**told):\n    with open({where!r}, 'w') as file:\n        json.dump(told, file)\n"
+    (tmp_path / "fns.py").write_text(f"import json\n\n\n{body}")
+    nodes = "  - {id: a, kind: tool, use: db/query, with: {text: mine}, compensate: undo}\n"
+    policy = ASKS + 'functions: {undo: "fns:undo"}\n'
+    async with _omium(tmp_path, {"db": _server("hostile", "plain")}, nodes, policy) as (core, caller):
+        view = await _run(core, caller)
+        [approval] = await core.list_approvals(caller)
+        await core.decide(caller, approval.id, "modify", arguments={"text": "theirs"}, assurance="elicited")
+        assert (await _settled(core, caller, view.id)).status == "completed"
+        plan = await core.preview_rollback(caller, view.id, "start")
+        await core.rollback(caller, view.id, "start", plan_token=plan.plan_token)
+    told = orjson.loads((tmp_path / "told.json").read_bytes())
+    assert (told["arguments"], told["input"], told["result"]) == ({"text": "theirs"}, {"text": "mine"}, "call 1")
+
+
 async def test_an_approval_does_not_cover_a_definition_that_changed_meanwhile(tmp_path: Path) -> None:
     described = tmp_path / "description"
     described.write_text("Ask.")

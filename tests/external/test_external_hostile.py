@@ -103,6 +103,12 @@ async def test_a_definition_that_came_back_stays_disabled(store: Store, tmp_path
                 await w.call("db/query")
             else:
                 assert (await refused(w)).code == "denied"
+    async with world(store, hostile("flips", str(file))) as w:
+        await refused(w)
+        row = (await w.book.read())["db/query"]
+        assert any("one" in line for line in waiting(row)) and not any("two" in line for line in waiting(row))
+        await w.book.approve(row, ADA)  # what the server is again, and not what it was in between
+        assert await w.call("db/query") == "call 1"
 
 
 def _project(w: World) -> Any:
@@ -153,6 +159,11 @@ async def test_names_that_are_none_and_doubles_are_never_offered(store: Store) -
         assert "two tools" in problems["twice"]
         assert all(problems[name] for name in problems if name != "fine")
         assert all(name.isprintable() for name in problems)
+
+
+async def test_a_list_with_a_tool_that_is_none_is_refused_and_says_where(store: Store) -> None:
+    async with world(store, hostile("malformed")) as w:
+        assert "tools.1.inputSchema" in (await refused(w)).message
 
 
 async def test_a_schema_cannot_be_used_to_attack(store: Store) -> None:

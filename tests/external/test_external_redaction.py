@@ -23,6 +23,8 @@ SECRETS = Redactor([], ["secrets"])
     [
         f"it is {KEY}.",
         quote(KEY + "/?", safe=""),
+        "".join(f"%{byte:02x}" for byte in KEY.encode()),
+        "".join(f"%{byte:02X}" for byte in KEY.encode()),
         KEY.encode().hex(),
         KEY.encode().hex().upper(),
         base64.b64encode(KEY.encode()).decode(),
@@ -37,7 +39,7 @@ def test_a_credential_is_found_in_every_form(text: str) -> None:
     told = OURS.text(f"before {text} after")
     assert HIDDEN in told and told.startswith("before ") and told.endswith(" after")
     bare = "".join(told.split()).replace("\u200b", "")
-    assert "battery" not in bare and KEY.encode().hex()[:20] not in bare.lower()
+    assert "battery" not in bare and KEY.encode().hex()[:20] not in bare.lower().replace("%", "")
 
 
 @given(st.text(max_size=20), st.lists(st.integers(0, len(KEY)), max_size=4), st.text(max_size=20))
@@ -60,6 +62,18 @@ def test_a_value_without_secrets_stays_as_it_is(value: Any) -> None:
 def test_a_credential_in_a_value_is_found_in_keys_and_over_values() -> None:
     told = OURS.value({KEY: 1, "a": [KEY[:10], {"between": KEY[10:]}], "n": 5})
     assert told == {HIDDEN: 1, "a": [HIDDEN, {"between": HIDDEN}], "n": 5}
+
+
+def test_what_stands_under_the_name_of_a_secret_goes() -> None:
+    given = {"password": "hunter2hunter2", "deep": [{"api_key": "zzzzzzzz", "secrets": 3}], "note": "password: none"}
+    told = {"password": HIDDEN, "deep": [{"api_key": HIDDEN, "secrets": 3}], "note": "password: none"}
+    assert SECRETS.value(given) == SECRETS.shown(given) == told
+    assert OURS.value(given) == given
+
+
+def test_what_a_person_decides_on_keeps_the_names_of_its_arguments() -> None:
+    given = {"text": "use sk-live-" + "ab12" * 6, "table": "orders", "to": "jane@example.com"}
+    assert SECRETS.shown(given) == {**given, "text": f"use {HIDDEN}"}
 
 
 @pytest.mark.parametrize(

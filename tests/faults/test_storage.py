@@ -19,7 +19,7 @@ import pytest
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, Principal, ProjectId, RunId, Seq
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import Damage, NewBlob
+from omium.orchestration.ports import Damage, NewBlob, RunQuery
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
 from omium.storage.sqlite.store import SqliteStore
@@ -336,6 +336,31 @@ async def test_a_flipped_byte_in_an_event_is_named(tmp_path: Path, to: bytes, re
     assert (await store.state(good)).status == "completed"
     assert await m.nearest_valid_checkpoint(m.keeper(store), bad) == seq - 1
     await store.close()
+
+
+async def test_text_that_is_no_utf_8_any_more_is_named_and_the_rest_verified(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "omium.db")
+    life = Life(store)
+    bad, good = await finished(life), await finished(life)
+    lost = await finished(life)
+    with tampering(await closed(store)) as db:
+        damaged = "UPDATE events SET type = CAST(x'6e6fff652e73746172746564' AS TEXT) WHERE run_id = ? AND seq = 2"
+        db.execute(damaged, (bad,))
+        db.execute("DELETE FROM events WHERE run_id = ? AND seq = 2", (lost,))
+    store = await SqliteStore.open(tmp_path / "omium.db")
+    found = places(await m.verify(m.keeper(store)))
+    assert {("chain", f"{bad}@2"), ("chain", f"{lost}@3")} <= found
+    assert not [subject for _, subject in found if good in subject]
+    await store.close()
+
+
+async def test_a_row_that_holds_no_json_any_more_is_a_clear_error(store: SqliteStore) -> None:
+    run_id = await finished(Life(store))
+    with tampering(store.path) as db:
+        db.execute("UPDATE runs SET error = 7 WHERE id = ?", (run_id,))
+    error = await refused("integrity", store.runs(RunQuery()))
+    assert "damaged" in error.message
+    assert "omium verify" in error.hint
 
 
 def life_of(store: SqliteStore, life: Life) -> Life:

@@ -35,6 +35,20 @@ async def to_the_end(client: OmiumClient, genie: Genie) -> Report:
     return report
 
 
+async def test_only_the_phases_that_are_asked_for_are_taken(tmp_path: Path) -> None:
+    project = epic_project(tmp_path)
+    async with opened(project) as (_, client):
+        with anyio.fail_after(LIMIT_S):
+            planned = await Genie(client, spec_of(project, name="one", phases=["architect"])).drive()
+            goal = "Give every page a slug. Stop after the architecture."
+            told = await Genie(client, spec_of(project, name="two", phases="auto", goal=goal)).drive()
+    for report in (planned, told):
+        assert report.standing == "completed" and [one.id for one in report.phases] == ["architect"]
+        assert report.output["architect"]["items"]
+    plain = spec_of(project)
+    assert plain.digest() != spec_of(project, phases=["test"]).digest() == spec_of(project, phases=["test"]).digest()
+
+
 async def test_gates_are_left_to_people_and_phases_are_labelled(tmp_path: Path) -> None:
     project = epic_project(tmp_path)
     said: list[str] = []

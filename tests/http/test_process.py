@@ -95,7 +95,7 @@ async def test_read_only_executes_nothing(place: Place) -> None:
 # --- ending -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda one: one.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
 async def test_a_signal_ends_it(place: Place, number: signal.Signals) -> None:
     with anyio.fail_after(60):
         async with place.serving() as server:

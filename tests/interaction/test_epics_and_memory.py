@@ -35,6 +35,32 @@ nodes:
 }
 
 
+async def test_an_epic_takes_only_the_phases_that_are_asked_for(tmp_path: Path) -> None:
+    async with open_studio(tmp_path, workflows=EPIC) as studio, client(studio) as visitor:
+
+        async def begun(goal: str = "Do it.", **more: object) -> list[tuple[str, str]]:
+            run = await visitor.ok("start_epic", goal=goal, **more)
+            epic = await visitor.ok("get_epic", run_id=run["run_id"], wait_seconds=30)
+            return [(one["id"], one["status"]) for one in epic["phases"]]
+
+        only_plan = [("plan", "completed")]
+        assert await begun(phases=["plan"]) == only_plan
+        assert await begun("Only plan it.", phases="auto") == only_plan
+        for whole in (await begun("Only plan it."), await begun("Improve the planning prompt.", phases="auto")):
+            assert [one for one, _ in whole] == ["plan", "agree", "build"]
+        assert await begun(phases=["build"]) == [  # its gate comes along
+            ("plan", "completed"), ("agree", "waiting_approval"), ("build", "pending"),
+        ]  # fmt: skip
+        refused = await visitor.error("start_epic", goal="x", phases=["pln"])
+        assert refused["code"] == "invalid_argument" and "plan" in refused["hint"]
+        again = [await visitor.ok("start_epic", goal="x", phases=["plan"], idempotency_key="k") for _ in range(2)]
+        assert again[0]["run_id"] == again[1]["run_id"]
+        refused = await visitor.error("start_epic", goal="x", phases=["agree"], idempotency_key="k")
+        assert refused["code"] == "conflict"
+        refused = await visitor.error("start_epic", goal="x", workflow="nothing", phases="auto")
+        assert refused["code"] == "not_found"
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_epic_is_shown_and_rolled_back_by_phase(tmp_path: Path, mode: Mode) -> None:
     async with open_studio(tmp_path, workflows=EPIC) as studio, client(studio, mode=mode) as visitor:

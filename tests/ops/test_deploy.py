@@ -144,9 +144,103 @@ def test_another_project_does_not_take_an_environment_over(place: Place, keys: P
 
 def test_a_private_key_among_the_files_refuses_the_whole(place: Place, keys: Path) -> None:
     shutil.copy(keys, place.directory / "notes.txt")
+    bundled(place, keys, "b.omium")  # nothing refers to it
+    asked = ["deploy", "bundle", str(place.directory / "x.omium"), "--key", str(keys), "--include", "*.txt"]
+    done = place.call(*asked)
+    assert done.exit_code == 2 and "notes.txt:1 holds a private key" in done.stderr
+    assert place.call(*asked, "--exclude", "notes.txt").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "secret", ["database: postgresql://omium:hunter22@db/omium", "env: {K: sk-ant-0123456789abcdefghij}"]
+)
+def test_what_looks_like_a_secret_refuses_the_whole(place: Place, keys: Path, secret: str) -> None:
+    text = (place.directory / "omium.yaml").read_text().replace("database: data/omium.db", "")
+    (place.directory / "omium.yaml").write_text(f"{text}\n{secret}\n")
     done = place.call("deploy", "bundle", str(place.directory / "x.omium"), "--key", str(keys))
-    assert done.exit_code == 2 and "private key" in done.stderr
-    bundled(place, keys, "b.omium", "--exclude", "notes.txt")
+    assert done.exit_code == 2 and "omium.yaml:" in done.stderr, done.output
+    assert "hunter22" not in done.output and "0123456789" not in done.output
+    assert not (place.directory / "x.omium").exists()
+
+
+REFERRED = {
+    "agents/clerk/agent.yaml": (
+        "name: clerk\nprompt_file: reset_password.md\nmodel: {provider: scripted, script: talk.json}\n"
+    ),
+    "agents/clerk/reset_password.md": "You help people who lost their password.",
+    "agents/clerk/talk.json": '{"turns": [{"text": "hello"}]}',
+    "policies/main.yaml": "apiVersion: omium.dev/policy/v1\ndefault: deny\n",
+    "tools/count.py": "import counting\n",
+    "tools/counting.py": "TOKENS = 1\n",
+    "lib/__init__.py": "",
+    "lib/tokens.py": "def count(text: str) -> int:\n    from lib import words\n    return len(words.split(text))\n",
+    "lib/words.py": "def split(text):\n    return text.split()\n",
+    "start/readme.txt": "what a workspace begins with",
+    "prompts/reviewer.md": "You review.",
+}
+STRAY = (
+    *(
+        "steps.py~",
+        "steps.py.bak",
+        ".steps.py.swp",
+        "#steps.py#",
+        "steps_old.py",
+        "notes.md",
+        "workflows/hello.yaml.orig",
+    ),
+    *("agents/clerk/.env", "agents/clerk/test_clerk.py", "agents/clerk/agent.yaml~", ".env", ".env.local", "prod.env"),
+    *("lib/__pycache__/words.cpython-311.pyc", ".git/config", ".mypy_cache/x.json", "start/secrets.txt", "start/.env"),
+    *("data.csv", "lib/unused.py", "server.key"),
+)
+MORE = """
+policy: {path: policies/main.yaml}
+functions:
+  greet: {ref: "steps:greet", host: async}
+  shout: {ref: "steps:shout", host: async}
+  until_file: {ref: "steps:until_file", host: async, timeout: 60s}
+  boom: {ref: "steps:boom", host: async}
+  count: {ref: "lib.tokens:count"}
+commands:
+  count: {argv: ["{python}", "{project}/tools/count.py"]}
+workspaces:
+  fresh: {source: start}
+coding:
+  reviewer: {kind: claude, system_prompt: prompts/reviewer.md}
+"""
+
+
+def test_a_bundle_holds_what_the_project_refers_to_and_nothing_else(place: Place, keys: Path, tmp_path: Path) -> None:
+    for name in (*REFERRED, *STRAY):
+        path = place.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(REFERRED.get(name, "canary"))
+    (place.directory / "omium.yaml").write_text(f"project: greetings\ndatabase: data/omium.db\n{MORE}")
+    path = bundled(place, keys)
+    told = json.loads(place.call("deploy", "verify", str(path), *trust(keys), "--json").stdout)
+    flows = {f"workflows/{name}.yaml" for name in ("hello", "asking", "failing", "patient")}
+    assert set(told["files"]) == {"omium.yaml", "steps.py", *flows, *REFERRED}
+    with zipfile.ZipFile(path) as archive:
+        assert b"canary" not in b"".join(archive.read(name) for name in archive.namelist())
+    before = told["policy"]
+    (place.directory / "policies/main.yaml").write_text("apiVersion: omium.dev/policy/v1\ndefault: allow\n")
+    again = bundled(place, keys, "b.omium")
+    assert json.loads(place.call("deploy", "verify", str(again), *trust(keys), "--json").stdout)["policy"] != before
+
+    installed = place.call("deploy", "install", str(path), str(tmp_path / "production"), *trust(keys))
+    assert installed.exit_code == 0, installed.output  # it loads where nothing else is
+
+    done = place.call("deploy", "bundle", str(tmp_path / "c.omium"), "--key", str(keys), "--include", "*.csv", "--json")
+    assert "data.csv" in json.loads(done.stdout)["files"]
+    said = place.call("deploy", "bundle", str(tmp_path / "d.omium"), "--key", str(keys)).stderr
+    assert "data.csv" in said and "--include" in said and "server.key" not in said and ".env" not in said
+
+
+def test_a_secret_is_not_taken_along_by_asking_for_it(place: Place, keys: Path) -> None:
+    for name in (".env", "prod.env", "a.pem", "my-token.txt"):
+        (place.directory / name).write_text("canary")
+    path = bundled(place, keys, "a.omium", "--include", "*", "--include", "*.env", "--include", "*token*")
+    with zipfile.ZipFile(path) as archive:
+        assert b"canary" not in b"".join(archive.read(name) for name in archive.namelist())
 
 
 def test_keys_are_private_and_are_not_made_twice(keys: Path, tmp_path: Path) -> None:

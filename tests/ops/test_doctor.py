@@ -212,3 +212,60 @@ def test_health_counts_the_programs_that_stall(used: Place) -> None:
         register.drop("t1")
         register.drop("t2")
     assert used.json("health")["stalled"] == 0
+
+
+# --- what the project needs -------------------------------------------------------------------------------------------
+
+NEEDY = """
+coding:
+  claude: {kind: claude, api_key_env: MY_CLAUDE_KEY}
+  mine: {kind: codex, program: /no/such/codex}
+agents:
+- {name: clerk, model: {provider: openai, name: gpt-5-mini}}
+- {name: poet, model: {provider: anthropic, name: m, api_key_env: POET_KEY}}
+- {name: local, model: {provider: openai, name: m, base_url: "http://127.0.0.1:9/v1"}}
+- {name: parrot, model: {provider: scripted, script: parrot.json}}
+"""
+
+
+def test_what_the_project_needs_and_lacks_is_named(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "POET_KEY", "MY_CLAUDE_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (place.directory / "parrot.json").write_text('{"turns": [{"text": "hello"}]}')
+    with (place.directory / "omium.yaml").open("a") as file:
+        file.write(NEEDY)
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "git").symlink_to(str(shutil.which("git")))
+    monkeypatch.setenv("PATH", str(binaries))
+    found = examined(place, 1)
+    assert found["coding claude"]["status"] == found["coding mine"]["status"] == "failed"
+    assert found["coding claude"]["fix"] == "npm install -g @anthropic-ai/claude-code"
+    assert "/no/such/codex" in found["coding mine"]["detail"] and "omium.yaml" in found["coding mine"]["fix"]
+    keys = {name: one for name, one in found.items() if name.startswith("key ")}
+    assert set(keys) == {"key OPENAI_API_KEY", "key POET_KEY", "key MY_CLAUDE_KEY"}
+    assert {one["status"] for one in keys.values()} == {"warning"}
+    assert keys["key POET_KEY"]["fix"] == "export POET_KEY=..." and "poet" in keys["key POET_KEY"]["detail"]
+
+    for name in ("OPENAI_API_KEY", "POET_KEY", "MY_CLAUDE_KEY"):
+        monkeypatch.setenv(name, "canary-of-a-key")
+    (binaries / "claude").write_text("#!/bin/sh\n")
+    (binaries / "claude").chmod(0o755)
+    found = examined(place, 1)
+    assert found["coding claude"]["status"] == found["key POET_KEY"]["status"] == "ok"
+    assert "canary" not in json.dumps(found)
+
+
+def test_code_that_cannot_be_read_is_named(used: Place) -> None:
+    with (used.directory / "steps.py").open("a") as file:
+        file.write("\ndef broken(:\n")
+    found = examined(used, 1)["code steps.py"]
+    assert found["status"] == "failed" and "steps.py:" in found["detail"] and "greet" in found["detail"]
+    assert found["fix"] == f"$EDITOR {used.directory / 'steps.py'}"
+
+
+def test_what_the_project_does_not_use_is_not_asked_for(used: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert not [name for name in examined(used, 0) if name.startswith(("key ", "coding ", "plugin "))]

@@ -49,14 +49,17 @@ CODES: Final[Mapping[str, str]] = {
 @dataclass(frozen=True, slots=True)
 class Known:
     """What there is, as far as it is known; None: not known, so nothing is said about it. tools: the input schemas of
-    the pinned tools, by `server/tool`."""
+    the pinned tools, by `server/tool`. declared: the servers of the project, of which tools may be unknown."""
 
     tools: Mapping[str, Mapping[str, Any]] | None = None
     agents: Collection[str] | None = None
     workflows: Collection[str] | None = None
+    declared: Collection[str] | None = None
 
-    def servers(self) -> set[str]:
-        return {name.partition("/")[0] for name in self.tools or {}}
+    def servers(self) -> set[str] | None:
+        if self.tools is None and self.declared is None:
+            return None
+        return {name.partition("/")[0] for name in self.tools or {}} | set(self.declared or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +215,10 @@ def _names(run: _Pass, place: int, rule: Said) -> None:
     known, match = run.known, rule.get("match", {})
     if "tool" not in match.get("action", ("tool",)):
         return
-    existing: dict[str, Collection[str] | None] = {"agent": known.agents, "workflow": known.workflows}
+    existing: dict[str, Collection[str] | None] = {
+        "agent": known.agents, "workflow": known.workflows, "server": known.servers(),
+    }  # fmt: skip
     if known.tools is not None:
-        existing["server"] = known.servers()
         test = _tester(match, "server")
         existing["tool"] = {
             name.partition("/")[2] for name in known.tools if test is None or test(name.partition("/")[0])

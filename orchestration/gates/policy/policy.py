@@ -85,6 +85,7 @@ class Policy:
         self._approval = terms_of(document.get("approval", {}))
         self._index = _Index(self.rules)
         self._about: dict[Names, tuple[str, tuple[Rule, ...]]] = {}
+        self._concluded: dict[tuple[int, ...], Decision] = {}  # by the places of the rules that apply
 
     def __repr__(self) -> str:
         return f"Policy({self.digest[:12]}, {len(self.rules)} rules, default {self.default})"
@@ -137,10 +138,24 @@ class Policy:
 
     def _decided(self, question: Question) -> Decision:
         unfit, rules = self._rules_about(names_of(question))
-        unfit = unfit or unfit_arguments(question.arguments) or unfit_arguments(question.hints)
+        unfit = unfit or unfit_arguments(question.arguments)
+        if not unfit and question.hints:
+            unfit = unfit_arguments(question.hints)
         if unfit:
             return self._decision("deny", None, unfit)
         found = self._apply(question, rules)
+        if found.unclear:
+            return self._conclusion(found)
+        places = tuple([rule.index for rules in (found.deny, found.require, found.allow) for rule in rules])
+        known = self._concluded.get(places)
+        if known is None:
+            if len(self._concluded) >= _REMEMBERED:
+                self._concluded.clear()
+            known = self._concluded[places] = self._conclusion(found)
+        return _again(known)  # another one, since each is told how long it took
+
+    def _conclusion(self, found: Applied) -> Decision:
+        """What follows from the rules that apply, whatever the question was."""
         warnings = self._warnings(found.unclear)
         if found.deny:
             first = found.deny[0]
@@ -170,8 +185,12 @@ class Policy:
     def _apply(self, question: Question, rules: Sequence[Rule]) -> Applied:
         by_effect: dict[Effect, list[Rule]] = {"deny": [], "require_approval": [], "allow": []}
         unclear: dict[str, str] = {}
-        scope = Scope(question)
+        scope: Scope | None = None
         for rule in rules:
+            if not rule.of_arguments and not rule.checks:
+                by_effect[rule.effect].append(rule)
+                continue
+            scope = Scope(question) if scope is None else scope
             try:
                 if rule.holds(question, scope):
                     by_effect[rule.effect].append(rule)
@@ -223,6 +242,21 @@ class Policy:
         if _essence(other) == _essence(decision):
             return decision
         return replace(decision, shadow=Shadow(other.policy, other.effect, other.rule, other.reason))
+
+
+def _again(decision: Decision) -> Decision:
+    """A decision without warnings or a shadow, once more. `replace` would take longer than most rules."""
+    return Decision(
+        decision.effect,
+        decision.rule,
+        decision.reason,
+        decision.policy,
+        decision.limits,
+        decision.redact,
+        decision.trusts,
+        decision.approval,
+        decision.rate_rule,
+    )
 
 
 class _Index:

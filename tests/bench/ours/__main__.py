@@ -8,8 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import anyio
-
+from omium.server.loop import run
 from omium.server.memory import tune
 from tests.bench.figures import Figure, exit_on_sigterm
 from tests.bench.ours import (
@@ -58,9 +57,9 @@ MEASURES: dict[str, Callable[[Work], Awaitable[list[Figure]]]] = {
 def main() -> None:
     work = from_json(sys.argv[1])
     exit_on_sigterm()
-    tune()  # as every process of the product does
+    tune()
     logging.basicConfig(level=logging.WARNING)
-    figures = anyio.run(partial(MEASURES[work.measure], work))
+    figures = run(partial(MEASURES[work.measure], work))  # as every process of the product does
     print(json.dumps([figure.as_dict() for figure in figures]))
 
 

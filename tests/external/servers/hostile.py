@@ -58,6 +58,8 @@ def tools() -> list[dict[str, Any]]:
             tool("../etc"), tool("a b"), tool("quer\u200by"), tool("q\u202e"), tool("\uff51uery"), tool(""),
             tool("x\n"), tool("twice"), tool("twice", "Another."), tool("fine"),
         ]  # fmt: skip
+    if MODE == "malformed":
+        return [tool("fine"), tool("text", inputSchema="x")]
     if MODE == "schemas":
         return [
             tool("backtracks", inputSchema=patterned("(a+)+$")),

@@ -225,27 +225,6 @@ async def test_one_decision_does_not_serve_a_second_call(tmp_path: Path) -> None
         assert len(out.made) == 2  # and the first was not made again
 
 
-async def test_a_failed_call_needs_another_decision(tmp_path: Path) -> None:
-    out = Outside()
-
-    async def flaky(attempt: Attempt, tool: str, table: str) -> Any:
-        async def action(allowed: Allowed) -> Any:
-            out.made.append(allowed.arguments)
-            if len(out.made) == 1:
-                raise OmiumError("tool_failed", "the server said no.")
-            return "fine"
-
-        return await attempt.call(Call("one", "tool", tool, {"table": table}, server="db"), action, kind="tool")
-
-    flow = FLOW.replace("use: work,", "use: work, retry: {max_attempts: 3, initial: 0s},")
-    async with world(tmp_path, flow, functions={"work": flaky}, policy=POLICY) as w:
-        run = await start(w, "write")
-        await w.approve(run)
-        view = await w.finished(run, "failed")
-        assert view.error is not None and "was used before" in view.error["message"]
-        assert len(out.made) == 1
-
-
 @pytest.mark.parametrize("happened", [False, True])
 async def test_a_crash_after_the_decision_was_used_asks_whether_the_call_happened(
     tmp_path: Path, happened: bool

@@ -174,6 +174,8 @@ async def test_with_ask_somebody_says_whether_the_call_is_made_again(tmp_path: P
         await w.status(run, "waiting_approval")
         (approval,) = [a for a in (await w.machine.store.state(run)).approvals.values() if a.decision is None]
         assert approval.scope == "unknown_effect" and "unknown" in approval.question
+        lost = len(approval.details["calls"]) if approval.details else 0
+        assert ("the calls " if lost > 1 else "the call ") in approval.question
         assert outside.done == ["known", "unknown"]
         await w.approve(run, "retry")
         await w.finished(run)

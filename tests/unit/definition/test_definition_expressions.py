@@ -315,6 +315,15 @@ def test_a_selection_gives_what_cel_gives(value: Any, path: list[str | int]) -> 
     assert type(results[0][1]) is type(results[1][1])
 
 
+@pytest.mark.parametrize(
+    ("holding", "problem"), [({}, "there is no 'b'."), ({"c": 1, "a": 2}, "there is no 'b' among 'a', 'c'.")]
+)
+def test_a_field_that_is_not_there_is_told_with_those_that_are(holding: dict[str, int], problem: str) -> None:
+    with pytest.raises(OmiumError) as caught:
+        evaluate("item.b", {"item": holding})
+    assert caught.value.message == f"Expression 'item.b': {problem}"
+
+
 @given(values)
 def test_what_is_not_changed_comes_back_equal(value: Any) -> None:
     assert evaluate("[item][0]", {"item": value}) == value

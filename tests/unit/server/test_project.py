@@ -12,7 +12,8 @@ import pytest
 
 from omium.orchestration.definition.build import workflow
 from omium.orchestration.errors import OmiumError
-from omium.server.project import FUNCTIONS_GROUP, WORKFLOWS_GROUP, Project
+from omium.server.plugins import FUNCTIONS_GROUP, WORKFLOWS_GROUP
+from omium.server.project import Project
 
 
 async def fetch(url: str) -> str:
@@ -119,18 +120,25 @@ def test_installed_packages_offer_functions_and_workflows(monkeypatch: pytest.Mo
     assert list(catalog.workflows) == ["offered"]
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        [(FUNCTIONS_GROUP, "a", "package.text")],
-        [(FUNCTIONS_GROUP, "a", "x:a"), (FUNCTIONS_GROUP, "a", "y:a")],
-        [(WORKFLOWS_GROUP, "other", f"{__name__}:offered")],
-    ],
-)
-def test_an_entry_point_that_is_none_is_refused(
-    monkeypatch: pytest.MonkeyPatch, points: list[tuple[str, str, str]]
-) -> None:
-    entry_points_are(monkeypatch, *points)
+def test_a_name_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry_points_are(monkeypatch, (FUNCTIONS_GROUP, "a", "x:a"), (FUNCTIONS_GROUP, "a", "y:a"))
     with pytest.raises(OmiumError) as refused:
         Project("p").use_entry_points()
     assert refused.value.code == "invalid_definition"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (FUNCTIONS_GROUP, "b", "package.text"),
+        (WORKFLOWS_GROUP, "other", f"{__name__}:offered"),
+        (WORKFLOWS_GROUP, "gone", "no.such.module:flow"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out(monkeypatch: pytest.MonkeyPatch, bad: tuple[str, str, str]) -> None:
+    entry_points_are(
+        monkeypatch, (FUNCTIONS_GROUP, "a", "x:a"), bad, (WORKFLOWS_GROUP, "offered", f"{__name__}:offered")
+    )
+    project = Project("p")
+    project.use_entry_points()
+    assert (set(project.functions), set(project.workflows)) == ({"a"}, {"offered"})

@@ -12,7 +12,7 @@ from omium.orchestration.errors import OmiumError
 from omium.server.config import Config, load_config
 from omium.server.declared.supervision import SupervisionFile, supervised
 from omium.server.project import Project
-from omium.server.wiring.supervision import processes_of, reconciler_of, settings_of
+from omium.server.wiring.supervision import LiveSupervision, reconciler_of, settings_of
 
 FILE = """
 project: demo
@@ -128,4 +128,4 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, said: str, where: 
 def test_what_lives_on_is_spared_at_a_takeover_only_if_that_is_wanted(tmp_path: Path) -> None:
     config = loaded(tmp_path)
     assert reconciler_of(config).spared() == frozenset()  # nothing runs
-    assert processes_of(config).this()[2] > 0
+    assert LiveSupervision(config).processes().this()[2] > 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -308,6 +311,30 @@ async def test_a_damaged_backup_is_not_restored(store: SqliteStore, tmp_path: Pa
     with pytest.raises(OmiumError) as refusal:
         await m.restore(tmp_path / "nothing", tmp_path / "other" / "omium.db", Chain())
     assert refusal.value.code == "not_found"
+
+
+@pytest.mark.anyio
+async def test_a_backup_comes_back_without_folded_states_of_another_version(store: SqliteStore, tmp_path: Path) -> None:
+    life = Life(store)
+    run_id, kept = await life.create(), await life.create()
+    await store.snapshot(run_id)
+    await store.snapshot(kept)
+    with contextlib.closing(sqlite3.connect(store.path)) as db, db:
+        (raw,) = db.execute("SELECT document FROM snapshots WHERE run_id = ?", (run_id,)).fetchone()
+        other = orjson.dumps({**orjson.loads(raw), "a_field_of_another_version": 1})
+        db.execute("UPDATE snapshots SET document = ? WHERE run_id = ?", (other, run_id))
+    made = await m.backup(m.SqliteKeeper(store), tmp_path / "backup")
+    assert [damage.subject for damage in made.damages] == [run_id]
+    restored = await m.restore(tmp_path / "backup", tmp_path / "other" / "omium.db", Chain())
+    assert (restored.runs, restored.damages) == (2, [])
+    second = await SqliteStore.open(tmp_path / "other" / "omium.db")
+    try:
+        assert await m.verify(m.keeper(second)) == []
+        assert await second.state(run_id) == await store.state(run_id)
+        with contextlib.closing(sqlite3.connect(second.path)) as db:
+            assert db.execute("SELECT run_id FROM snapshots").fetchall() == [(kept,)]
+    finally:
+        await second.close()
 
 
 @pytest.mark.anyio
