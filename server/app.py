@@ -21,7 +21,7 @@ from omium.server.hosting import hosted
 from omium.server.upkeep import kept_up
 from omium.server.wiring.agents import agents_of
 from omium.server.wiring.external import external_tools, tool_executors
-from omium.server.wiring.gates import gated, policies_of
+from omium.server.wiring.gates import budgets_of, gated, policies_of
 from omium.server.wiring.notify import notifying
 from omium.server.wiring.supervision import LiveSupervision
 from omium.server.wiring.telemetry import tracing
@@ -74,7 +74,7 @@ async def open_omium(
             clock=time,
             policies=policies_of(config.project),
             agents=agents_of(config, catalog),
-            budgets=config.project.budgets,
+            budgets=budgets_of(config),
             longest_s=config.limits.run_time_s,
         )
         if engine:
@@ -121,7 +121,7 @@ async def _engine(
             config=_engine_config(config),
             clock=clock,
         )
-        await stack.enter_async_context(gated(engine, config.project, core.policies))
+        await stack.enter_async_context(gated(engine, config.project, core))
         core.bind(engine)  # before it claims anything: a run that it takes up may start others
         yield await stack.enter_async_context(engine)
 

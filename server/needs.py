@@ -50,12 +50,13 @@ def needs(project: Project, environ: Mapping[str, str]) -> Iterator[Need]:
 def programs(project: Project, environ: Mapping[str, str]) -> Iterator[Need]:
     """The coding CLIs that the project declares."""
     for spec in project.coding.values():
-        name, where = f"coding {spec.name}", shutil.which(spec.program, path=environ.get("PATH"))
-        if where is not None:
-            yield Need(name, "program", where)
-            continue
-        fix = _INSTALLS[spec.kind] if spec.program == spec.kind else "$EDITOR omium.yaml"
-        yield Need(name, "program", "", f"there is no program {spec.program!r}: its nodes cannot run", fix)
+        for program in (spec.program, *spec.wrap[:1]):
+            name, where = f"coding {spec.name}", shutil.which(program, path=environ.get("PATH"))
+            if where is not None:
+                yield Need(name, "program", where)
+                continue
+            fix = _INSTALLS[spec.kind] if program == spec.kind else "$EDITOR omium.yaml"
+            yield Need(name, "program", "", f"there is no program {program!r}: its nodes cannot run", fix)
 
 
 def code(project: Project) -> Iterator[Need]:

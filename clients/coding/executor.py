@@ -83,7 +83,16 @@ class CodingExecutor:
         files = [path for path in named if path is not None]
         told = json.dumps(
             [
-                *(spec.kind, spec.program, spec.model, spec.tools, spec.permissions, spec.sandbox, spec.max_turns),
+                *(
+                    spec.kind,
+                    spec.program,
+                    spec.wrap,
+                    spec.model,
+                    spec.tools,
+                    spec.permissions,
+                    spec.sandbox,
+                    spec.max_turns,
+                ),
                 *(spec.pass_env, sorted(spec.env.items()), [name for name, _ in spec.configs]),
                 repr(stamp_of(Path(program))) if program else None,
                 [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None for path in files],
@@ -396,7 +405,7 @@ class _Work:
         if descriptor is not None:
             environment[claude.KEY_DESCRIPTOR] = str(descriptor)
         return Command(
-            argv=tuple(argv),
+            argv=(*spec.wrapped(self._workspace), *argv),
             cwd=self._workspace,
             env=environment,
             stdin=stdin,

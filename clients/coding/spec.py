@@ -76,21 +76,24 @@ _TOOL: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9_]{0,199}\Z")
 class CodingSpec:
     """A coding CLI under a name of the operator's.
 
-    program: the CLI's name on PATH, or its absolute path. model: None leaves it to the CLI. tools: those of Claude Code
-    that exist for it at all. permissions: `every` asks policy before every tool call; `needed` only where Claude Code's
-    own rules want leave, which lets it read and look around. sandbox: what Codex and Gemini, which ask for nothing
-    while they work, may do; policy is asked once. pass_env: variables handed on from Omium's environment; env:
-    constants. api_key_env: the variable of Omium's environment that holds the key; with one the CLI keeps its
-    sessions in a directory of Omium's, without one it uses the login and the directory of the user. mcp: a file of MCP
-    servers for Claude Code, which otherwise has none. system_prompt: a file whose text is added to its own.
-    reserve_tokens: how much of the budgets is held before it may begin, and again whenever that is used up.
-    session_ttl_s: how long after its last use a conversation can be gone on with; None: for ever. Times are seconds.
+    program: the CLI's name on PATH, or its absolute path. wrap: a command that starts it, such as `bwrap` with its
+    options: the CLI and its arguments follow; `{workspace}` in it is the path of the workspace. model: None leaves it
+    to the CLI. tools: those of Claude Code that exist for it at all. permissions: `every` asks policy before every tool
+    call; `needed` only where Claude Code's own rules want leave, which lets it read and look around. sandbox: what
+    Codex and Gemini, which ask for nothing while they work, may do; policy is asked once. pass_env: variables handed on
+    from Omium's environment; env: constants. api_key_env: the variable of Omium's environment that holds the key; with
+    one the CLI keeps its sessions in a directory of Omium's, without one it uses the login and the directory of the
+    user. mcp: a file of MCP servers for Claude Code, which otherwise has none. system_prompt: a file whose text is
+    added to its own. reserve_tokens: how much of the budgets is held before it may begin, and again whenever that is
+    used up. session_ttl_s: how long after its last use a conversation can be gone on with; None: for ever. Times are
+    seconds.
     Raises OmiumError("invalid_definition") for a specification that is none.
     """
 
     name: str
     kind: Kind
     program: str = ""
+    wrap: tuple[str, ...] = ()
     model: str | None = None
     tools: tuple[str, ...] = DEFAULT_TOOLS
     permissions: Permissions = "every"
@@ -113,6 +116,8 @@ class CodingSpec:
     def __post_init__(self) -> None:
         if not self.program:
             object.__setattr__(self, "program", PROGRAMS[self.kind])
+        if any("\0" in part or not part for part in self.wrap) or (self.wrap and self.wrap[0].startswith("-")):
+            _bad(self.name, f"is wrapped by {list(self.wrap)!r}", "A program and its arguments.")
         if self.program.startswith("-") or "\0" in self.program:
             _bad(self.name, f"has the program {self.program!r}", "A name on PATH, or an absolute path.")
         if "/" in self.program and not self.program.startswith("/"):
@@ -137,6 +142,10 @@ class CodingSpec:
         check_declared((*self.pass_env, *self.env))
         if self.api_key_env is not None:
             check_declared((self.api_key_env,))
+
+    def wrapped(self, workspace: Path) -> tuple[str, ...]:
+        """What stands before the CLI's own command."""
+        return tuple(part.replace("{workspace}", str(workspace)) for part in self.wrap)
 
     def _check_headless(self) -> None:
         """What only Claude Code has would do nothing."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from omium.orchestration.engine.files import ENGINE
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.gates.budgets import BudgetRule
 from omium.orchestration.ids import new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import IdempotencyKey, Write
@@ -110,7 +109,7 @@ async def tell_what_is_reached(attempt: NodeAttempt, counters: Sequence[Counter]
     once for a counter, whichever process sees it. refused: they have just refused a call, which counts as 100. That it
     cannot be told keeps nobody from working."""
     engine, project = attempt.engine, attempt.run.project
-    rules = {rule.name for rule in engine.budgets}
+    rules = {rule.name for rule in engine.budgets()}
     told = engine.shares_told
     watched = {
         one.name: one
@@ -154,8 +153,7 @@ def _covering(attempt: NodeAttempt) -> Iterator[Counter]:
     if own:
         place = f"node:{attempt.run_id}/{attempt.node_id}@{attempt.generation}"
         yield Counter(place, _limit(own, "usd"), _limit(own, "tokens"), _limit(own, "calls"))
-    rules: Sequence[BudgetRule] = attempt.engine.budgets
-    for rule in rules:
+    for rule in attempt.engine.budgets():
         if rule.covers(attempt.run.workflow, attempt.node.use if attempt.node.kind == "agent" else None):
             yield rule.counter(attempt.run, attempt.node.use or attempt.node_id, attempt.engine.clock.now_us())
 

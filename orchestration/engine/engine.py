@@ -30,7 +30,7 @@ from omium.orchestration.engine.setbacks import TakeBack, nobody
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.engine.watch import Watch
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.gates.budgets import BudgetRule
+from omium.orchestration.gates.budgets import BudgetsNow, no_budgets
 from omium.orchestration.gates.deciding import Policies
 from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log.events import Event
@@ -87,7 +87,7 @@ class Engine:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         policies: Policies | None = None,
-        budgets: Sequence[BudgetRule] = (),
+        budgets: BudgetsNow = no_budgets,
         redact: Callable[[Value], Value] = lambda value: value,
     ) -> None:
         self.store = store
@@ -103,7 +103,7 @@ class Engine:
         self.worker = WorkerId(new_id("wrk"))
         self.check_names = check_names
         self.policies = policies or Policies(self.values.load)
-        self.budgets = tuple(budgets)
+        self.budgets = budgets
         self.shares_told: dict[str, int] = {}  # of counters, in percent: see `budgets.tell_what_is_reached`
         self.redact = redact  # what is shown and stored of a call's arguments
         self._executors = executors

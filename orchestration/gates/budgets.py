@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -50,6 +51,14 @@ class BudgetRule:
         }[self.scope]
         name = ":".join(part for part in (self.name, subject, window(self.period, now_us)) if part)
         return Counter(name, self.usd, self.tokens, self.calls)
+
+
+BudgetsNow: TypeAlias = Callable[[], Sequence[BudgetRule]]
+"""The budgets that hold when it is called."""
+
+
+def no_budgets() -> Sequence[BudgetRule]:
+    return ()
 
 
 def window(period: Period | None, now_us: int) -> str:

@@ -20,7 +20,7 @@ from omium.orchestration.definition.schema import to_document
 from omium.orchestration.engine.children import cancel_below
 from omium.orchestration.engine.engine import Engine
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.gates.budgets import BudgetRule
+from omium.orchestration.gates.budgets import BudgetsNow, no_budgets
 from omium.orchestration.ids import NodeId, Principal, RunId, is_id, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
@@ -89,7 +89,7 @@ class RunService(Reading):
         clock: Clock | None = None,
         policies: PolicySource | None = None,
         agents: AgentSource | None = None,
-        budgets: Sequence[BudgetRule] = (),
+        budgets: BudgetsNow = no_budgets,
         longest_s: float | None = None,
     ) -> None:
         """longest_s: no run takes longer: one without a deadline, or with a later one, gets this one."""
@@ -99,7 +99,7 @@ class RunService(Reading):
         self.clock = clock or SystemClock()
         self.policies = policies
         self.agents = agents
-        self.budget_rules = tuple(budgets)
+        self.budgets_now = budgets
         self.refusals = RefusalLog(store, self.clock)
         self._policy: tuple[Policy, Encoded] | None = None  # the present version, with its document
         self._documents: dict[str, tuple[WorkflowDef, Encoded]] = {}  # by name: a registered one changes rarely

@@ -16,7 +16,7 @@ from omium.orchestration.service.views import BudgetView, Caller, DecisionView
 from omium.orchestration.values import Value
 
 if TYPE_CHECKING:
-    from omium.orchestration.gates.budgets import BudgetRule
+    from omium.orchestration.gates.budgets import BudgetRule, BudgetsNow
 
 _UNITS = ("usd", "tokens", "calls")
 _MOST = 1_000
@@ -28,7 +28,7 @@ class GateService:
     if TYPE_CHECKING:
         store: Store
         clock: Clock
-        budget_rules: tuple[BudgetRule, ...]
+        budgets_now: BudgetsNow
 
         async def row(self, caller: Caller, run_id: RunId) -> RunRow: ...
 
@@ -61,13 +61,14 @@ class GateService:
         used."""
         roles.check(caller, "budgets")
         rows = await self.store.budgets(caller.project)
-        rules = {rule.name: rule for rule in self.budget_rules}
+        declared = self.budgets_now()
+        rules = {rule.name: rule for rule in declared}
         now = self.clock.now_us()
         views = [_view(row, rules.get(row.name.partition(":")[0]), now) for row in rows]
         used = {view.name for view in views}
         views += [
             BudgetView(_counter(rule, now), rule.name, Amounts(), Amounts(), Amounts(), _limits(rule), True)
-            for rule in self.budget_rules
+            for rule in declared
             if rule.scope == "project" and _counter(rule, now) not in used
         ]
         return sorted(views, key=lambda view: view.name)

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from omium.server.commands.base import Invocation
@@ -59,18 +60,27 @@ def local_caller(config: Config, session: str | None = None) -> Caller:
 
 @asynccontextmanager
 async def opened(
-    invocation: Invocation, *, executes: bool = False, hands: bool = False, definitions: bool = False
+    invocation: Invocation,
+    *,
+    executes: bool = False,
+    hands: bool = False,
+    definitions: bool = False,
+    existing: bool = False,
 ) -> AsyncIterator[tuple[Core, Caller]]:
     """The core of a process that executes no runs, and who calls.
 
     executes: the command may set a run going, so that afterwards somebody has to be there who executes it. hands: it
     needs what works on files and calls functions: to put files back, undo effects, or tell which code has changed.
     definitions: it needs what is registered. A command that needs neither works with a broken project file as well.
+    existing: where `--database` names none that is there, `not_found` is raised instead of making one.
     """
+    from omium.orchestration.errors import OmiumError
     from omium.server.app import open_omium
 
     _set_up_logging()
     config = configuration(invocation, definitions=definitions or hands)
+    if existing and invocation.database and _is_absent(config):
+        raise OmiumError("not_found", f"there is no database at {config.database}.", "Look at what --database says.")
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:
         if await _freed_from_the_dead(invocation, config, core) or await _lies_about(
@@ -80,6 +90,10 @@ async def opened(
         yield core, local_caller(config)
         if executes:
             await have_it_executed(invocation, config, core)
+
+
+def _is_absent(config: Config) -> bool:
+    return "://" not in config.database and not Path(config.database).exists()
 
 
 def _set_up_logging() -> None:

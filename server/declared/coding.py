@@ -41,6 +41,7 @@ def _size(value: Any) -> Any:
 class CodingFile(FileModel):
     kind: Kind
     program: Text | None = None
+    wrap: Annotated[list[Text], Field(max_length=200)] = Field(default_factory=list)
     model: Text | None = None
     tools: Annotated[list[Text], Field(min_length=1, max_length=100)] | None = None
     permissions: Permissions = "every"
@@ -80,6 +81,7 @@ def _spec(project: Project, name: str, one: CodingFile) -> CodingSpec:
         name,
         one.kind,
         _program(project, one.program),
+        wrap=tuple(_program(project, part) for part in one.wrap),
         model=one.model,
         tools=DEFAULT_TOOLS if one.tools is None else tuple(one.tools),
         permissions=one.permissions,

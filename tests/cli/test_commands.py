@@ -306,6 +306,11 @@ def test_backup_sweep_and_restore(used_project: Place, tmp_path: Path) -> None:
     assert ok(used_project, "restore", str(target), "--database", elsewhere)["runs"] == made["runs"]
     assert call(used_project, "restore", str(target), "--database", elsewhere).exit_code == 5
     assert call(used_project, "verify", "--database", elsewhere).exit_code == 0
+    absent = tmp_path / "back" / "typo.db"
+    for words in (["verify"], ["backup", str(tmp_path / "copy")]):
+        done = call(used_project, *words, "--database", str(absent))
+        assert done.exit_code == 4 and f"there is no database at {absent}" in done.output
+    assert not absent.exists()
 
 
 def test_a_backup_brings_the_files_of_runs_to_another_machine(project: Place, tmp_path: Path) -> None:

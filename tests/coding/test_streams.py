@@ -226,3 +226,18 @@ def _below(node: Node, name: str) -> Path:
     directory = node.directory / name
     directory.mkdir()
     return directory
+
+
+async def test_a_wrapper_starts_the_cli_and_all_that_it_does_stands_as_without_one(node: Node) -> None:
+    seen, wrapper = node.directory / "seen", node.directory / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\necho "$1" > {seen}\nshift\nexec "$@"\n')
+    wrapper.chmod(0o700)
+    done = await does(node, "ticking", wrap=(str(wrapper), "--only={workspace}"))
+    assert seen.read_text() == f"--only={node.workspace}\n"
+    assert isinstance(done.output, dict) and done.output["result"]
+
+
+@pytest.mark.parametrize("wrap", [("",), ("-x",), ("bwrap", "a\0b")])
+def test_a_wrapper_that_is_none_is_refused(wrap: tuple[str, ...]) -> None:
+    with pytest.raises(OmiumError, match="is wrapped by"):
+        CodingSpec("c", "claude", wrap=wrap)

@@ -62,7 +62,7 @@ async def test_a_stranger_sees_no_decisions(studio: Studio) -> None:
 
 
 async def test_budgets_are_listed_and_raised(studio: Studio) -> None:
-    studio.core.budget_rules = (BudgetRule("all", usd=5.0), BudgetRule("fresh", tokens=100))
+    studio.core.budgets_now = lambda: (BudgetRule("all", usd=5.0), BudgetRule("fresh", tokens=100))
     counter = Counter("all", usd=5.0)
     assert await studio.store.hold("hold_1", ADA.project, WorkerId("wrk_1"), [counter], Amounts(usd=4)) == []
     assert await studio.store.hold("hold_2", ADA.project, WorkerId("wrk_1"), [counter], Amounts(usd=2)) == ["all"]

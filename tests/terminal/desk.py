@@ -88,7 +88,7 @@ async def desk(directory: Path, *, budgets: Sequence[BudgetRule] = (), dark: boo
     """Nobody executes; what `omium top` shows is what a hand has written."""
     store = await SqliteStore.open(directory / "omium.db", durability="normal")
     try:
-        core = Core(store, Catalog(workflows={WORKFLOW.name: WORKFLOW}), budgets=budgets)
+        core = Core(store, Catalog(workflows={WORKFLOW.name: WORKFLOW}), budgets=lambda: budgets)
         processes: list[ProcessView] = []
         executed: list[int] = []
 
@@ -119,10 +119,13 @@ class Person:
         await self.pilot.press(*keys)
 
     async def turn_to(self, pane: str) -> None:
-        """Go to a pane by its number, and wait until keys go there."""
-        await self.press(str(PANES.index(pane) + 1))
+        """Go to a pane by its number, until keys go there: a focus that was on its way while the screen was made may
+        turn back to its own pane once, and a person presses again."""
         place = self.top.screen.query_one(f"#{pane}")
-        await self.until(lambda: self.top.focused is not None and place in self.top.focused.ancestors)
+        with anyio.fail_after(PATIENCE_S / 3):
+            while self.top.focused is None or place not in self.top.focused.ancestors:
+                await self.press(str(PANES.index(pane) + 1))
+                await self.pilot.pause(0.02)
 
     def rows(self, table: str = "approvals-list") -> list[list[str]]:
         found = self.top.screen_stack[0].query(f"#{table}")

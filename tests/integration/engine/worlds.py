@@ -206,7 +206,7 @@ class World:
             clock=self.clock,
             rng=random.Random(number),
             policies=Policies(store.value, self.policies),
-            budgets=self.budgets,
+            budgets=lambda: self.budgets,
         )
         core.bind(engine)
         machine = Machine(number, store, engine, core)
