@@ -67,8 +67,11 @@ def wrap(argv: Sequence[str], *, tool: str, interval_s: float = 30.0, grace_s: f
         for stream, source in ((out, process.stdout), (err, process.stderr))
     ]
 
+    used = (0.0, 0)
+
     def more() -> Mapping[str, object]:
-        cpu, moved = usage(leader)
+        nonlocal used
+        cpu, moved = used = _most(used, usage(leader))
         return {
             "tool": tool,
             "pid": process.pid,
@@ -116,6 +119,11 @@ class _Forward:
 
 def _ignored(_number: int, _frame: FrameType | None) -> None:
     """A handler and not SIG_IGN, which the program would inherit."""
+
+
+def _most(before: tuple[float, int], now: tuple[float, int]) -> tuple[float, int]:
+    """What has been used so far: what has ended is counted no more, and is used all the same."""
+    return max(before[0], now[0]), max(before[1], now[1])
 
 
 class _Stream:
