@@ -48,10 +48,11 @@ def needs(project: Project, environ: Mapping[str, str]) -> Iterator[Need]:
 
 
 def programs(project: Project, environ: Mapping[str, str]) -> Iterator[Need]:
-    """The coding CLIs that the project declares."""
+    """The coding CLIs that the project declares, and what starts them."""
     for spec in project.coding.values():
-        for program in (spec.program, *spec.wrap[:1]):
-            name, where = f"coding {spec.name}", shutil.which(program, path=environ.get("PATH"))
+        here = f"coding {spec.name}"
+        for name, program in ((here, spec.program), *((f"{here} wrap", first) for first in spec.wrap[:1])):
+            where = shutil.which(program, path=environ.get("PATH"))
             if where is not None:
                 yield Need(name, "program", where)
                 continue

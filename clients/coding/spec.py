@@ -76,7 +76,7 @@ _TOOL: Final = re.compile(r"\A[A-Za-z][A-Za-z0-9_]{0,199}\Z")
 class CodingSpec:
     """A coding CLI under a name of the operator's.
 
-    program: the CLI's name on PATH, or its absolute path. wrap: a command that starts it, such as `bwrap` with its
+    program: the CLI's name on PATH, or its absolute path. wrap: a command that starts it, such as a sandbox with its
     options: the CLI and its arguments follow; `{workspace}` in it is the path of the workspace. model: None leaves it
     to the CLI. tools: those of Claude Code that exist for it at all. permissions: `every` asks policy before every tool
     call; `needed` only where Claude Code's own rules want leave, which lets it read and look around. sandbox: what

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from omium.clients.agents.registry import Registry
 from omium.clients.agents.spec import AgentDef
@@ -22,6 +22,7 @@ from omium.orchestration.definition.problems import located
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_agents import AgentsNow
 from omium.orchestration.service.catalog import Catalog, refusal
+from omium.orchestration.stamps import Stamps, look
 from omium.orchestration.values import Encoded, encode
 from omium.server.declared.agents import agent_problems, manifests, register_agents
 from omium.server.plugins import AGENTS_GROUP, anew, files_behind, files_of, offered_agent, points
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from omium.server.project import Project
 
 _log = logging.getLogger(__name__)
-
-_SETTLED_NS: Final = 2_000_000_000  # a file changed within the grain of its file system's clock may look the same
-
-Stamps = dict[Path, tuple[int, int, int] | None]
 
 
 class HotAgents:
@@ -157,17 +154,7 @@ class HotAgents:
         files = [self._file, *manifests(self._project.directory), *self._beside]
         for top in self._packages:
             files += self._files(top)
-        stamps: Stamps = {}
-        newest = 0
-        for path in files:
-            try:
-                found = path.stat()
-            except OSError:
-                stamps[path] = None
-                continue
-            stamps[path] = (found.st_mtime_ns, found.st_size, found.st_ino)
-            newest = max(newest, found.st_mtime_ns)
-        return stamps, self._now_ns() - newest > _SETTLED_NS
+        return look(files, self._now_ns())
 
 
 def _by_package(offers: Iterable[EntryPoint]) -> dict[str, list[EntryPoint]]:

@@ -10,16 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from omium.orchestration.definition.document import read_file, validate
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.gates.budgets import BudgetRule
+from omium.orchestration.stamps import look
 from omium.server.declared.budgets import budget_rules
 
 _log = logging.getLogger(__name__)
-
-_SETTLED_NS: Final = 2_000_000_000  # a file changed within the grain of its file system's clock may look the same
 
 
 class HotBudgets:
@@ -29,23 +27,15 @@ class HotBudgets:
         self._rules = tuple(rules)
         self._file = file
         self._now_ns = now_ns
-        self._seen, self._settled = self._look()
+        self._stamps, self._settled = look([file], now_ns())
         self._told = ""
 
     def __call__(self) -> Sequence[BudgetRule]:
-        seen, settled = self._look()
-        if seen != self._seen or not self._settled:
-            self._seen, self._settled = seen, settled
+        stamps, settled = look([self._file], self._now_ns())
+        if stamps != self._stamps or not self._settled:
+            self._stamps, self._settled = stamps, settled
             self._read()
         return self._rules
-
-    def _look(self) -> tuple[tuple[int, int, int] | None, bool]:
-        """(what tells a changed file, whether a later change would show)."""
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None, True
-        return (found.st_mtime_ns, found.st_size, found.st_ino), self._now_ns() - found.st_mtime_ns > _SETTLED_NS
 
     def _read(self) -> None:
         from omium.server.project_file import ProjectFile

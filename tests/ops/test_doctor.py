@@ -220,6 +220,7 @@ NEEDY = """
 coding:
   claude: {kind: claude, api_key_env: MY_CLAUDE_KEY}
   mine: {kind: codex, program: /no/such/codex}
+  boxed: {kind: claude, wrap: [/no/such/box, "{workspace}"]}
 agents:
 - {name: clerk, model: {provider: openai, name: gpt-5-mini}}
 - {name: poet, model: {provider: anthropic, name: m, api_key_env: POET_KEY}}
@@ -244,6 +245,7 @@ def test_what_the_project_needs_and_lacks_is_named(
     assert found["coding claude"]["status"] == found["coding mine"]["status"] == "failed"
     assert found["coding claude"]["fix"] == "npm install -g @anthropic-ai/claude-code"
     assert "/no/such/codex" in found["coding mine"]["detail"] and "omium.yaml" in found["coding mine"]["fix"]
+    assert "/no/such/box" in found["coding boxed wrap"]["detail"]
     keys = {name: one for name, one in found.items() if name.startswith("key ")}
     assert set(keys) == {"key OPENAI_API_KEY", "key POET_KEY", "key MY_CLAUDE_KEY"}
     assert {one["status"] for one in keys.values()} == {"warning"}

@@ -13,13 +13,11 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.gates.policy.load import load_policy, policy_of, profile_policy
 from omium.orchestration.gates.policy.policy import Policy, digest_of
 from omium.orchestration.ids import Digest
+from omium.orchestration.stamps import look
 
 logger = logging.getLogger(__name__)
 
-_SETTLED_NS: Final = 2_000_000_000  # a file changed within the grain of its file system's clock may look the same
 _KEPT: Final = 256
-
-Signature = tuple[int, int, int] | None
 
 
 class _File:
@@ -29,14 +27,14 @@ class _File:
         """Raises `not_found` or `invalid_definition`: there is no last good one yet."""
         self._path = path
         self._now_ns = now_ns
-        self._signature, self._settled = self._look()
+        self._stamps, self._settled = look([path], now_ns())
         self._policy = load_policy(path)
         self.problem: OmiumError | None = None
 
     def current(self) -> Policy:
-        signature, settled = self._look()
-        if signature != self._signature or not self._settled:
-            self._signature, self._settled = signature, settled
+        stamps, settled = look([self._path], self._now_ns())
+        if stamps != self._stamps or not self._settled:
+            self._stamps, self._settled = stamps, settled
             self._read()
         return self._policy
 
@@ -51,15 +49,6 @@ class _File:
         if policy.digest != self._policy.digest:
             logger.info("the policy %s is now %s", self._path, policy.digest)
         self._policy, self.problem = policy, None
-
-    def _look(self) -> tuple[Signature, bool]:
-        """(what tells a changed file, whether a later change would show)."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None, True
-        settled = self._now_ns() - found.st_mtime_ns > _SETTLED_NS
-        return (found.st_mtime_ns, found.st_size, found.st_ino), settled
 
 
 class PolicySource:
