@@ -41,6 +41,8 @@ _CONFIG = {
     "core.protectHFS": "false",
     "core.fsync": "all",
     "core.untrackedCache": "false",
+    # Making files is most of a checkout and waits in the kernel, so several at once; many runs may check out together.
+    "checkout.workers": str(min(4, os.cpu_count() or 1)),
     "core.askPass": "",
     "credential.helper": "",
     "commit.gpgSign": "false",

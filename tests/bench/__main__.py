@@ -187,6 +187,8 @@ def _holds(line: Line, value: float, ratio: float | None, others: dict[str, floa
         parts.append(value < line.below if full else None)
     if line.of_floor is not None:
         parts.append(ratio >= line.of_floor if full and ratio is not None else None)
+    if line.most_of_floor is not None:
+        parts.append(ratio <= line.most_of_floor if full and ratio is not None else None)
     if line.of_peers is not None:
         told = full and set(others) == set(PEERS)
         parts.append(value >= line.of_peers * max(others.values()) if told else None)

@@ -49,8 +49,9 @@ class Line:
 
     figure: its name among ours, or how it is made of several. floor: the least that such work costs here. peer: where
     the peers' figure has it, `value` unless it is among the details; None: it is not compared with them.
-    What is to be reached: `at_most` and `below` are in the unit of the line, `of_floor` is the least ratio to the
-    floor, `of_peers` how many times the better of the peers. `any_size`: that target is the same for less work.
+    What is to be reached: `below` is in the unit of the line, `of_floor` is the least ratio to the floor (of a rate),
+    `most_of_floor` the greatest (of a time), `of_peers` how many times the better of the peers. `any_size`: that
+    target is the same for less work.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Line:
     target: str = ""
     below: float | None = None
     of_floor: float | None = None
+    most_of_floor: float | None = None
     of_peers: float | None = None
     floor: Floor | None = None
     peer: str | None = None
@@ -331,7 +333,7 @@ def _history() -> tuple[Measure, ...]:
                     "s",
                     "checkout",
                     "at most 1.3 times `git worktree add`",
-                    of_floor=1 / 1.3,
+                    most_of_floor=1.3,
                     floor=_worktree_s,
                 ),
             ),

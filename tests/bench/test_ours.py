@@ -92,10 +92,14 @@ def test_the_plan_is_whole() -> None:
     assert {made.peer for made in PLAN} - {None} == set(THEIRS)
     with_targets = [line for made in PLAN for line in made.lines if line.target]
     assert len(with_targets) >= 14
-    assert all(line.below or line.of_floor or line.of_peers for line in with_targets)
+    assert all(line.below or line.of_floor or line.most_of_floor or line.of_peers for line in with_targets)
+    # A rate is to come close to its floor, a time to stay near it: the other way round, worse would be better.
+    assert all(line.unit.endswith("/s") for line in with_targets if line.of_floor)
+    assert not any(line.unit.endswith("/s") for line in with_targets if line.most_of_floor)
 
 
 LINE = Line("a", "nodes/s", "chain", "both", of_floor=0.5, of_peers=3, peer="value")
+TIMES = Line("t", "s", "checkout", "at most 1.3 times the floor", most_of_floor=1.3)
 BELOW = Line("b", "ms", "branch_ms", "under 5", below=5, peer="stored_kb")
 
 
@@ -109,6 +113,9 @@ BELOW = Line("b", "ms", "branch_ms", "under 5", below=5, peer="stored_kb")
         (LINE, 30.0, 0.6, {}, True, None),
         (LINE, 30.0, 0.4, {}, True, False),
         (LINE, 30.0, 0.4, {"langgraph": 10.0, "dbos": 9.0}, False, None),
+        (TIMES, 4.0, 1.2, {}, True, True),
+        (TIMES, 4.0, 1.31, {}, True, False),
+        (TIMES, 4.0, None, {}, True, None),
         (BELOW, 4.9, None, {}, True, True),
         (BELOW, 5.0, None, {}, True, False),
         (BELOW, 1.0, None, {}, False, None),
