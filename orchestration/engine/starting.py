@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})  # kinds that somebody executes
 REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
+_OF_AGENTS = frozenset({"agent", "consensus"})
 _STOPPED = frozenset({"owner_lost", "handover", "paused", "rollback"})  # reasons of an interruption
 
 
@@ -354,7 +355,7 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     executor = await run.engine.executor_of(run.folded, node)
-    if isinstance(executor, NamesAgents):
+    if node.kind in _OF_AGENTS and isinstance(executor, NamesAgents):
         attempt.agent = executor.named(used(node))
     program = run.program.node(node)
     scope, outputs = await scopes.build(run, attempt.node_id, program.names, program.every)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, ProjectId, RunId, Seq
@@ -205,7 +206,8 @@ def _untouched(generation: int) -> NodeState:
 
 
 _NODE_FIELDS = tuple(f.name for f in fields(NodeState))
-_NODE_DEFAULTS = {f.name: f.default for f in fields(NodeState)}
+_NODE_DEFAULTS = tuple(f.default for f in fields(NodeState))
+_node_values = attrgetter(*_NODE_FIELDS)
 _PLAIN = tuple(
     f.name
     for f in fields(RunState)
@@ -217,8 +219,8 @@ def node_document(node: NodeState) -> dict[str, Any]:
     """The fields of a node that differ from their defaults, as JSON."""
     return {
         name: value
-        for name in _NODE_FIELDS
-        if (value := getattr(node, name)) is not None and value != _NODE_DEFAULTS[name]
+        for name, value, default in zip(_NODE_FIELDS, _node_values(node), _NODE_DEFAULTS, strict=True)
+        if value is not default and value is not None and value != default
     }
 
 
