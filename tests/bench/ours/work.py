@@ -113,7 +113,7 @@ def step(begun: Callable[[int], None] = lambda _: None) -> Function:
 
 
 def stored_kb(work: workload.Work) -> float:
-    """The KB that the SQLite database and the files of its large values take, with the write-ahead log written back."""
+    """The KB that the SQLite database and the files of its large values take."""
     blobs = sum(file.stat().st_size for file in (work.directory / "blobs").rglob("*") if file.is_file())
     return workload.sqlite_kb(work.directory / "omium.db") + blobs / 1024
 
