@@ -90,8 +90,8 @@ class NodeAttempt:
         self.cancelled = True
 
     def over(self) -> None:
-        """Its code has returned, whatever the reason."""
-        self.is_over = True
+        """Its code has returned, whatever the reason. What follows is not to be stopped for it."""
+        self.is_over, self.scope = True, None
         if self._over is not None:
             self._over.set()
 

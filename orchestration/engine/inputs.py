@@ -36,8 +36,10 @@ def _resolve(template: Any, scope: Mapping[str, Any], outputs: Mapping[str, Dige
         value = render(template, scope)
         return value, value
     if isinstance(template, dict):
-        pairs = {name: _resolve(item, scope, outputs, depth + 1) for name, item in template.items()}
-        return {k: v for k, (v, _) in pairs.items()}, {k: f for k, (_, f) in pairs.items()}
+        values, forms = {}, {}
+        for name, item in template.items():
+            values[name], forms[name] = _resolve(item, scope, outputs, depth + 1)
+        return values, forms
     if isinstance(template, list):
         items = [_resolve(item, scope, outputs, depth + 1) for item in template]
         return [v for v, _ in items], [f for _, f in items]

@@ -37,22 +37,23 @@ class Ended:
 
     __slots__ = ("done", "error", "ms")
 
-    def __init__(self, done: Done | None, error: BaseException | None, ms: float) -> None:
+    def __init__(self, done: Done | None = None, error: BaseException | None = None, ms: float = 0.0) -> None:
         self.done = done
         self.error = error
         self.ms = ms
 
 
-async def execute(run: Execution, attempt: NodeAttempt) -> Ended:
-    """Run the node's code. Whatever it raises is the attempt's failure; only a cancellation from above goes through."""
+async def execute(run: Execution, attempt: NodeAttempt, scope: anyio.CancelScope) -> Ended:
+    """Run the node's code in `scope`, which `attempt.cancel` cancels meanwhile. Whatever the code raises is the
+    attempt's failure; only a cancellation goes through, after which the scope has to be left."""
     began = time.perf_counter()
     done: Done | None = None
     failure: BaseException | None = attempt.error
     try:
         if failure is None and not attempt.cancelled:
-            with anyio.CancelScope() as attempt.scope:
-                done = await _bounded(run, attempt)
-            attempt.succeeded = done is not None
+            attempt.scope = scope
+            done = await _bounded(run, attempt)
+            attempt.succeeded = True
     except Exception as error:  # the boundary between the engine and code that it does not know
         failure = error
     except BaseException as error:
