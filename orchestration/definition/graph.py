@@ -28,7 +28,7 @@ class Graph:
     OmiumError("invalid_definition") with every problem: duplicate and missing ids, edges to itself, a cycle.
     """
 
-    __slots__ = ("_dependents", "_levels", "_positions", "_upstreams", "nodes")
+    __slots__ = ("_degrees", "_dependents", "_levels", "_positions", "_upstreams", "nodes")
 
     def __init__(self, nodes: Sequence[NodeDef], path: str = "nodes") -> None:
         problems = graph_problems(nodes, path)
@@ -37,6 +37,7 @@ class Graph:
         self.nodes: Mapping[str, NodeDef] = {node.id: node for node in nodes}
         self._positions = {node_id: index for index, node_id in enumerate(self.nodes)}
         self._upstreams, self._dependents = _adjacency(nodes)
+        self._degrees = {node_id: len(ups) for node_id, ups in self._upstreams.items()}
         self._levels: tuple[tuple[str, ...], ...] | None = None
 
     def __contains__(self, node_id: object) -> bool:
@@ -48,6 +49,10 @@ class Graph:
     def upstreams(self, node_id: str) -> tuple[str, ...]:
         """What it needs directly, in the order of the definition."""
         return self._upstreams[node_id]
+
+    def degrees(self) -> dict[str, int]:
+        """How many nodes each one needs directly; the caller's to change."""
+        return self._degrees.copy()
 
     def dependents(self, node_id: str) -> tuple[str, ...]:
         """What needs it directly, in the order of the definition."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_ON_UNKNOWN: Mapping[str, str] = {"function": "rerun", "agent": "resume", "tool": "ask", "cli": "ask"}
 _PROGRESS_LIMIT = 2_000
 _ARTIFACT_NAME = 200
+_NO_GUIDANCE = Guidance()
 
 
 def effect_id(run_id: str, node: str, generation: int, call: str) -> EffectId:
@@ -60,7 +61,7 @@ class NodeAttempt:
         self.timeout_s = node.timeout_s
         self.workspace: Path | None = None
         self.scratch: Path | None = None
-        self.guidance = Guidance()
+        self.guidance = _NO_GUIDANCE
         self.resumed = False
         self.inputs: Any = None
         self.vars: Mapping[str, Any] = {}  # the scope of its expressions

@@ -63,10 +63,13 @@ class Board:
     def open_scope(self, container: NodeId | None) -> None:
         """Count what is directly inside a container: a group, a plan, or the run."""
         graph = self.structure.scope(container)
-        ended = {name for name in graph.nodes if child(container, name) in self.outcomes}
-        missing = {}
-        for name in graph.nodes:
-            missing[name] = sum(up not in ended for up in graph.upstreams(name))
+        ended: set[str] = set()
+        if self.outcomes:
+            ended = {name for name in graph.nodes if child(container, name) in self.outcomes}
+        missing = graph.degrees()
+        for name in ended:
+            for dependent in graph.dependents(name):
+                missing[dependent] -= 1
         self._scopes[container] = _Scope(graph, missing, len(graph) - len(ended))
         if len(ended) == len(graph):
             self.closing.append(container)

@@ -168,7 +168,10 @@ class Execution:
     async def begin(self) -> None:
         """Start a run that has just been created: there is nothing to settle and nothing to read."""
         self._settled = True
-        await self._take_turn(self._open_run)
+        started = await self._turn(self._open_run)
+        self._launch(started[1:])
+        first = self.attempts.get(started[0]) if started else None
+        await (self.rest() if first is None else self._run(first))
 
     async def _open_run(self, turn: Turn) -> None:
         self.board.open_scope(None)
@@ -214,18 +217,21 @@ class Execution:
             await self._take_turn(what)
 
     async def _take_turn(self, what: Callable[[Turn], Awaitable[None]]) -> None:
-        """Do something of the run's, go on from there, and write it all at once."""
+        """Do something of the run's, and go on from there."""
+        self._launch(await self._turn(what))
+        await self.rest()
+
+    async def _turn(self, what: Callable[[Turn], Awaitable[None]]) -> list[NodeId]:
+        """Do something of the run's and all that follows from it, and write it at once; the nodes that may run now."""
         await self._enter()
         try:
             turn = Turn()
             if not self._released:
                 await what(turn)
                 await self._advance(turn)
-            started = await self._commit(turn)
+            return await self._commit(turn)
         finally:
             self._leave()
-        self._launch(started)
-        await self.rest()
 
     async def _advance(self, turn: Turn) -> None:
         """Go as far as possible without waiting for anything."""

@@ -102,7 +102,8 @@ class RunService(Reading):
         self.budgets_now = budgets
         self.refusals = RefusalLog(store, self.clock)
         self._policy: tuple[Policy, Encoded] | None = None  # the present version, with its document
-        self._documents: dict[str, tuple[WorkflowDef, Encoded]] = {}  # by name: a registered one changes rarely
+        # By name, since a registered one changes rarely: its document, and whether it can come to name agents.
+        self._documents: dict[str, tuple[WorkflowDef, Encoded, bool]] = {}
 
     def bind(self, engine: Engine) -> None:
         """Give the core the engine of this process, which was built with this core's callbacks."""
@@ -205,8 +206,9 @@ class RunService(Reading):
     def _creation(self, definition: WorkflowDef, given: dict[str, Any]) -> _Creation:
         known = self._documents.get(definition.name)
         if known is None or known[0] is not definition:
-            known = self._documents[definition.name] = (definition, encode(to_document(definition)))
-        agents = self.agents_now() if needs_agents(definition.nodes) else None
+            document, of_agents = encode(to_document(definition)), needs_agents(definition.nodes)
+            known = self._documents[definition.name] = (definition, document, of_agents)
+        agents = self.agents_now() if known[2] else None
         return _Creation(definition, known[1], given, self.policy_now(), agents)
 
     def _definition(self, workflow: str) -> WorkflowDef:
@@ -237,7 +239,8 @@ class RunService(Reading):
         start: bool,
         key: IdempotencyKey | None = None,
     ) -> RunState | Mapping[str, Any]:
-        """Write the run, and have it executed here when there is room. Its state; or what an earlier request got."""
+        """Write the run, and have it executed here when there is room. Its state, which may be the engine's: to be read
+        before the next await; or what an earlier request got."""
         engine = self.engine
         claim = engine.worker if engine is not None and start and engine.reserve(command.project) else None
         commands: list[c.Command] = [command]
@@ -257,7 +260,7 @@ class RunService(Reading):
                 return written.replayed
             state = _folded(run_id, written.events)
             if engine is not None and written.fence is not None:
-                engine.adopt_new(_folded(run_id, written.events), written.fence, creation.definition, creation.given)
+                engine.adopt_new(state, written.fence, creation.definition, creation.given)
             elif engine is not None:
                 engine.look()
         return state
