@@ -35,6 +35,7 @@ from omium.orchestration.ports_gates import Amounts, BudgetRow, Counter, Decisio
 from omium.orchestration.ports_graphs import Graphs
 from omium.orchestration.ports_memory import Memories
 from omium.orchestration.ports_notices import Outbox
+from omium.orchestration.records import record
 from omium.orchestration.values import Encoded, Value
 
 
@@ -59,7 +60,7 @@ class SystemClock:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewBlob:
     """Content to be stored with a write. `base` names a similar blob that it may be stored as a patch against."""
 
@@ -78,7 +79,7 @@ class IdempotencyKey:
     result: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Write:
     """One atomic change of one run: all of its commands, or none.
 
@@ -95,7 +96,7 @@ class Write:
     idempotency: IdempotencyKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Written:
     """What was committed. `replayed` is the stored result of an earlier write with the same idempotency key; then
     nothing was written now. `fence` is set when the write created and claimed the run."""
@@ -486,7 +487,7 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
 # --- executing ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """How an attempt ended well. `usage`: `{"tokens", "cost_usd", ...}` as far as it is known."""
 

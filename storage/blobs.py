@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest
 from omium.orchestration.ports import NewBlob
+from omium.orchestration.records import record
 from omium.orchestration.values import MAX_SIZE
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.codec import pack, unpack
@@ -24,7 +24,7 @@ _PATCH_ABOVE = 4096  # bytes
 _CACHE_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlobRow:
     """A row of `blobs`: `encoding` is raw, zstd, patch or file (then `data` is empty), or bad once quarantined."""
 

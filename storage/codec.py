@@ -8,12 +8,12 @@ content, which also finds a patch that met the wrong base.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import zstandard
 
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.records import record
 
 Encoding: TypeAlias = Literal["raw", "zstd", "patch"]
 
@@ -28,7 +28,7 @@ _WINDOW_LOG_MAX: Final = 27  # 128 MiB for base and content together: the most t
 _HASH_LOG_BELOW_WINDOW_LOG: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Packed:
     """data: the bytes to store; encoding: what `unpack` needs to know about them."""
 

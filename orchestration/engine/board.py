@@ -14,9 +14,10 @@ from omium.orchestration.definition.address import child, container_of
 from omium.orchestration.definition.graph import Graph, Structure
 from omium.orchestration.ids import Digest, NodeId
 from omium.orchestration.log.state import NODE_TERMINAL, NodeStatus, RunState
+from omium.orchestration.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """How a node ended."""
 

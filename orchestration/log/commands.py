@@ -6,14 +6,15 @@ Execution commands (`EXECUTION`) also need the owner's fencing token; control co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, TypeAlias
 
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, Seq
 from omium.orchestration.log.state import EffectOutcome
+from omium.orchestration.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateRun:
     """The first command of a log. `parent` makes it a branch: `{"run", "seq"}`; `reset` names what the branch does not
     take over from there (digest of a list of node ids, with the list itself in `reset_nodes`; the first is the node
@@ -42,47 +43,47 @@ class CreateRun:
     owner: str | None = None  # whose run it is, where that is not who creates it: a child run is its parent's owner's
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlanRun: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartRun: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WaitRun:
     """Nothing can go on before somebody decides."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PauseRun:
     reason: str | None = None
     interrupt: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResumeRun:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelRun:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CompleteRun:
     output: Digest
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FailRun:
     error: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecoverRun:
     """A new owner settles what the last one left in flight: `interrupted` nodes run again."""
 
@@ -91,7 +92,7 @@ class RecoverRun:
     reason: str = "owner_lost"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RollBack:
     """`trigger` makes it one that the run itself asks for, because `cause` failed under rule `rule` of its definition:
     "automatic" when the rule says so, "decided" when a person did, in `approval`. Then the run goes on at once; one
@@ -109,7 +110,7 @@ class RollBack:
     agents: Digest | None = None  # those that it goes on with; None: those that it has
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlayFrom:
     node: NodeId
     nodes: Digest  # blob: the list of node ids that are reset; what is inside of them is reset with them
@@ -121,7 +122,7 @@ class PlayFrom:
     agents: Digest | None = None  # as for `RollBack`
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoteBranch:
     child: str
     at: Seq
@@ -129,14 +130,14 @@ class NoteBranch:
     hypothesis: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseBranch:
     status: str  # "adopted" or "abandoned"
     reason: str | None = None
     adopted_into: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Adopt:
     """Take over into a parent what one of its branches had at `at`: its output, what each node gave (`outputs`, the
     digest of a mapping of node to output and source), and, with `tree`, its files. `before`: the parent's own files,
@@ -152,7 +153,7 @@ class Adopt:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartNode:
     node: NodeId
     generation: int
@@ -162,7 +163,7 @@ class StartNode:
     agent: str | None = None  # the agent that takes it, as name@version
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WaitNode:
     """Park a running node: it keeps its place without an owner. Exactly one of the three says until when."""
 
@@ -173,7 +174,7 @@ class WaitNode:
     child: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExpandNode:
     node: NodeId
     generation: int
@@ -184,7 +185,7 @@ class ExpandNode:
     plan: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoteProgress:
     node: NodeId
     generation: int
@@ -192,7 +193,7 @@ class NoteProgress:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CompleteNode:
     node: NodeId
     generation: int
@@ -206,14 +207,14 @@ class CompleteNode:
     approval: ApprovalId | None = None  # consumed by this completion
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReuseNode:
     node: NodeId
     generation: int
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FailAttempt:
     """An attempt failed. `retry_at` starts a backoff; with `rule` the run is to be taken back by that rule of its
     definition, and the node waits for that; without either the node has failed."""
@@ -227,7 +228,7 @@ class FailAttempt:
     rule: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FailNode:
     """A node that is not in an attempt fails: its gate was rejected, its child run failed, its input cannot be made."""
 
@@ -237,7 +238,7 @@ class FailNode:
     approval: ApprovalId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SkipNode:
     node: NodeId
     generation: int
@@ -246,7 +247,7 @@ class SkipNode:
     approval: ApprovalId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InterruptNode:
     """Stop an attempt that will run again: on a pause it rests as `paused`, otherwise it is pending."""
 
@@ -256,7 +257,7 @@ class InterruptNode:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestApproval:
     approval: ApprovalId
     node: NodeId | None
@@ -270,7 +271,7 @@ class RequestApproval:
     details: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decide:
     approval: ApprovalId
     decision: str
@@ -280,7 +281,7 @@ class Decide:
     arguments: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UseDecision:
     """What was decided is carried out by something that has no entry in the ledger."""
 
@@ -289,12 +290,12 @@ class UseDecision:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExpireApproval:
     approval: ApprovalId
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IntendEffect:
     effect: EffectId
     node: NodeId
@@ -308,7 +309,7 @@ class IntendEffect:
     approval: ApprovalId | None = None  # consumed by this intent; it covers the intent's repeats after a crash
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SettleEffect:
     """What became of an intent. Taken from any process while the intent is unsettled, also when it comes late."""
 
@@ -319,7 +320,7 @@ class SettleEffect:
     error: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoteCompensation:
     effect: EffectId
     outcome: str
@@ -327,14 +328,14 @@ class NoteCompensation:
     error: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signal:
     name: str
     payload: Digest
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Label:
     at: Seq
     label: str
@@ -343,7 +344,7 @@ class Label:
     tree: str | None = None  # the workspace as of `at`
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SetPoint:
     """A checkpoint that a function sets in the middle of its node: a label at this very position, with the state
     (digest and size) that the call is given again once the run has been taken back there. call: the label and its
@@ -359,7 +360,7 @@ class SetPoint:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EndPoint:
     """What came of the work behind a checkpoint: `done`, `failed` (it raised), or `invalid` (what it gave is not what
     it should be)."""
@@ -375,20 +376,20 @@ class EndPoint:
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CaptureWorkspace:
     tree: str
     reason: str
     node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartRestore:
     tree: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FinishRestore:
     tree: str
     changed: int = 0
@@ -396,7 +397,7 @@ class FinishRestore:
     added: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SaveArtifact:
     node: NodeId
     generation: int
@@ -406,7 +407,7 @@ class SaveArtifact:
     media_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeepState:
     """The state of the work in the middle of a node, for the attempt that goes on with it. None: start afresh."""
 
@@ -417,7 +418,7 @@ class KeepState:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoteUsage:
     """What a call in the middle of a node has cost. `unpriced`: its price is not known, and counts as nothing."""
 
@@ -431,7 +432,7 @@ class NoteUsage:
     unpriced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoteBudget:
     """A call of this run has brought a budget to a share of what it allows. percent: that share; spent and limit: in
     units, what was allowed beyond the budget included."""
@@ -443,7 +444,7 @@ class NoteBudget:
     limit: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoteDecision:
     """What policy said of a call. `input` is the question (its blob), `version` the policy; `shadow` what a version on
     trial would say."""
@@ -465,7 +466,7 @@ class NoteDecision:
     shadow: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DrawValue:
     """A clock reading, an id or a random number that a node drew: recorded, so that a replay can give it again."""
 
@@ -476,7 +477,7 @@ class DrawValue:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Erase:
     digests: tuple[Digest, ...]
     reason: str

@@ -7,11 +7,11 @@ chain still verifies. `FIELDS` is the closed list of what each type carries: req
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from omium.orchestration.ids import Principal, RunId, Seq
+from omium.orchestration.records import record
 
 
 class EventType(StrEnum):
@@ -145,7 +145,7 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One committed fact. `at` is UTC in microseconds since the epoch; `hash` chains to `prev_hash` (32 bytes each)."""
 
