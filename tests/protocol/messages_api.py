@@ -164,11 +164,17 @@ async def serving(app: Any) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
+
+        async def serve() -> None:
+            # To its own end, also when the test fails: what it left open would have the loop wait for ever.
+            with anyio.CancelScope(shield=True):
+                await server._serve([listening])  # `serve` would take the signals of the test's process
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server._serve, [listening])  # `serve` would take the signals of the test's process
-            while not server.started:
-                await anyio.sleep(0.01)
+            tasks.start_soon(serve)
             try:
+                while not server.started:
+                    await anyio.sleep(0.01)
                 yield f"http://127.0.0.1:{listening.getsockname()[1]}"
             finally:
                 server.should_exit = True
