@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from math import isfinite
@@ -23,7 +24,6 @@ import orjson
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest
-from omium.orchestration.records import record
 
 Value: TypeAlias = Union[bool, int, float, str, bytes, datetime, Decimal, "list[Value]", "dict[str, Value]", None]
 
@@ -41,7 +41,7 @@ _LONG_LIST: Final = 8
 _Path: TypeAlias = "tuple[_Path, str | int] | None"  # linked from the leaf upwards; only an error spells it out
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """data: the encoded form; digest: its SHA-256 in hexadecimal; size: `len(data)`."""
 
