@@ -28,7 +28,7 @@ from omium.server.declared.coding import CodingFile, register_coding
 from omium.server.declared.external import ServersFile, declared_servers
 from omium.server.declared.notify import EndpointFile, names_differ
 from omium.server.declared.policy import PolicyKey, declared_policy, policy_key_problems
-from omium.server.declared.supervision import SupervisionFile, problems_of, stated
+from omium.server.declared.supervision import Limit, SupervisionFile, problems_of, stated
 from omium.server.declared.telemetry import TelemetryFile
 from omium.server.identity.settings import RequestsFile, ServerFile
 from omium.server.project import Project
@@ -83,7 +83,7 @@ class FunctionFile(FileModel):
     ref: Annotated[str, AfterValidator(_ref)]
     host: Host = "process"
     on_unknown: Repeat | None = None
-    timeout: Duration | None = None
+    timeout: Limit | None = None
     input: JsonObject | None = None
     output: JsonObject | None = None
     description: Prose = ""
@@ -96,8 +96,8 @@ class CommandFile(FileModel):
     cwd: str = "workspace"
     env: Constants = Field(default_factory=dict)
     pass_env: VariableNames = Field(default_factory=list)
-    timeout: Duration | None = 1800.0
-    idle_timeout: Duration | None = 300.0
+    timeout: Limit | None = 1800.0
+    idle_timeout: Limit | None = 300.0
     grace: Duration = 5.0
     memory_limit: Size | None = None
     output_limit: Size = 32 * 1024 * 1024

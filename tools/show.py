@@ -273,7 +273,7 @@ def _effects(effects: Sequence[EffectView]) -> list[str] | None:
     lines = []
     for one in effects:
         undo = f", compensated by {one.compensate}: {one.compensated or 'not yet'}" if one.compensate else ""
-        lines.append(line(f"{one.node}: {one.call} ({one.kind}), {one.outcome or 'outcome unknown'}{undo}"))
+        lines.append(line(f"{one.node}: {one.what} ({one.kind}), {one.outcome or 'outcome unknown'}{undo}"))
     return some(lines, 1_500) or None
 
 

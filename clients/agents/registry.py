@@ -26,13 +26,14 @@ class Registry:
     def __init__(self) -> None:
         self._versions: dict[str, dict[str, AgentDef]] = {}
         self._defaults: dict[str, str] = {}
+        self._chosen: set[str] = set()  # names that somebody has said the default of
 
     def __bool__(self) -> bool:
         return bool(self._versions)
 
     def add(self, agent: AgentDef, *, default: bool = False) -> AgentDef:
         """Register a version. The first of a name is its default until another is added as that. Raises
-        `invalid_definition` for a bad name, and for a version that is there already."""
+        `invalid_definition` for a bad name, for a version that is there already, and for a second default."""
         for what, text in (("agent", agent.name), ("version of an agent", agent.version)):
             problem = name_problem(text) or ("it holds @, which stands before a version" if "@" in text else "")
             if problem:
@@ -46,6 +47,15 @@ class Registry:
                 f"the agent {agent.name!r} is registered twice in the version {agent.version!r}.",
                 "another version for one of them",
             )
+        if default and agent.name in self._chosen:
+            raise OmiumError(
+                "invalid_definition",
+                f"the agent {agent.name!r} has {self._defaults[agent.name]!r} as its default version already, "
+                f"and {agent.version!r} would be another one.",
+                "`default: true` in only one of them",
+            )
+        if default:
+            self._chosen.add(agent.name)
         versions[agent.version] = agent
         if default or agent.name not in self._defaults:
             self._defaults[agent.name] = agent.version

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationError, model_validator
 
+from omium.orchestration.definition.document import model_problems
 from omium.orchestration.definition.schema import FileModel
 from omium.orchestration.errors import OmiumError
 
@@ -94,12 +95,15 @@ def read_script(path: Path) -> Script:
         raise OmiumError("not_found", f"the script {path} cannot be read: {error.strerror}.") from error
     try:
         if len(data) > _MAX_BYTES:
-            raise ValueError(f"it has {len(data):,} bytes; at most {_MAX_BYTES:,} are read")
+            raise OmiumError(
+                "invalid_definition", f"the script {path} has {len(data):,} bytes; at most {_MAX_BYTES:,} are read."
+            )
         return Script.model_validate(json.loads(data))
-    except (ValidationError, ValueError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first is not None else str(error)
+    except ValidationError as error:
+        why = "; and ".join(map(str, model_problems(error, Script)[:3]))
         raise OmiumError("invalid_definition", f"the script {path} is not valid: {why}.") from error
+    except (ValueError, RecursionError) as error:
+        raise OmiumError("invalid_definition", f"the script {path} is not valid JSON: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ FORMAT: Final = 1
 _REPAIRS: Final = 2  # how often an answer that does not fit its schema is sent back
 _GO_ON: Final = "Go on."
 _OPENAI: Final = "openai"
+_NO_OBJECT: Final = "no JSON object"  # with spaces, so no parameter of a tool is called that
 _NO_KEY: Final = "none"  # a server of one's own asks for no key; the client wants one all the same
 
 
@@ -217,19 +218,21 @@ def settings(ctx: AgentContext) -> dict[str, Any]:
 
 
 def arguments(text: Any) -> Any:
-    """The arguments of a call, as an object where they are one."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
-        return text
+    """The arguments of a call, as an object where they are one; otherwise what the model said in their place, also when
+    the history holds it `as_object`."""
+    made = text
+    if isinstance(text, str):
+        try:
+            made = orjson.loads(text or "{}")
+        except orjson.JSONDecodeError:
+            return text
+    return made[_NO_OBJECT] if isinstance(made, dict) and made.keys() == {_NO_OBJECT} else made
 
 
 def as_object(text: Any) -> str:
     """Arguments as the history may hold them: providers refuse a call whose arguments are no object."""
     made = arguments(text)
-    return json.dumps(made if isinstance(made, dict) else {"not_json": str(text)[:2_000]})
+    return json.dumps(made if isinstance(made, dict) else {_NO_OBJECT: str(text)[:2_000]})
 
 
 def _system(task: Task, ctx: AgentContext) -> str:

@@ -18,6 +18,10 @@ from omium.orchestration.errors import OmiumError
 
 POLL_S: Final = 2.0  # between looks at a gate that a person has not decided
 _LOOK_S: Final = 45.0
+_REFUSED: Final = "refused"  # how a round ended that was never started
+_REFUSALS: Final = frozenset(
+    {"invalid_argument", "invalid_definition", "invalid_value", "not_found", "not_registered", "forbidden"}
+)
 
 Tell = Callable[[str], None]
 Sleep = Callable[[float], Awaitable[None]]
@@ -84,7 +88,7 @@ class Genie:
                     run_id=state.run,
                 )
             return state
-        if state is not None and state.spec == asked and not again:
+        if state is not None and state.spec == asked and not again and state.ended != _REFUSED:
             return state
         begun = State(round=1 if state is None else state.round + 1, spec=asked)
         begun.step = Step(number=0, kind="start")
@@ -99,6 +103,9 @@ class Genie:
         try:
             run_id = await self._made(state, step)
         except OmiumError as error:
+            if step.kind == "start" and error.code in _REFUSALS:  # nothing goes on, so what is mended can be begun
+                state.step, state.ended = None, _REFUSED
+                await self._memory.save(state)
             if error.code != "plan_required":
                 raise
             state.step = None

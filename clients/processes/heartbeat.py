@@ -26,7 +26,8 @@ class HeartbeatEmitter:
 
     interval_s: between two of them; grace_s: how long after the last one a reader may begin to worry (it is part of
     the line); progress: an optional counter that is read for each line; more: further fields, likewise.
-    Use it as a context manager, or call `start` and `stop`. Both may be called more than once.
+    Use it as a context manager, or call `start` and `stop`. Both may be called more than once. Raises ValueError for a
+    time that is none: not above zero, infinite, no number.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class HeartbeatEmitter:
         more: Callable[[], Mapping[str, object]] | None = None,
         stream: Writer | None = None,
     ) -> None:
+        for name, value in (("interval_s", interval_s), ("grace_s", grace_s)):
+            if not 0 < value <= threading.TIMEOUT_MAX:  # which nan is not either
+                raise ValueError(f"{name} is {value}; expected a number of seconds above 0")
         self._interval_s = interval_s
         self._grace_s = grace_s
         self._progress = progress

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -14,6 +15,9 @@ from omium.orchestration.errors import OmiumError
 
 if TYPE_CHECKING:
     from omium.clients.processes.supervisor import Command
+
+_NOT_THERE: Final = "Check that it is installed and executable, and that PATH names its directory."
+_TOO_LONG: Final = "Hand long values over on standard input, or in a file."
 
 
 def launch(command: Command) -> subprocess.Popen[bytes]:
@@ -49,7 +53,7 @@ def launch(command: Command) -> subprocess.Popen[bytes]:
         raise OmiumError(
             "process_failed",
             f"The program {command.argv[0]!r} cannot be started: {error.strerror or error}.",
-            "Check that it is installed and executable, and that PATH names its directory.",
+            _TOO_LONG if error.errno == errno.E2BIG else _NOT_THERE,
             reason="not_started",
             errno=error.errno,
         ) from error

@@ -1,4 +1,4 @@
-"""`omium wrap --tool X -- command`: heartbeats for a program that sends none.
+"""`omium wrap -- command`: heartbeats for a program that sends none.
 
 The program's input, output, signals and exit code go through unchanged. The heartbeats say how much CPU time it has
 used and how much it has written; they prove that it lives, not that it gets on.

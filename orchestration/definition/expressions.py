@@ -1,7 +1,8 @@
 """The one expression language: CEL, as conditions and inside `${{ ... }}` of templates.
 
 Everything that a definition computes goes through here, and nothing else imports the CEL library, of which one must
-know that it returns errors as values, checks no field of a dynamic value, and ends the process on very deep nesting.
+know that it returns errors as values, checks no field of a dynamic value, takes texts and bytes to end at their first
+NUL, and ends the process on very deep nesting.
 
 Types: an expression sees JSON values; of the other values that Omium stores it sees a datetime as RFC 3339 text and a
 decimal as text (`timestamp(...)` and `double(...)` convert). What it gives comes back as None, bool, int, finite float,
@@ -347,9 +348,22 @@ def _take(value: Any, wanted: _Wanted | None, source: str) -> Any:
     return {name: _take(value[name], below, source) for name, below in wanted.items() if name in value}
 
 
+_NUL = "it computes with a value that has a NUL character"
+
+
+def _whole(text: str, source: str) -> str:
+    """The text. The library takes it to end at its first NUL, so what is decided about such a one would be decided
+    about its beginning."""
+    if "\0" in text:
+        raise _failed(source, _NUL)
+    return text
+
+
 def _to_cel(value: Any, source: str, depth: int) -> Any:
     kind = type(value)
-    if kind is str or kind is bool or kind is float or value is None:
+    if kind is str:
+        return _whole(value, source)
+    if kind is bool or kind is float or value is None:
         return value
     if kind is int:
         if _INT_MIN <= value <= _INT_MAX:
@@ -358,7 +372,7 @@ def _to_cel(value: Any, source: str, depth: int) -> Any:
     if depth > MAX_DEPTH + 1:
         raise _failed(source, f"it reads a value nested deeper than {MAX_DEPTH}")
     if isinstance(value, Mapping):
-        return {key: _to_cel(one, source, depth + 1) for key, one in value.items()}
+        return {_whole(key, source): _to_cel(one, source, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_to_cel(one, source, depth + 1) for one in value]
     if isinstance(value, dt.datetime):
@@ -366,6 +380,8 @@ def _to_cel(value: Any, source: str, depth: int) -> Any:
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, bytes):
+        if 0 in value:
+            raise _failed(source, _NUL)
         return value
     raise _failed(source, f"it reads a value of type {kind.__name__}, which is no data")
 

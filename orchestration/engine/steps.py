@@ -21,7 +21,7 @@ from omium.orchestration.engine.failures import backoff_s, describe, may_retry, 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import EffectState, NodeStatus
+from omium.orchestration.log.state import EffectState, NodeStatus, called
 from omium.orchestration.ports import Done
 
 if TYPE_CHECKING:
@@ -437,7 +437,7 @@ class _Unknown:
     effects: Sequence[EffectState]
 
     def request(self, run: Execution, node_id: NodeId, told: dict[str, Any]) -> c.RequestApproval:
-        names = [_called(effect) for effect in self.effects]
+        names = [called(effect.call, effect.detail) for effect in self.effects]
         about: dict[str, Any] = {"calls": names, "error": without_traceback(told)}
         asked = [str(effect.detail["asked"]) for effect in self.effects if effect.detail and "asked" in effect.detail]
         if len(asked) == 1:
@@ -453,15 +453,6 @@ class _Unknown:
         now = run.engine.clock.now_us()
         generation = run.folded.node(node_id).generation
         return gates.request(node_id, generation, spec, {}, now, kind="unknown_effect", details=about)
-
-
-def _called(effect: EffectState) -> str:
-    """What was called, as a person knows it: the tool, or the name that the node gave the call."""
-    detail = effect.detail or {}
-    tool = detail.get("tool")
-    if tool is None:
-        return effect.call
-    return f"{detail['server']}/{tool}" if "server" in detail else str(tool)
 
 
 def unsettled_effects(run: Execution, node_id: NodeId) -> dict[EffectId, EffectState]:

@@ -80,7 +80,7 @@ async def take_back(
 
 def _asking(why: str, deeds: Sequence[Deed], undone: bool) -> Back:
     """The question, with everything that consenting to it means: also what a person had agreed to before."""
-    names = [f"{deed.node} ({deed.call[:100]})" if deed.call else deed.node for deed in deeds[:_NAMED]]
+    names = [f"{deed.node} ({deed.what[:100]})" if deed.what else deed.node for deed in deeds[:_NAMED]]
     more = f" and {len(deeds) - _NAMED} more" if len(deeds) > _NAMED else ""
     told = f"{why}: {', '.join(names)}{more}."
     if len(deeds) > _SHOWN:  # nobody can consent to what is not shown

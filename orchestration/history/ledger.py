@@ -12,7 +12,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.state import RunState
+from omium.orchestration.log.state import RunState, called
 from omium.orchestration.ports import EffectRow, RunQuery, RunRow, Store
 from omium.orchestration.service.views import EffectView
 
@@ -42,6 +42,10 @@ class Deed:
     detail: Mapping[str, Any] | None = None
     compensated: str | None = None
     error: Mapping[str, Any] | None = None
+    what: str = ""  # as a person knows it
+
+    def __post_init__(self) -> None:
+        self.what = self.what or called(self.call, self.detail)
 
     @property
     def happened(self) -> bool:
@@ -62,7 +66,7 @@ class Deed:
     def view(self) -> EffectView:
         told = "unknown" if self.compensated == "started" else self.compensated
         outcome = self.outcome or "unknown"
-        return EffectView(self.node, self.call, self.kind, outcome, self.compensate, told, self.error)
+        return EffectView(self.node, self.call, self.what, self.kind, outcome, self.compensate, told, self.error)
 
 
 def is_unsafe(kind: str, on_unknown: str) -> bool:
@@ -168,7 +172,7 @@ async def _deeds_below(store: Store, run: RunRow, node_id: NodeId, depth: int) -
     """All that a run did that a node started, as deeds of that node."""
     found = [_deed(row) for row in await store.effects(run.id)]
     for deed in found:
-        deed.call = f"{run.id}/{deed.node}/{deed.call}"
+        deed.call, deed.what = (f"{run.id}/{deed.node}/{one}" for one in (deed.call, deed.what))
         deed.node = node_id
     if depth < _MAX_DEPTH:
         for child in await store.runs(RunQuery(caller=run.id, limit=100_000)):

@@ -141,7 +141,7 @@ def required(plan: PlanView) -> OmiumError:
     found = []
     for effects, verb in ((plan.repeated_effects, "repeat"), (plan.undone_effects, "undo")):
         if effects:
-            calls = ", ".join(f"{effect.node}: {effect.call or effect.kind}" for effect in effects[:5])
+            calls = ", ".join(f"{effect.node}: {effect.what or effect.kind}" for effect in effects[:5])
             more = f" and {len(effects) - 5} more" if len(effects) > 5 else ""
             found.append(f"{verb} {len(effects)} call(s) that have happened: {calls}{more}")
     return OmiumError(

@@ -6,6 +6,7 @@ nothing about the nodes that it does not keep. Only `fold` changes these objects
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
@@ -128,6 +129,15 @@ class EffectState:
     compensate: str | None = None
     detail: dict[str, Any] | None = None
     approval: ApprovalId | None = None
+
+
+def called(call: str, detail: Mapping[str, Any] | None) -> str:
+    """What was called, as a person knows it: the tool or the command, or the name that the node gave the call."""
+    about = detail or {}
+    what = about.get("tool") or about.get("command")
+    if what is None:
+        return call
+    return f"{about['server']}/{what}" if "server" in about else str(what)
 
 
 @dataclass(slots=True)

@@ -202,7 +202,8 @@ class EffectView:
     """A call in the ledger, as a history operation sees it."""
 
     node: NodeId
-    call: str
+    call: str  # its key in the ledger
+    what: str  # what was called, as a person knows it
     kind: str
     outcome: str | None
     compensate: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from omium.server.commands.base import DONE, FAILED, Invocation, command
+from omium.server.commands.base import DONE, FAILED, Invocation, Number, command
 from omium.server.commands.console import safe
 from omium.server.commands.opening import opened
 
@@ -35,7 +35,7 @@ async def doctor(invocation: Invocation) -> int:
 @command("omium health", "omium health --within 5")
 @click.option(
     "--within",
-    type=click.FloatRange(min=0.1, max=60),
+    type=Number(min=0.1, max=60),
     default=2.0,
     show_default=True,
     help="How many seconds the database may take.",

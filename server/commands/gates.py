@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from omium.server.commands.base import Invocation, command
+from omium.server.commands.base import Invocation, Number, command
 from omium.server.commands.console import safe
 from omium.server.commands.opening import opened
 
@@ -80,7 +80,7 @@ async def budgets(invocation: Invocation, past: bool) -> None:
 
 @command("omium raise-budget daily:2026-11-21 --usd 5", name="raise-budget")
 @click.argument("budget")
-@click.option("--usd", type=click.FloatRange(0), default=0.0, help="US dollars more.")
+@click.option("--usd", type=Number(0), default=0.0, help="US dollars more.")
 @click.option("--tokens", type=click.IntRange(0), default=0, help="Tokens more.")
 @click.option("--calls", type=click.IntRange(0), default=0, help="Calls more.")
 async def raise_budget(invocation: Invocation, budget: str, usd: float, tokens: int, calls: int) -> None:

@@ -159,7 +159,8 @@ async def memory(
     if console.json:
         console.view(found.model_dump(mode="json"))
         return
-    _list(console, found.memories)
+    # What Genie goes on from is no memory that anybody looks for, unless asked for.
+    _list(console, [one for one in found.memories if kind is not None or one.kind != "state"])
     if found.success_rate is not None:
         console.note(f"{found.worked} of {found.worked + found.failed} worked ({found.success_rate:.0%})")
 

@@ -281,7 +281,7 @@ def show_plan(console: Console, plan: PlanView) -> None:
             ("runs again", _listed(plan.reruns)),
             ("reused", _listed(plan.reused)),
             ("asked again", _listed(plan.asked_again)),
-            ("files", _listed([f"{file.get('status', '')} {file.get('path', '')}".strip() for file in plan.files])),
+            ("files", files_listed(plan.files)),
             ("cost last time", money(plan.last_cost_usd)),
             ("tokens last time", plan.last_tokens or None),
             ("took last time", span(console, plan.last_ms) if plan.last_ms else None),
@@ -293,19 +293,19 @@ def show_plan(console: Console, plan: PlanView) -> None:
     if plan.repeated_effects:
         console.text("These calls have happened, or may have, and would happen again:")
         console.table(
-            ("node", "call", "kind", "outcome"), [(e.node, e.call, e.kind, _outcome(e)) for e in plan.repeated_effects]
+            ("node", "call", "kind", "outcome"), [(e.node, e.what, e.kind, _outcome(e)) for e in plan.repeated_effects]
         )
     if plan.undone_effects:
         console.text("These calls have happened after that position and are undone:")
         console.table(
             ("node", "call", "kind", "outcome", "undone by"),
-            [(e.node, e.call, e.kind, _outcome(e), e.compensate) for e in plan.undone_effects],
+            [(e.node, e.what, e.kind, _outcome(e), e.compensate) for e in plan.undone_effects],
         )
     if plan.not_undone_effects:
         console.text("These calls have happened after that position and stay as they are:")
         console.table(
             ("node", "call", "kind", "outcome"),
-            [(e.node, e.call, e.kind, _outcome(e)) for e in plan.not_undone_effects],
+            [(e.node, e.what, e.kind, _outcome(e)) for e in plan.not_undone_effects],
         )
     for note in plan.notes:
         console.text(safe(note))
@@ -315,12 +315,20 @@ def effect_table(console: Console, effects: Sequence[EffectView]) -> None:
     """Calls, and what became of undoing them."""
     console.table(
         ("node", "call", "kind", "outcome", "undone by", "undoing"),
-        [(e.node, e.call, e.kind, _outcome(e), e.compensate or "nothing", e.compensated) for e in effects],
+        [(e.node, e.what, e.kind, _outcome(e), e.compensate or "nothing", e.compensated) for e in effects],
     )
 
 
 def _outcome(effect: EffectView) -> str:
     return effect.outcome or "unknown"
+
+
+def files_listed(files: Sequence[Mapping[str, Any]]) -> str:
+    """Changed files. What a repository keeps in `.git` is only counted: its objects would crowd out everything else."""
+    told = [f"{file.get('status', '')} {file.get('path', '')}".strip() for file in files]
+    own = [line for line, file in zip(told, files, strict=True) if ".git" not in str(file.get("path", "")).split("/")]
+    inner = len(told) - len(own)
+    return ", ".join(one for one in (_listed(own), f"{inner} in .git" if inner else "") if one)
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

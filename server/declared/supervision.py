@@ -35,13 +35,14 @@ Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
 Worth = Literal["none", "elicited", "separate_identity", "out_of_band", "signed"]
 Progress = Literal["output", "activity"]
 Resumes = Annotated[int, Field(ge=0, le=16)]
+Limit = Annotated[Duration, Field(gt=0)]  # no time at all would end whatever starts; null is for none
 
 
 class TimeoutsFile(FileModel):
-    hard: Duration | None = 1800.0
-    idle: Duration | None = 300.0
-    stall: Duration | None = 120.0
-    heartbeat: Duration | None = 90.0
+    hard: Limit | None = 1800.0
+    idle: Limit | None = 300.0
+    stall: Limit | None = 120.0
+    heartbeat: Limit | None = 90.0
     grace: Duration = 5.0
 
 
@@ -72,10 +73,10 @@ class LoggingFile(FileModel):
 class OverrideFile(FileModel):
     """What one command has of its own; a key that is missing is as for all."""
 
-    hard: Duration | None = None
-    idle: Duration | None = None
-    stall: Duration | None = None
-    heartbeat: Duration | None = None
+    hard: Limit | None = None
+    idle: Limit | None = None
+    stall: Limit | None = None
+    heartbeat: Limit | None = None
     grace: Duration = 5.0
     progress: Progress = "activity"
     memory: Size | None = None

@@ -77,7 +77,7 @@ class Tools:
         return Done(inputs["a"] + inputs["b"] if use == "add" else "noted")
 
     async def describe(self, name: str) -> Described:
-        return Described(f"The tool {name}.", {"add": ADD, "note": NOTE}.get(name, NOTHING))
+        return Described(f"The tool {name}.", {"add": ADD, "note": NOTE, "open": {"type": "object"}}.get(name, NOTHING))
 
 
 def text(said: Any) -> dict[str, Any]:

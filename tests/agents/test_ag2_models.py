@@ -158,13 +158,18 @@ async def test_without_a_key_nothing_is_sent_and_a_key_of_the_provider_goes_nowh
     assert api.keys == ["Bearer none"]
 
 
-async def test_what_a_model_makes_up_as_arguments_does_not_break_the_history() -> None:
-    broken = message(None, ("call_1", "add", {}))
-    broken["tool_calls"][0]["function"]["arguments"] = "{not json"
+@pytest.mark.parametrize("made_up", ["{not json", '{"path": "/srv/a', "[1, 2]", "null"])
+async def test_what_a_model_makes_up_as_arguments_reaches_no_tool_and_does_not_break_the_history(made_up: str) -> None:
+    """Not even a tool that takes any object, and whose own schema would refuse nothing."""
+    tools = Tools()
+    broken = message(None, ("call_1", "open", {}))
+    broken["tool_calls"][0]["function"]["arguments"] = made_up
     with serving(broken, message("sorry")) as api:
-        done = await executor(agent_of(api, tools=("add",))).run("tester", {}, Ledger().attempt())
-    assert done.output == "sorry"
-    assert "do not fit" in api.requests[1]["messages"][-1]["content"]
+        done = await executor(agent_of(api, tools=("open",)), tools).run("tester", {}, Ledger().attempt())
+    assert done.output == "sorry" and tools.made == []
+    said, told = api.requests[1]["messages"][-2:]
+    assert isinstance(json.loads(said["tool_calls"][0]["function"]["arguments"]), dict)
+    assert "no JSON object" in told["content"]
 
 
 async def test_options_that_the_provider_has_not_are_refused() -> None:

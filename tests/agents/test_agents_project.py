@@ -113,6 +113,29 @@ workflows:
 """
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ({}, "has neither turns nor cases"),
+        ([], "is a list; expected a mapping"),
+        ({"turns": []}, "turns: has 0 items; expected at least 1"),
+        ({"turns": [{"txt": "hi"}]}, "turns[0].txt: unknown key 'txt'; expected 'text'"),
+    ],
+)
+def test_what_is_wrong_with_a_script_is_said_as_everywhere(desk: Desk, script: Any, words: str) -> None:
+    with pytest.raises(OmiumError) as refused:
+        desk.write(FAILING, one=HELLO, bad=script).config()
+    assert f"bad.json is not valid: {words}" in refused.value.message
+    assert "omium.yaml:5: agents[1].model.script: " in refused.value.message
+
+
+def test_a_name_has_one_default_version(desk: Desk) -> None:
+    twice = FAILING.replace('version: "1",', 'version: "1", default: true,')
+    with pytest.raises(OmiumError) as refused:
+        desk.write(twice, one=HELLO, bad=HELLO).config()
+    assert "omium.yaml:5: agents[1]" in refused.value.message and "'2' would be another one" in refused.value.message
+
+
 @pytest.mark.anyio
 async def test_what_failed_counts_for_the_version_that_ran_it(desk: Desk) -> None:
     refused = {"turns": [{"error": {"status": 401}}, {"text": "never"}]}

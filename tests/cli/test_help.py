@@ -96,6 +96,16 @@ def test_every_command_takes_json_and_shows_an_example_that_parses(name: str) ->
         assert not context.args
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_no_number_in_a_range_can_be_infinite_or_none(name: str) -> None:
+    """Neither is a time to wait for, nor an amount of money."""
+    for parameter in ALL[name].params:
+        if isinstance(parameter.type, click.FloatRange):
+            for text in ("nan", "inf"):
+                with pytest.raises(click.BadParameter):
+                    parameter.type.convert(text, parameter, None)
+
+
 def test_every_command_but_local_ones_can_be_pointed_at_a_project() -> None:
     local = {name for name, command in ALL.items() if not any(p.name == "project" for p in command.params)}
     assert local == {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from omium.orchestration.ids import NodeId, Principal, RunId, Seq
 from omium.orchestration.service.views import CheckpointView, EventView
 from omium.server.commands.console import Console, age, duration, many, money, safe, short
+from omium.server.commands.render import files_listed
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
 from tests.cli.harness import HOSTILE
 
@@ -154,3 +155,11 @@ def test_colours_are_for_terminals_that_want_them(
 
 def test_one_is_one() -> None:
     assert [many(count, "log") for count in (0, 1, 2)] == ["0 logs", "1 log", "2 logs"]
+
+
+def test_what_a_repository_keeps_for_itself_does_not_crowd_out_the_files() -> None:
+    inner = [{"status": "removed", "path": f".git/objects/{number}"} for number in range(20)]
+    own = [{"status": "modified", "path": "notes.md"}, {"status": "added", "path": ".gitignore"}]
+    assert files_listed([*inner, *own]) == "modified notes.md, added .gitignore, 20 in .git"
+    assert files_listed([{"status": "added", "path": "sub/.git/HEAD"}]) == "1 in .git"
+    assert files_listed(own[:1]) == "modified notes.md" and files_listed([]) == ""

@@ -88,6 +88,7 @@ _SECTIONS = {
 }
 _WORDS: list[tuple[Any, str]] = [
     (schema.Duration, "duration"),
+    (declared_supervision.Limit, "duration"),
     (schema.Condition, "condition"),
     (schema.Conditions, "condition, or list of them"),
     (schema.Names, "name, or list of them"),
@@ -231,7 +232,7 @@ def _default_text(hint: Any, field: FieldInfo) -> str:
     if value is None or value == "" or value == [] or value == {} or isinstance(value, BaseModel):
         return "none"
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if schema.Duration in kinds:
+    if schema.Duration in kinds or declared_supervision.Limit in kinds:
         return f"`{_duration(value)}`"
     if project_file.Size in kinds:
         return f"`{value // 2**20}MiB`"

@@ -19,7 +19,7 @@ from omium.clients.agents.spec import AgentDef, ModelSpec, Price
 from omium.orchestration.engine.failures import classify, describe
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ports_calls import Suspended
-from tests.agents.attempts import Ledger
+from tests.agents.attempts import Killed, Ledger
 from tests.agents.contract import Contract, Tools
 from tests.agents.models import Api, message, serving
 
@@ -133,6 +133,21 @@ async def test_what_a_model_makes_up_as_arguments_does_not_break_the_history(ada
     assert done.output == "sorry"
     json.loads(api.requests[1]["messages"][-2]["tool_calls"][0]["function"]["arguments"])
     assert "do not fit" in api.requests[1]["messages"][-1]["content"]
+
+
+@pytest.mark.anyio
+async def test_made_up_arguments_reach_no_tool_after_a_crash_either(adapter: Adapter) -> None:
+    """The history holds them as an object, and the tool would take any."""
+    broken = message(None, ("call_1", "open", {}))
+    broken["tool_calls"][0]["function"]["arguments"] = '{"path": "/srv/a'
+    ledger, tools = Ledger(die_after_keeps=1), Tools()
+    with serving(broken, message("sorry")) as api:
+        agent = agent_of(adapter, api, tools=("open",))
+        with pytest.raises(Killed):
+            await executor(adapter, agent, tools).run("tester", {}, ledger.attempt())
+        done = await executor(adapter, agent, tools).run("tester", {}, ledger.attempt(resumed=True))
+    assert done.output == "sorry" and tools.made == []
+    assert "no JSON object" in api.requests[1]["messages"][-1]["content"]
 
 
 @pytest.mark.anyio

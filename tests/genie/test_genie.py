@@ -195,6 +195,19 @@ async def test_what_was_asked_for_otherwise_is_a_conflict_and_what_ended_begins_
             assert unreadable.value.code == "unsupported"
 
 
+@pytest.mark.parametrize("wrong", [{"workflow": "epik"}, {"phases": ["architekt"]}, {"workspace": "nowhere"}])
+async def test_an_epic_that_was_never_started_can_be_mended(tmp_path: Path, wrong: dict[str, object]) -> None:
+    project = epic_project(tmp_path)
+    async with opened(project) as (_, client):
+        with anyio.fail_after(LIMIT_S):
+            for _ in range(2):  # the same again is refused again, and for the same reason
+                with pytest.raises(OmiumError) as refused:
+                    await Genie(client, spec_of(project, **wrong)).drive()
+                assert refused.value.code != "conflict"
+            assert (await Genie(client, spec_of(project)).drive()).standing == "waiting"
+            assert len(await client.list_runs()) == 1
+
+
 async def test_what_would_repeat_an_effect_waits_for_a_person(tmp_path: Path) -> None:
     """A call that nobody declared repeatable is not repeated by a program."""
     project = epic_project(tmp_path)

@@ -1,8 +1,9 @@
-"""Genie over a real server's standard streams, which is killed in the middle of the work."""
+"""Genie over a real server's standard streams, which is killed in the middle of the work, and its commands."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,6 +33,21 @@ async def over_stdio(project: Path) -> AsyncIterator[OmiumClient]:
 def servers() -> list[psutil.Process]:
     """The servers that this process has started."""
     return [one for one in psutil.Process().children() if "serve" in one.cmdline()]
+
+
+async def test_what_genie_goes_on_from_is_listed_only_for_whoever_asks_for_it(tmp_path: Path) -> None:
+    project = epic_project(tmp_path)
+    command = [sys.executable, "-m", "omium.server.cli", "genie", "memory"]
+    with anyio.fail_after(60):
+        async with over_stdio(project) as client:
+            await client.remember("state", '{"format":1}', scope="epic:titles", kind="state")
+            await client.remember("d1", "agree: approve by me", scope="epic:titles", kind="decision")
+            listed, asked = [
+                (await anyio.run_process([*command, *more], env={**os.environ, **environment(project)})).stdout.decode()
+                for more in ((), ("--kind", "state"))
+            ]
+    assert "approve by me" in listed and '"format"' not in listed
+    assert '"format"' in asked
 
 
 async def test_a_killed_server_costs_no_work(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from omium.clients.agents.ag2_adapter.history import FORMAT, dump, load
 from omium.clients.agents.ag2_adapter.models import PROVIDERS, configured
 from omium.clients.agents.kept import unreadable
 from omium.clients.agents.spec import SCRIPTED, AgentDef
+from omium.clients.agents.turns import arguments, as_object
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.values import Value
 
@@ -177,7 +178,9 @@ class _Conversation:
 
         calls = response.tool_calls.calls
         if calls:
-            asked = [(call.name, _arguments(call), f"t{self._turn}.{place}") for place, call in enumerate(calls)]
+            asked = [
+                (call.name, arguments(call.arguments), f"t{self._turn}.{place}") for place, call in enumerate(calls)
+            ]
             answers: list[ToolAnswer] = await self._ctx.call_tools(asked)
             if any(answer.final for answer in answers):
                 return Outcome("handed_over")
@@ -215,13 +218,6 @@ def _unsaid(response: ModelResponse) -> Outcome | None:
 def _read_ag2() -> None:
     for name in ("ag2", "ag2.config", "ag2.response", "omium.clients.agents.ag2_adapter.scripted"):
         import_module(name)
-
-
-def _arguments(call: Any) -> Any:
-    try:
-        return orjson.loads(call.arguments or "{}")
-    except orjson.JSONDecodeError:
-        return call.arguments
 
 
 def _one_client(config: ModelConfig) -> ModelConfig:
@@ -287,8 +283,8 @@ def _metered(ctx: AgentContext) -> Any:
                         model=response.model,
                     )
             for one in response.tool_calls.calls:
-                if not isinstance(_arguments(one), dict):  # providers refuse a history that holds such a call
-                    one.arguments = json.dumps({"not_json": str(one.arguments)[:2_000]})
+                if not isinstance(arguments(one.arguments), dict):
+                    one.arguments = as_object(one.arguments)
             response.response_force = True
             return response
 

@@ -84,6 +84,25 @@ async def test_every_call_that_has_happened_wants_a_plan_unless_it_is_declared_r
             assert plan["expires_at"].endswith("Z")
 
 
+@pytest.mark.parametrize(
+    ("detail", "what"),
+    [
+        ({"tool": "Bash", "rule": "shell"}, "Bash"),
+        ({"tool": "create_issue", "server": "github"}, "github/create_issue"),
+        ({"command": "deploy", "token": "proc_1"}, "deploy"),
+        (None, "mail"),
+    ],
+)
+async def test_a_call_is_named_as_a_person_knows_it(tmp_path: Path, detail: dict[str, Any] | None, what: str) -> None:
+    async with opened(tmp_path, CHAIN) as (core, _):
+        hand = await by_hand(core, CHAIN)
+        first = await with_a_call(hand, detail=detail)
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        assert [(one.call, one.what) for one in plan.repeated_effects] == [("mail", what)]
+        error = await refused(core.rollback(ME, hand.run_id, first), "plan_required")
+        assert f"b: {what}" in error.message
+
+
 async def test_a_rollback_that_would_call_compensations_wants_a_plan(tmp_path: Path) -> None:
     undone: list[Any] = []
 

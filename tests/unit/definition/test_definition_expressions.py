@@ -301,6 +301,14 @@ def spelled(root: str, path: list[str | int]) -> str:
     return str(Selection(root, tuple(path)))
 
 
+@pytest.mark.parametrize("value", ["git status\0; rm -rf /", ["\0"], {"a\0b": 1}, {"a": {"b": "\0"}}, b"a\0b"])
+def test_what_has_a_nul_is_not_computed_with(value: Any) -> None:
+    """The library would take it to end there: `git status` and nothing more."""
+    for source in ("item == 'git status'", "[item]", "size(item) < 20"):
+        assert code_of(source, {"item": value}) == "expression_error"
+    assert evaluate("item", {"item": value}) == value  # a selection is not computed
+
+
 @given(values, steps)
 def test_a_selection_gives_what_cel_gives(value: Any, path: list[str | int]) -> None:
     source = spelled("item", path)

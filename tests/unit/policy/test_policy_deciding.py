@@ -36,6 +36,15 @@ def test_the_first_rule_of_the_effect_gives_its_name_and_description() -> None:
     assert (found.rule, found.reason) == ("d1", "No.")
 
 
+def test_what_hides_behind_a_nul_is_not_overlooked_by_an_expression() -> None:
+    hidden = {"sql": "select 1\0; drop table users"}
+    only = rule("a", "allow", if_="args.sql == 'select 1'")
+    assert decide([only]).effect == "allow" and decide([only], arguments=hidden).effect == "deny"
+    dropping = rule("d", "deny", if_="args.sql.contains('drop')")
+    assert decide([ALLOW, dropping]).effect == "allow"
+    assert decide([ALLOW, dropping], arguments=hidden).rule == "d"
+
+
 def test_the_example_of_the_documentation() -> None:
     write = rule(
         "sql-write",

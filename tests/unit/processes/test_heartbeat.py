@@ -6,6 +6,8 @@ import io
 import json
 import queue
 
+import pytest
+
 from omium.clients.processes.heartbeat import HeartbeatEmitter
 from omium.clients.processes.stream import is_heartbeat
 
@@ -51,3 +53,11 @@ def test_one_can_be_sent_by_hand() -> None:
     stream = Lines()
     HeartbeatEmitter(stream=stream).emit_once()
     assert json.loads(stream.written.get_nowait())["number"] == 1
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["interval_s", "grace_s"])
+def test_a_time_that_is_none_is_refused(name: str, wrong: float) -> None:
+    """Without an interval it would send heartbeats without end."""
+    with pytest.raises(ValueError, match=name):
+        HeartbeatEmitter(stream=Lines(), **{name: wrong})  # type: ignore[arg-type]

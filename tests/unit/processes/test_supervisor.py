@@ -244,6 +244,12 @@ async def test_what_cannot_start_says_so(tmp_path: Path, argv: tuple[str, ...], 
     assert (caught.value.code, caught.value.data.get("reason")) == (code, reason)
 
 
+async def test_an_argument_that_is_too_long_has_advice_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(OmiumError) as caught:
+        await run_process(Command(("true", "a" * 4_000_000), tmp_path))
+    assert caught.value.data["reason"] == "not_started" and "standard input" in caught.value.hint
+
+
 async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(OmiumError, match="gone") as caught:
         await run_process(Command(("true",), tmp_path / "gone"))

@@ -57,6 +57,13 @@ def test_what_cannot_be_started_is_said_as_a_shell_says_it(tmp_path: Path) -> No
     assert b"plain" in wrapped(str(tmp_path / "plain")).stderr
 
 
+def test_the_heartbeats_call_it_by_its_name_unless_told_otherwise() -> None:
+    own = (sys.executable, "-m", "omium.server.cli", "wrap", "--interval", "0.1", "--", "/bin/sh", "-c", "sleep 0.3")
+    done = subprocess.run(own, capture_output=True, env=ENVIRONMENT, timeout=30, check=False)
+    assert {beat["tool"] for beat in beats(done.stderr)} == {"sh"}
+    assert {beat["tool"] for beat in beats(wrapped("/bin/sh", "-c", "sleep 0.3").stderr)} == {"X"}
+
+
 def test_the_streams_go_through_byte_for_byte() -> None:
     data = bytes(range(256)) * 20_000
     done = wrapped("sh", "-c", "tee /dev/stderr", input=data, stdin=None)

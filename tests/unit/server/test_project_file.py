@@ -118,6 +118,7 @@ def test_everything_that_a_project_may_declare(tmp_path: Path) -> None:
         (("web.client:fetch", "web/client.py"), "names no function; expected package.module:function"),
         (("web.text:count", "web.texts:count"), "there is no module 'web.texts'"),
         (("timeout: 90s", "timeout: soon"), "is not a duration"),
+        (("timeout: 90s", "timeout: 0"), "timeout: is 0; expected greater than 0"),
         (("input: {type: object, required: [url]}", "input: {type: thing}"), "is no JSON Schema"),
         (("memory_limit: 2GiB", "memory_limit: much"), "is not a size; expected bytes, or text such as 512MB"),
         (("MODE: fast", "LD_PRELOAD: x.so"), "LD_PRELOAD can change what any program executes"),

@@ -89,6 +89,7 @@ def test_the_environment_goes_before_the_file_and_a_command_before_both(tmp_path
     ("name", "value"),
     [
         ("OMIUM_SUPERVISION_TIMEOUTS_HARD", "soon"),
+        ("OMIUM_SUPERVISION_TIMEOUTS_HARD", "0s"),
         ("OMIUM_SUPERVISION_TIMEOUTS_HRAD", "5s"),
         ("OMIUM_SUPERVISION_TIMEOUTS", "5s"),
         ("OMIUM_SUPERVISION_COMMANDS_X", "5s"),
@@ -109,8 +110,10 @@ def test_a_variable_that_means_nothing_is_refused_by_name(tmp_path: Path, name: 
         ("timeouts: {hrad: 5s}", "supervision.timeouts.hrad"),
         ("timeout: 5s", "supervision.timeout"),
         ("timeouts: {hard: -1}", "supervision.timeouts.hard"),
+        ("timeouts: {idle: 0}", "supervision.timeouts.idle"),
         ("approvals: {max_resumes: 99}", "supervision.approvals.max_resumes"),
         ("reconciliation: {orphans: love}", "supervision.reconciliation.orphans"),
+        ("commands: {c: {stall: 0}}", "supervision.commands.c.stall"),
         ("commands: {other: {hard: 5s}}", "supervision.commands.other"),
         ("commands: {c: {hard: 5s}}", "supervision.commands.c.hard"),
         ("commands: {c: {timeout: 5s}}", "supervision.commands.c.timeout"),
