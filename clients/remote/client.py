@@ -71,6 +71,7 @@ class OmiumClient:
         command: Sequence[str] = _SERVE,
         options: Sequence[str] = (),
         patience_s: float = PATIENCE_S,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Over a server of its own, in a process below this one, for the project in this directory. It starts again
         when it dies; runs go on meanwhile, or are taken up by the next one. environment: instead of this process's."""
@@ -83,7 +84,7 @@ class OmiumClient:
             async with Client(server, elicitation_callback=_form(ask)) as client:
                 yield client
 
-        return cls(Connection(connect, patience_s=patience_s))
+        return cls(Connection(connect, patience_s=patience_s, tell=tell))
 
     @classmethod
     def http(
@@ -93,9 +94,10 @@ class OmiumClient:
         token: str | None = None,
         ask: Ask | None = None,
         patience_s: float = PATIENCE_S,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Over a server that is running, at its `/mcp`. token: sent as a bearer token, and only there."""
-        return cls(Connection(_over_http(url, token, ask), patience_s=patience_s))
+        return cls(Connection(_over_http(url, token, ask), patience_s=patience_s, tell=tell))
 
     async def __aenter__(self) -> Self:
         await self.connection.__aenter__()

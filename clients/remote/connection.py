@@ -49,13 +49,21 @@ class _Link:
 
 class Connection:
     """An async context manager. connect: opens a connection, to be entered once. patience_s: how long a call goes on
-    trying to reach the server, from the last time that it was reached. Entering raises `tool_failed` when it cannot
-    be reached at all."""
+    trying to reach the server, from the last time that it was reached. tell: is called with a line whenever it cannot
+    be reached any more, once until it can. Entering raises `tool_failed` when it cannot be reached at all."""
 
-    def __init__(self, connect: Connect, *, patience_s: float = PATIENCE_S, answer_s: float = ANSWER_S) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        patience_s: float = PATIENCE_S,
+        answer_s: float = ANSWER_S,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._connect = connect
         self._patience_s = patience_s
         self._answer_s = answer_s
+        self._say = tell
         self._link: _Link | None = None
         self._changed = anyio.Event()
         self._why = ""
@@ -132,14 +140,14 @@ class Connection:
 
     async def _keep(self) -> None:
         """Have a connection, always."""
-        pause = _FIRST_S
+        pause, told = _FIRST_S, False
         while True:
             link: _Link | None = None
             try:
                 async with self._connect() as client:
                     link = self._link = _Link(client)
                     self._tell()
-                    pause = _FIRST_S
+                    pause, told = _FIRST_S, False
                     await link.lost.wait()
             except OmiumError as error:
                 self._refused = error
@@ -148,6 +156,9 @@ class Connection:
             except Exception as error:  # the boundary to a transport: whatever it fails with, another one is tried
                 self._why = _words(error)
                 _log.info("the connection to the server failed: %s", self._why)
+                if not told:
+                    told = True
+                    self._say(f"the server cannot be reached ({self._why}); trying for {self._patience_s:g} s.")
             finally:
                 self._link = None
                 if link is not None:

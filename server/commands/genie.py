@@ -26,6 +26,7 @@ _CODES: Final = {
     "running": STILL,
 }
 _TOKEN: Final = "OMIUM_TOKEN"  # noqa: S105 - the variable's name
+_LEAST_PATIENCE_S: Final = 10.0  # a server of one's own takes some seconds to start
 _Command = Callable[..., Any]
 
 
@@ -64,7 +65,7 @@ async def run(
     spec = load_epic(epic)
     console = invocation.console
     tell = (lambda _: None) if console.json else lambda line: console.note(safe(line))
-    async with _client(invocation, url, token_env) as client:
+    async with _client(invocation, url, token_env, wait) as client:
         report = await Genie(client, spec, tell=tell).drive(wait_for_people=follow, seconds=wait, again=again)
     if console.json:
         console.view(_as_dict(report))
@@ -165,20 +166,24 @@ async def memory(
         console.note(f"{found.worked} of {found.worked + found.failed} worked ({found.success_rate:.0%})")
 
 
-def _client(invocation: Invocation, url: str | None, token_env: str | None) -> OmiumClient:
+def _client(invocation: Invocation, url: str | None, token_env: str | None, wait: float | None = None) -> OmiumClient:
+    """`wait`: for how many seconds a server is tried to be reached, if it is less than a client's own patience."""
     from omium.clients.genie import TOOLSETS
     from omium.clients.remote import OmiumClient
+    from omium.clients.remote.connection import PATIENCE_S
 
+    patience_s, tell = min(PATIENCE_S, max(wait or PATIENCE_S, _LEAST_PATIENCE_S)), invocation.console.note
     if url is not None:
         token = os.environ.get(token_env or _TOKEN)
         if token_env is not None and not token:
             raise OmiumError("unauthenticated", f"the environment variable {token_env} is not set.")
-        return OmiumClient.http(url, token=token)
+        return OmiumClient.http(url, token=token, patience_s=patience_s, tell=tell)
     if token_env is not None:
         raise click.UsageError("--token-env goes with --url.")
     config = configuration(invocation)
     environment = {**os.environ, **({"OMIUM_DATABASE": invocation.database} if invocation.database else {})}
-    return OmiumClient.stdio(config.project.directory, toolsets=TOOLSETS, environment=environment)
+    directory = config.project.directory
+    return OmiumClient.stdio(directory, toolsets=TOOLSETS, environment=environment, patience_s=patience_s, tell=tell)
 
 
 def _show(console: Console, report: Report) -> None:

@@ -216,8 +216,10 @@ async def test_a_server_that_is_not_there_is_said_after_a_while() -> None:
         raise ConnectionRefusedError("nobody listens")
         yield
 
+    said: list[str] = []
     with anyio.fail_after(20), pytest.raises(OmiumError) as unreachable:
-        async with OmiumClient(Connection(connect, patience_s=0.3)):
+        async with OmiumClient(Connection(connect, patience_s=0.3, tell=said.append)):
             raise AssertionError("it is not there")
     assert unreachable.value.code == "tool_failed" and unreachable.value.data["reason"] == "unreachable"
     assert "nobody listens" in unreachable.value.message
+    assert said == ["the server cannot be reached (ConnectionRefusedError: nobody listens); trying for 0.3 s."]
