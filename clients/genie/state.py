@@ -45,8 +45,7 @@ class Tried:
 @dataclass(slots=True)
 class State:
     """round: how often the epic was begun. spec: the digest of what was asked for. runs: all of this round, the one
-    that counts last. ended: how the round ended, `refused` if it was never started; empty while it
-    goes on."""
+    that counts last. ended: how the round ended, `refused` if it was never started; empty while it goes on."""
 
     round: int
     spec: str

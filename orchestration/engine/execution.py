@@ -318,7 +318,6 @@ class Execution:
         """Run an attempt, commit its end, and go on with the first node that this frees, in the same task."""
         following: NodeAttempt | None = attempt
         while following is not None:
-            ended = steps.Ended()
             # One scope for as many attempts as nobody stops: making one is a twentieth of what a small node costs.
             with anyio.CancelScope() as scope:
                 while following is not None and not scope.cancel_called:

@@ -32,7 +32,7 @@ DIGEST_FIELDS = frozenset(
 def references(data: Mapping[str, Any]) -> list[Digest]:
     """The digests that an event's data names."""
     found: list[Digest] = []
-    if not DIGEST_FIELDS.isdisjoint(data):  # most events name none
+    if not DIGEST_FIELDS.isdisjoint(data):  # many events name none
         found += [Digest(value) for name, value in data.items() if name in DIGEST_FIELDS and isinstance(value, str)]
     for part in ("details", "detail"):  # what a question is about; what was sent in a call
         shown = data.get(part)

@@ -172,7 +172,8 @@ def _client(invocation: Invocation, url: str | None, token_env: str | None, wait
     from omium.clients.remote import OmiumClient
     from omium.clients.remote.connection import PATIENCE_S
 
-    patience_s, tell = min(PATIENCE_S, max(wait or PATIENCE_S, _LEAST_PATIENCE_S)), invocation.console.note
+    patience_s = PATIENCE_S if wait is None else min(PATIENCE_S, max(wait, _LEAST_PATIENCE_S))
+    tell = invocation.console.note
     if url is not None:
         token = os.environ.get(token_env or _TOKEN)
         if token_env is not None and not token:

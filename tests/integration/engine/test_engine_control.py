@@ -10,6 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import NodeId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Attempt, RunQuery, Write
 from tests.integration.engine.worlds import ME, WITHIN_S, Function, eventually, world
@@ -89,6 +90,46 @@ nodes:
         await w.finished(run)
         assert sorted(w.called()) == ["hard", "soft", "soft"]
         assert (await w.log(run, "soft"))[:3] == ["node.started", "node.interrupted", "node.started"]
+
+
+TWO = """
+name: two
+nodes:
+- {id: a, kind: function, use: hold, with: {name: a}}
+- {id: b, kind: function, use: hold, with: {name: b}, needs: a, on_pause: interrupt}
+- {id: c, kind: function, use: echo, needs: b}
+"""
+
+
+async def test_stopping_an_attempt_that_is_over_stops_nothing_that_follows_it(tmp_path: Path) -> None:
+    async with world(tmp_path, TWO) as w:
+        run = await w.run("two")
+        await w.entered("a")
+        execution = w.machine.engine.owned(run)
+        assert execution is not None
+        first = execution.attempts[NodeId("a")]
+        w.let_go("a")
+        await w.entered("b")  # in the same task as `a`
+        first.cancel()
+        w.let_go("b")
+        await w.finished(run)
+        assert w.called() == ["a", "b", "c"]
+        assert (await w.log(run, "b"))[:2] == ["node.started", "node.completed"]
+
+
+async def test_what_follows_can_be_stopped_and_what_was_before_it_stands(tmp_path: Path) -> None:
+    async with world(tmp_path, TWO) as w:
+        run = await w.run("two")
+        await w.entered("a")
+        w.let_go("a")
+        await w.entered("b")
+        await w.core.pause(ME, run, interrupt=True)
+        await w.until(run, lambda s: s.node("b").status == "paused")
+        w.let_go("b")
+        await w.core.resume(ME, run)
+        await w.finished(run)
+        assert w.called() == ["a", "b", "b", "c"]
+        assert (await w.log(run, "b"))[:3] == ["node.started", "node.interrupted", "node.started"]
 
 
 async def test_pausing_and_resuming_survives_a_restart_and_repeats_nothing(tmp_path: Path) -> None:
