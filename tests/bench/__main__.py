@@ -36,7 +36,8 @@ NOTES = (
     " built without profile-guided optimization, which is what pyenv does by default, is about a fifth slower at"
     " everything but waiting for the disk.",
     "While files are made shortly after very many were deleted, ext4 looks for numbers of files that were not in use"
-    " lately: checkout_first_s and checkout_s are measured in that state, their floor too.",
+    " lately: checkout_first_s and checkout_s are measured in that state, their floor too. Where nothing was deleted,"
+    " 10,000 small files took git 0.19 s by one process and 0.17 s by two, here.",
 )
 
 
