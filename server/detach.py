@@ -58,7 +58,7 @@ class Departure:
     async def begins(self, engine: Engine) -> None:
         """Runs are still executed here: have their next worker start up meanwhile, and be there should this process be
         killed before it has given them up."""
-        if engine.busy:
+        if engine.is_executing:
             await self._start()
 
     async def runs_are_free(self) -> None:

@@ -198,7 +198,7 @@ decisions = Table(  # of policy
 )
 Index("decisions_by_time", decisions.c.at)
 
-links = Table(  # which blobs a run's log names: what the sweep must leave. By digest, since it asks who needs a blob.
+links = Table(  # which blobs a run's log names that others have brought. By digest, since the sweep asks who needs one.
     "links",
     metadata,
     _text("digest", key=True),
@@ -206,7 +206,7 @@ links = Table(  # which blobs a run's log names: what the sweep must leave. By d
     **_CLUSTERED,
 )
 
-blobs = Table(
+blobs = Table(  # not clustered: their digests lie anywhere, and a tree with such rows in its inner nodes is deep
     "blobs",
     metadata,
     _text("digest", key=True),
@@ -215,8 +215,8 @@ blobs = Table(
     _text("base", null=True),
     _int("depth"),  # length of the chain of patches below
     _int("touched_at"),
+    _text("brought_by", null=True),  # the run whose log named it first, and names it still
     _bytes("data"),
-    **_CLUSTERED,
 )
 Index("blobs_by_base", blobs.c.base, sqlite_where=blobs.c.base.is_not(None),
       postgresql_where=blobs.c.base.is_not(None))  # fmt: skip

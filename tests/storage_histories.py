@@ -20,6 +20,8 @@ from omium.orchestration.values import Encoded, encode
 
 NODES = tuple(NodeId(name) for name in ("a", "b", "c", "fan", "fan[0]", "fan[1]"))
 OPTIONS = ("approve", "reject")
+NAMES = "SELECT run_id, digest FROM links UNION SELECT brought_by, digest FROM blobs WHERE brought_by IS NOT NULL"
+"""Which run's log names which blob, whatever table says so."""
 LATE = 4_000_000_000_000_000
 
 

@@ -172,6 +172,11 @@ class Engine:
         """How many runs this process owns now."""
         return len(self._executions) + self.reserved
 
+    @property
+    def is_executing(self) -> bool:
+        """Whether it owns, or is about to own, a run that it does not let go of already."""
+        return self.reserved > 0 or any(not execution.is_resting for execution in self._executions.values())
+
     def owned(self, run_id: RunId | None) -> Execution | None:
         """The execution of a run, if this process owns it."""
         return self._executions.get(run_id) if run_id is not None else None

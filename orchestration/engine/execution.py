@@ -493,6 +493,11 @@ class Execution:
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether there is nothing left to do here for now, so that it is given up, or has been."""
+        return self._released
+
     async def rest(self) -> None:
         """Give the run up when nothing is left to do here for now."""
         if self.attempts or self.tickets or self._busy or self._building or self._released:

@@ -10,6 +10,7 @@ from omium.orchestration.ids import Digest, RunId
 from omium.orchestration.values import Value, decode
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import BlobRow, Packer, damaged
+from omium.storage.maintenance.naming import runs_naming
 from omium.storage.maintenance.tables import Keeper, Tables
 
 _CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -114,7 +115,7 @@ def runs_needing(tables: Tables, digest: Digest) -> list[RunId]:
     """The runs whose logs name the blob, or one that rests upon it, and the branches that may have inherited it."""
     runs: set[RunId] = set()
     for needed in resting_on(tables, digest):
-        todo = [RunId(r) for (r,) in tables.each("SELECT run_id FROM links WHERE digest = :digest", digest=needed)]
+        todo = runs_naming(tables, needed)
         while todo:
             run_id = todo.pop()
             if run_id not in runs:

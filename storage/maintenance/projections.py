@@ -10,7 +10,7 @@ import orjson
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import ApprovalId, NodeId, RunId
+from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import Touched
@@ -33,6 +33,7 @@ from omium.orchestration.ports import Damage
 from omium.storage.batch import SNAPSHOT_EVERY, drive
 from omium.storage.maintenance.contents import Contents
 from omium.storage.maintenance.logs import Follower, Row, run_ids, run_rows
+from omium.storage.maintenance.naming import counts, forget_strangers, is_unrecorded, record_names
 from omium.storage.maintenance.tables import Keeper, Tables
 from omium.storage.reads import as_event
 
@@ -101,8 +102,8 @@ class Projection:
 
     def __init__(self, run_id: RunId, folder: Folder) -> None:
         self.folded = RunState(run_id)
-        self.links: set[str] = set()
-        self.erased: set[str] = set()
+        self.named: set[Digest] = set()
+        self.erased: set[Digest] = set()
         self._folder = folder
         self._nodes: set[NodeId] = set()
         self._approvals: set[ApprovalId] = set()
@@ -130,10 +131,10 @@ class Projection:
     def refer(self, event: Event) -> None:
         """What the event names is referred to, until an event says that it is erased."""
         named = references(event.data)
-        self.links.update(named)
+        self.named.update(named)
         self.erased.difference_update(named)
         if event.type is EventType.ERASED:
-            self.links.difference_update(event.data["digests"])
+            self.named.difference_update(event.data["digests"])
             self.erased.update(event.data["digests"])
 
     def rows(self, table: str) -> list[Row]:
@@ -171,12 +172,11 @@ def differences(tables: Tables, projection: Projection) -> Iterator[Damage]:
             wrong = [c for c, a, b in zip(columns, was, is_, strict=True) if a != b and not _late(table, c, b, was)]
             if wrong:
                 yield _differs(run_id, table, name, f"differs from the log in {', '.join(wrong)}", wrong)
-    missing = [d for d in sorted(projection.links) if tables.first(_LINK, digest=d, run=run_id) is None]
+    missing = [digest for digest in sorted(projection.named) if is_unrecorded(tables, run_id, digest)]
     if missing:
         yield _differs(run_id, "links", (missing[0],), f"lacks {len(missing)} of the blobs that the log names", [])
 
 
-_LINK: Final = "SELECT 1 FROM links WHERE digest = :digest AND run_id = :run"
 _INHERITED: Final = ("generation", "completed_nodes")
 
 
@@ -223,14 +223,14 @@ async def rebuild(keeper: Keeper) -> Rebuilt:
     rebuild is simply repeated. Raises `storage_unavailable`.
     """
     ids = await keeper.read(lambda tables: list(run_ids(tables)))
-    linked = await keeper.read(_linked)
+    named = await keeper.read(counts)
     trusted: dict[RunId, list[int]] = {}
     broken: list[Damage] = []
     for run_id in ids:  # by age, mostly: parents come before their branches, which then find their snapshots
 
         def work(tables: Tables, run_id: RunId = run_id) -> None:
             folder = Folder(tables, Contents(tables, keeper.files), trusted)
-            _rebuild_run(tables, folder, keeper.chain, run_id, linked.get(run_id, 0))
+            _rebuild_run(tables, folder, keeper.chain, run_id, named.get(run_id, 0))
 
         try:
             await keeper.write(work)
@@ -244,11 +244,7 @@ async def rebuild(keeper: Keeper) -> Rebuilt:
     return Rebuilt(len(ids) - len(broken), broken)
 
 
-def _linked(tables: Tables) -> dict[RunId, int]:
-    return {RunId(name): n for name, n in tables.each("SELECT run_id, count(*) FROM links GROUP BY run_id")}
-
-
-def _rebuild_run(tables: Tables, folder: Folder, chain: Chain, run_id: RunId, linked: int) -> None:
+def _rebuild_run(tables: Tables, folder: Folder, chain: Chain, run_id: RunId, on_record: int) -> None:
     tables.lock_run(run_id)
     tables.run("DELETE FROM snapshots WHERE run_id = :run", run=run_id)
     projection, follower, snapshot_at = Projection(run_id, folder), Follower(chain, run_id), 0
@@ -270,11 +266,7 @@ def _rebuild_run(tables: Tables, folder: Folder, chain: Chain, run_id: RunId, li
         tables.run(f"DELETE FROM {table} WHERE {key} = :run", run=run_id)  # noqa: S608 - names of ours
         insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names of ours
         tables.many(insert, [dict(zip(columns, row, strict=True)) for row in projection.rows(table)])
-    present = sum(tables.first(_LINK, digest=digest, run=run_id) is not None for digest in projection.links)
-    if linked > present:
-        tables.run("DELETE FROM links WHERE run_id = :run", run=run_id)  # reads the whole table: only when it must
-    links = [{"digest": digest, "run": run_id} for digest in sorted(projection.links)]
-    tables.many("INSERT INTO links (digest, run_id) VALUES (:digest, :run) ON CONFLICT DO NOTHING", links)
+    record_names(tables, run_id, projection.named, on_record)
 
 
 _NEW_SNAPSHOT: Final = "INSERT INTO snapshots (run_id, seq, document) VALUES (:run, :seq, :document)"
@@ -282,12 +274,12 @@ _NEW_SNAPSHOT: Final = "INSERT INTO snapshots (run_id, seq, document) VALUES (:r
 
 def strangers(tables: Tables) -> Iterator[tuple[str, str]]:
     """Rows of projections whose run has no log: (table, run)."""
-    for table in (*TABLES, "links", "snapshots"):
-        key = "id" if table == "runs" else "run_id"
+    for table in (*TABLES, "links", "snapshots", "blobs"):
+        key = {"runs": "id", "blobs": "brought_by"}.get(table, "run_id")
         yield from (
             (table, run_id)
             for (run_id,) in tables.each(
-                f"SELECT DISTINCT {key} FROM {table} WHERE NOT EXISTS"  # noqa: S608 - names of ours
+                f"SELECT DISTINCT {key} FROM {table} WHERE {key} IS NOT NULL AND NOT EXISTS"  # noqa: S608 - names of ours
                 f" (SELECT 1 FROM events e WHERE e.run_id = {table}.{key})"
             )
         )
@@ -298,6 +290,9 @@ async def _remove_strangers(keeper: Keeper) -> None:
 
     def work(tables: Tables) -> None:
         for table, run_id in found:
+            if table == "blobs":
+                forget_strangers(tables, run_id)
+                continue
             key = "id" if table == "runs" else "run_id"
             tables.run(
                 f"DELETE FROM {table} WHERE {key} = :run AND NOT EXISTS"  # noqa: S608 - names of ours

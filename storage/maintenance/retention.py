@@ -32,6 +32,7 @@ from omium.storage.maintenance.logs import (
     drop_from_history,
     run_events,
 )
+from omium.storage.maintenance.naming import forget_names, is_named
 from omium.storage.maintenance.tables import Keeper, Tables
 
 SYSTEM: Final = Principal("retention")
@@ -184,8 +185,8 @@ def _drop(
         row = tables.first("SELECT project, seq, head FROM runs WHERE id = :run", run=run_id)
         assert row is not None
         run = DroppedRun(run_id, ProjectId(row[0]), Seq(row[1]), bytes(row[2]))
-        links = {digest for event in run_events(tables, run_id) for digest in references(event.data)}
-        tables.many(_UNLINK, [{"digest": digest, "run": run_id} for digest in sorted(links)])
+        named = {digest for event in run_events(tables, run_id) for digest in references(event.data)}
+        forget_names(tables, run_id, named)
         drop_from_history(tables, run, at)
         tables.run("DELETE FROM runs WHERE id = :run", run=run_id)
         for table in _OWN:
@@ -194,9 +195,6 @@ def _drop(
         data = {"run": run_id, "seq": run.seq, "head": run.head.hex()}
         append_event(tables, keeper.chain, run.project, RUN_DROPPED, at, actor, data)
     return family, reason
-
-
-_UNLINK: Final = "DELETE FROM links WHERE digest = :digest AND run_id = :run"
 
 
 # --- what somebody names ----------------------------------------------------------------------------------------------
@@ -291,7 +289,7 @@ async def erase(keeper: Keeper, run_id: RunId, reason: str, actor: Principal = S
     def unlink(tables: Tables) -> list[Digest]:
         tables.lock_run(run_id)
         erased = _erased(tables, run_id)
-        tables.many(_UNLINK, [{"digest": digest, "run": run_id} for digest in erased])
+        forget_names(tables, run_id, erased)
         if content.digests:
             data = {"run": run_id, "digests": len(content.digests), "reason": reason}
             append_event(tables, keeper.chain, content.project, RUN_ERASED, started, actor, data)
@@ -370,7 +368,7 @@ def _delete(
     gone: list[tuple[Digest, str]] = []
     shared = 0
     for digest in digests:
-        if tables.first("SELECT 1 FROM links WHERE digest = :digest LIMIT 1", digest=digest) is not None:
+        if is_named(tables, digest):
             shared += 1
             continue
         _stand_alone(tables, contents, digest)

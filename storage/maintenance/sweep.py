@@ -14,6 +14,7 @@ import anyio
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.ids import Digest
 from omium.storage.blobfiles import BlobFiles
+from omium.storage.maintenance.naming import UNNAMED
 from omium.storage.maintenance.tables import Keeper, Tables
 
 KEEP_S: Final = 86_400.0
@@ -23,7 +24,7 @@ _FILES: Final = 500
 _DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 
 _UNUSED: Final = (
-    "touched_at < :cut AND NOT EXISTS (SELECT 1 FROM links l WHERE l.digest = blobs.digest)"
+    f"touched_at < :cut AND {UNNAMED}"  # noqa: S608 - names of ours
     " AND NOT EXISTS (SELECT 1 FROM blobs above WHERE above.base = blobs.digest)"
 )
 _CANDIDATES: Final = f"SELECT digest FROM blobs WHERE digest > :after AND {_UNUSED} ORDER BY digest LIMIT :most"  # noqa: S608

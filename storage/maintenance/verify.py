@@ -184,7 +184,7 @@ class _Checking:
 
     def _references(self, run_id: RunId, projection: Projection, blobs: bool) -> Iterator[Damage]:
         """`blobs`: also whether what is there is sound; else somebody looks at every blob anyway."""
-        for name in sorted(projection.links):
+        for name in sorted(projection.named):
             digest = Digest(name)
             if self._tables.first("SELECT 1 FROM blobs WHERE digest = :digest", digest=digest) is None:
                 data = {"run": run_id, "digest": digest}

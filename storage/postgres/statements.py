@@ -50,7 +50,7 @@ def _update(columns: Sequence[str], key: Sequence[str]) -> str:
 
 
 _EVENTS = ("run_id", "seq", "type", "at", "actor", "data", "prev_hash", "hash")
-_BLOBS = ("digest", "size", "encoding", "base", "depth", "touched_at", "data")
+_BLOBS = ("digest", "size", "encoding", "base", "depth", "touched_at", "brought_by", "data")
 _SNAPSHOTS = ("run_id", "seq", "document")
 
 _INSERTS: Mapping[str, _Insert] = {
@@ -61,7 +61,6 @@ _INSERTS: Mapping[str, _Insert] = {
     "effects": _Insert(t.effects, EFFECT_COLUMNS, _update(EFFECT_COLUMNS, ("id",))),
     "labels": _Insert(t.labels, ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor")),
     "decisions": _Insert(t.decisions, DECISION_COLUMNS),
-    "links": _Insert(t.links, ("run_id", "digest"), " ON CONFLICT DO NOTHING"),
     "new_claims": _Insert(t.claims, ("run_id", "project", "priority", "worker", "fence", "wake_at")),
     "snapshots": _Insert(t.snapshots, _SNAPSHOTS, _update(_SNAPSHOTS, ("run_id", "seq"))),
     "keys": _Insert(t.keys, ("scope", "key", "arguments", "result", "created_at")),
@@ -73,9 +72,13 @@ _INSERTS: Mapping[str, _Insert] = {
         + "".join(
             f", {name} = CASE blobs.encoding WHEN 'bad' THEN excluded.{name} ELSE blobs.{name} END"
             for name in ("encoding", "base", "depth", "data")
-        ),
+        )
+        + " RETURNING digest, brought_by",
     ),
+    "links": _Insert(t.links, ("run_id", "digest"), " ON CONFLICT DO NOTHING"),
 }
+# A run whose log names a blob that it was the first to bring, earlier or with this statement, needs no link.
+_BROUGHT = " AND NOT EXISTS (SELECT 1 FROM {blobs} b WHERE b.digest = n.digest AND b.brought_by = n.run_id)"
 _LATELY_US = 12 * 3_600_000_000  # half of the time after which the sweep takes what nobody refers to
 _RUNS = _Insert(t.runs, (*RUN_HOT, "id", "status"))  # the status: NULL where it stays
 
@@ -169,9 +172,13 @@ def _statement(tables: tuple[str, ...], based: bool, bases: bool, wakes: bool) -
             continue
         insert = _INSERTS[name]
         columns = ", ".join(insert.columns)
+        condition = gate
+        if name == "links":
+            condition += _BROUGHT.format(blobs="blobs")
+            condition += _BROUGHT.format(blobs="blobs_") if "blobs" in tables else ""
         parts.append(
             f"{name}_ AS (INSERT INTO {insert.table.name} ({columns})"  # noqa: S608
-            f" SELECT {columns} FROM unnest(${number}::{insert.table.name}[]) WHERE {gate}{insert.conflict})"
+            f" SELECT {columns} FROM unnest(${number}::{insert.table.name}[]) n WHERE {condition}{insert.conflict})"
         )
     return f"WITH {', '.join(parts)} SELECT {gate}"
 
@@ -218,7 +225,10 @@ def _tables(
 ) -> dict[str, Sequence[Row]]:
     status = {run_id: value for value, run_id in rows.statuses}
     # A statement can touch a row once, and rows that runs share are locked in one order by everybody.
-    unique = {b.digest: (b.digest, b.size, b.encoding, b.base, b.depth, rows.at, b.data) for b in blobs}
+    run_of = {digest: run_id for run_id, digest in reversed(rows.links)}
+    unique = {
+        b.digest: (b.digest, b.size, b.encoding, b.base, b.depth, rows.at, run_of.get(b.digest), b.data) for b in blobs
+    }
     return {
         "blobs": [unique[digest] for digest in sorted(unique)],
         "keys": sorted((k.scope, k.key, k.arguments, orjson.dumps(k.result), at) for k, at in keys),

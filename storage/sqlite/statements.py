@@ -18,6 +18,7 @@ from omium.orchestration.log.rows import (
     NODE_COLUMNS,
     RUN_COLUMNS,
     RUN_HOT,
+    Row,
 )
 from omium.orchestration.ports import IdempotencyKey
 from omium.storage.batch import Rows
@@ -37,13 +38,16 @@ class _Insert:
         # Names of tables and columns come from this package only; values are always bound.
         self._statements = {size: f"{head} VALUES {', '.join([row] * size)}{tail}" for size in self._SIZES}
 
-    def __call__(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        start, left = 0, len(rows)
+    def __call__(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+        """How many rows were written."""
+        start, left, written = 0, len(rows), 0
         for size in self._SIZES:
             while left >= size:
                 part = rows[start : start + size]
-                db.execute(self._statements[size], part[0] if size == 1 else list(chain.from_iterable(part)))
+                values = part[0] if size == 1 else list(chain.from_iterable(part))
+                written += db.execute(self._statements[size], values).rowcount
                 start, left = start + size, left - size
+        return written
 
 
 def _insert(table: str, columns: Sequence[str], tail: str = "", verb: str = "INSERT") -> _Insert:
@@ -66,9 +70,12 @@ _EFFECTS = _upsert("effects", EFFECT_COLUMNS, ("id",))
 _LABELS = _insert("labels", ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor"))
 _DECISIONS = _insert("decisions", DECISION_COLUMNS)
 _LINKS = _insert("links", ("run_id", "digest"), verb="INSERT OR IGNORE")
+_IS_BROUGHT = "SELECT 1 FROM blobs WHERE brought_by = ? AND digest = ?"
+_BLOB_COLUMNS = ("digest", "size", "encoding", "base", "depth", "touched_at", "brought_by", "data")
+_NEW_BLOBS = _insert("blobs", _BLOB_COLUMNS, verb="INSERT OR IGNORE")
 _BLOBS = _insert(
     "blobs",
-    ("digest", "size", "encoding", "base", "depth", "touched_at", "data"),
+    _BLOB_COLUMNS,
     " ON CONFLICT (digest) DO UPDATE SET touched_at = excluded.touched_at,"
     # A new copy of a quarantined blob heals it.
     " encoding = CASE encoding WHEN 'bad' THEN excluded.encoding ELSE encoding END,"
@@ -86,14 +93,17 @@ def insert(
     db: sqlite3.Connection, rows: Rows, blobs: Sequence[BlobRow], keys: Sequence[tuple[IdempotencyKey, int]]
 ) -> None:
     """Write the rows of a batch; the order keeps what is referred to before what refers."""
+    links = rows.links
     if blobs:
-        touched = rows.at
-        _BLOBS(db, [(b.digest, b.size, b.encoding, b.base, b.depth, touched, b.data) for b in blobs])
+        brought = _insert_blobs(db, rows, blobs)
+        links = [link for link in links if link not in brought]
+    if links:  # what a run has brought earlier needs none either
+        links = [link for link in links if db.execute(_IS_BROUGHT, link).fetchone() is None]
     for table, write in (
         (rows.events, _EVENTS),
         (rows.new_runs, _NEW_RUNS),
         (rows.nodes, _NODES),
-        (rows.links, _LINKS),
+        (links, _LINKS),
         (rows.new_claims, _CLAIMS),
         (rows.approvals, _APPROVALS),
         (rows.effects, _EFFECTS),
@@ -108,6 +118,16 @@ def insert(
             db.executemany(statement, updates)
     if keys:
         _KEYS(db, [(key.scope, key.key, key.arguments, orjson.dumps(key.result), at) for key, at in keys])
+
+
+def _insert_blobs(db: sqlite3.Connection, rows: Rows, blobs: Sequence[BlobRow]) -> set[Row]:
+    """The links that are not to be written, as far as that is known: of what a run was the first to bring."""
+    at, run_of = rows.at, {digest: run_id for run_id, digest in reversed(rows.links)}
+    new = [(b.digest, b.size, b.encoding, b.base, b.depth, at, run_of.get(b.digest), b.data) for b in blobs]
+    if _NEW_BLOBS(db, new) == len(new):
+        return {(run_of[b.digest], b.digest) for b in blobs if b.digest in run_of}
+    _BLOBS(db, new)  # some were there, or come twice
+    return set()
 
 
 def heads(db: sqlite3.Connection, runs: Sequence[RunId]) -> list[tuple[RunId, Seq]]:

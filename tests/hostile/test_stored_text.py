@@ -93,7 +93,7 @@ async def test_stored_bytes_never_become_code(store: SqliteStore, tmp_path: Path
         data = payload.replace(b"PLACE", place)
         digest = Digest(hashlib.sha256(data).hexdigest())
         with closing(sqlite3.connect(store.path)) as db, db:
-            db.execute("INSERT INTO blobs VALUES (?, ?, 'raw', NULL, 0, 0, ?)", (digest, len(data), data))
+            db.execute("INSERT INTO blobs VALUES (?, ?, 'raw', NULL, 0, 0, NULL, ?)", (digest, len(data), data))
         with pytest.raises(OmiumError) as refusal:
             await store.value(digest)
         assert refusal.value.code in ("integrity", "unsupported")

@@ -181,8 +181,8 @@ class Studio:
             yield Visitor(client)
 
     async def changes(self, *, held: int = 0) -> int:
-        """Rows that this process has changed so far, once it has no more than `held` runs in its hands: that a run waits
-        or has ended is known a moment before its worker has written that it lets go of it."""
+        """Rows that this process has changed so far, once it has no more than `held` runs in its hands: that a run
+        waits or has ended is known a moment before its worker has written that it lets go of it."""
         with anyio.fail_after(20):
             while self.engine.busy > held:
                 await anyio.sleep(0.005)

@@ -45,6 +45,12 @@ CREATE TABLE runs (
 )
  WITH (fillfactor = 50)
 -- end of statement
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
+-- end of statement
 CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
 CREATE INDEX runs_by_owner ON runs (project, owner, id)
@@ -52,12 +58,6 @@ CREATE INDEX runs_by_owner ON runs (project, owner, id)
 CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
 CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
--- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -171,6 +171,7 @@ CREATE TABLE blobs (
 	base TEXT,
 	depth BIGINT NOT NULL,
 	touched_at BIGINT NOT NULL,
+	brought_by TEXT,
 	data BYTEA NOT NULL,
 	PRIMARY KEY (digest)
 )

@@ -46,6 +46,12 @@ CREATE TABLE runs (
 )
  WITHOUT ROWID
 -- end of statement
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
+-- end of statement
 CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
 CREATE INDEX runs_by_owner ON runs (project, owner, id)
@@ -53,12 +59,6 @@ CREATE INDEX runs_by_owner ON runs (project, owner, id)
 CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
 CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
--- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
--- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -177,10 +177,10 @@ CREATE TABLE blobs (
 	base TEXT,
 	depth BIGINT NOT NULL,
 	touched_at BIGINT NOT NULL,
+	brought_by TEXT,
 	data BLOB NOT NULL,
 	PRIMARY KEY (digest)
 )
- WITHOUT ROWID
 -- end of statement
 CREATE INDEX blobs_by_base ON blobs (base) WHERE base IS NOT NULL
 -- end of statement

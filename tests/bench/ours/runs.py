@@ -25,14 +25,13 @@ async def chain(work: Work) -> list[Figure]:
         first = await core.run_workflow(CALLER, "chain", {"state": workload.initial_state(work)})
         await ended(core, first.id)
         times.clear()
-        sqlite = work.store == "sqlite"
+        sqlite, state = work.store == "sqlite", workload.initial_state(work, 1)
         before = stored_kb(work) if sqlite else 0.0
         began, worked = time.perf_counter(), time.process_time()
-        run = await core.run_workflow(CALLER, "chain", {"state": workload.initial_state(work)})
+        run = await core.run_workflow(CALLER, "chain", {"state": state})
         await ended(core, run.id)
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
-        state = await output(core, run.id, f"n{work.steps - 1}")
-        assert state["n"] == work.steps
+        assert (await output(core, run.id, f"n{work.steps - 1}"))["n"] == work.steps
         detail: dict[str, Any] = {"cpu_us_per_node": round(worked / work.steps * 1e6), "state_kb": work.state_kb}
         if sqlite:
             detail["stored_kb_per_step"] = round((stored_kb(work) - before) / work.steps, 2)
@@ -42,10 +41,10 @@ async def chain(work: Work) -> list[Figure]:
 async def runs(work: Work) -> list[Figure]:
     """Runs per second, all of them asked for at once, each waited for by its own client."""
     async with opened(work, {"step": step()}, [chain_of(work.nodes)]) as core:
-        state = workload.initial_state(work)
+        states = [workload.initial_state(work, number) for number in range(work.runs)]
         last = f"n{work.nodes - 1}"
 
-        async def run() -> None:
+        async def run(state: State) -> None:
             begun = await core.run_workflow(CALLER, "chain", {"state": state})
             await ended(core, begun.id)
             finished.append(begun.id)
@@ -53,8 +52,8 @@ async def runs(work: Work) -> list[Figure]:
         finished: list[str] = []
         began, worked = time.perf_counter(), time.process_time()
         async with anyio.create_task_group() as tasks:
-            for _ in range(work.runs):
-                tasks.start_soon(run)
+            for state in states:
+                tasks.start_soon(run, state)
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         assert len(finished) == work.runs
         some = await core.list_runs(CALLER, limit=1)

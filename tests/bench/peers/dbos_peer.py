@@ -114,9 +114,9 @@ async def chain(work: Work) -> Figure:
     application = Application(work, lambda _: times.append(time.perf_counter()))
     await application.chain(workload.initial_state(work), work.steps)  # warms, as for everyone
     times.clear()
-    before = _stored_kb(work)
+    before, state = _stored_kb(work), workload.initial_state(work, 1)
     begin = time.perf_counter()
-    result = await application.chain(workload.initial_state(work), work.steps)
+    result = await application.chain(state, work.steps)
     seconds = time.perf_counter() - begin
     assert result["n"] == work.steps
     stored = (_stored_kb(work) - before) / work.steps
@@ -127,14 +127,14 @@ async def chain(work: Work) -> Figure:
 
 async def runs(work: Work) -> Figure:
     application = Application(work)
-    state = workload.initial_state(work)
+    states = [workload.initial_state(work, number) for number in range(work.runs)]
 
-    async def run() -> None:
+    async def run(state: State) -> None:
         result = await application.chain(state, work.nodes)
         assert result["n"] == work.nodes
 
     begin = time.perf_counter()
-    await asyncio.gather(*(run() for _ in range(work.runs)))
+    await asyncio.gather(*(run(state) for state in states))
     seconds = time.perf_counter() - begin
     application.close()
     return rate(work.name, "runs/s", work.runs, seconds, nodes=work.nodes, peak_mb=workload.peak_mb())

@@ -101,8 +101,8 @@ async def chain(work: Work) -> Figure:
     async with _saver(work) as saver:
         step = _step(lambda _: times.append(time.perf_counter()))
         graph = _chain(ChainState, work.steps, step, looped=work.looped, saver=saver)
-        state = {"state": workload.initial_state(work)}
-        await graph.ainvoke(state, _config("first", work.steps), durability="sync")  # warms, as for everyone
+        warming, state = [{"state": workload.initial_state(work, number)} for number in (0, 1)]
+        await graph.ainvoke(warming, _config("first", work.steps), durability="sync")  # warms, as for everyone
         times.clear()
         before = await _stored_kb(work, saver)
         begin = time.perf_counter()
@@ -125,11 +125,11 @@ async def chain(work: Work) -> Figure:
 async def runs(work: Work) -> Figure:
     async with _saver(work) as saver:
         graph = _chain(ChainState, work.nodes, _step(lambda _: None), looped=False, saver=saver)
-        state = workload.initial_state(work)
+        states = [workload.initial_state(work, number) for number in range(work.runs)]
 
         async def run(number: int) -> None:
             config = _config(f"run-{number}", work.nodes)
-            result = await graph.ainvoke({"state": state}, config, durability="sync")
+            result = await graph.ainvoke({"state": states[number]}, config, durability="sync")
             assert result["state"]["n"] == work.nodes
 
         begin = time.perf_counter()

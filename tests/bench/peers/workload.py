@@ -65,9 +65,10 @@ class Work:
         return f"{self.measure}_{self.store}"
 
 
-def initial_state(work: Work) -> State:
-    """A state of `state_kb` KB: a step number and a text that does not compress."""
-    return {"n": 0, "text": payload(work.state_kb)}
+def initial_state(work: Work, number: int = 0) -> State:
+    """A state of `state_kb` KB: a step number and a text that does not compress, another one for each `number`. Runs
+    that are measured get their own: a content that was stored before costs less where each is kept once."""
+    return {"n": 0, "text": payload(work.state_kb, seed=number)}
 
 
 def pieces(work: Work) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -16,7 +17,7 @@ from omium.orchestration.values import encode
 from omium.storage import maintenance as m
 from omium.storage.maintenance.projections import TABLES
 from tests.conformance.store.databases import AnyStore, Database, TestClock
-from tests.storage_histories import Life
+from tests.storage_histories import NAMES, Life
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400.0
@@ -31,7 +32,7 @@ async def tables_of(store: AnyStore) -> dict[str, list[tuple[Any, ...]]]:
             name: sorted(tables.all(f"SELECT {', '.join(cols)} FROM {name}"), key=repr)
             for name, (cols, _) in TABLES.items()
         }
-        found["links"] = sorted(tables.all("SELECT run_id, digest FROM links"))
+        found["names"] = sorted(tables.all(NAMES))
         return found
 
     return await m.keeper(store).read(work)
@@ -96,6 +97,8 @@ async def spoil(store: AnyStore) -> None:
         tables.run("UPDATE approvals SET status = 'pending'")
         tables.run("INSERT INTO links (digest, run_id) SELECT 'd', id FROM runs")
         tables.run("DELETE FROM links WHERE digest < '8'")
+        tables.run("UPDATE blobs SET brought_by = NULL WHERE digest < '4'")
+        tables.run("UPDATE blobs SET brought_by = 'x' WHERE digest > 'c'")
         tables.run("UPDATE snapshots SET document = (SELECT document FROM snapshots ORDER BY run_id LIMIT 1)")
 
     await m.keeper(store).write(work)
@@ -108,7 +111,8 @@ async def test_each_difference_of_a_projection_is_named(store: AnyStore) -> None
         "UPDATE runs SET title = 'x'": ("runs", ["title"]),
         "UPDATE nodes SET seq = 1 WHERE node = 'b'": ("nodes", ["seq"]),
         "DELETE FROM nodes WHERE node = 'b'": ("nodes", []),
-        "DELETE FROM links WHERE digest = (SELECT inputs FROM runs)": ("links", []),
+        "UPDATE blobs SET brought_by = NULL WHERE digest = (SELECT inputs FROM runs)": ("links", []),
+        "DELETE FROM links": ("links", []),  # what the rebuilding has put there
         "INSERT INTO labels (run_id, seq, label, at, created_at, actor) SELECT id, 9, 'x', 1, 1, 'y' FROM runs": (
             "labels",
             [],
@@ -122,6 +126,49 @@ async def test_each_difference_of_a_projection_is_named(store: AnyStore) -> None
         )  # fmt: skip
         await m.rebuild(m.keeper(store))
         assert await m.verify(m.keeper(store)) == []
+
+
+async def test_the_run_that_brings_a_content_needs_no_link_and_every_other_one_has_its_own(
+    store: AnyStore, clock: TestClock
+) -> None:
+    life = Life(store)
+    value = encode({"several runs": "have it"})
+
+    async def signal(run_id: RunId) -> None:
+        await life.do(run_id, c.Signal("same", value.digest, value.size), blobs=[NewBlob(value)])
+
+    async def naming() -> tuple[list[tuple[str]], list[tuple[str]]]:
+        def work(tables: m.Tables) -> tuple[list[tuple[str]], list[tuple[str]]]:
+            linked = "SELECT run_id FROM links WHERE digest = :digest ORDER BY run_id"
+            brought = "SELECT brought_by FROM blobs WHERE digest = :digest"
+            return tables.all(linked, digest=value.digest), tables.all(brought, digest=value.digest)
+
+        return await m.keeper(store).read(work)
+
+    first, second, third = [await life.create() for _ in range(3)]
+    await store.put([NewBlob(value)])  # of no run
+    await signal(second)
+    assert await naming() == ([(second,)], [(None,)])
+    clock.advance(2 * DAY)
+    await life.do(second, c.CancelRun())
+    assert (await m.erase(m.keeper(store), second, "asked for")).deleted > 0
+    assert await naming() == ([], [])
+    await asyncio.gather(signal(first), signal(third), signal(first))  # most likely in one commit
+    await signal(third)
+    links, [(brought_by,)] = await naming()
+    assert sorted([brought_by, *(run_id for (run_id,) in links)]) == sorted([first, third])
+    assert await m.verify(m.keeper(store)) == []
+    other = third if brought_by == first else first
+    await life.do(RunId(brought_by), c.CancelRun())
+    erased = await m.erase(m.keeper(store), RunId(brought_by), "asked for")
+    assert erased.shared >= 1
+    assert await naming() == ([(other,)], [(None,)])
+    clock.advance(2 * DAY)
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert await stored(store, value.digest)
+    await life.do(other, c.CancelRun())
+    await m.erase(m.keeper(store), other, "asked for")
+    assert await naming() == ([], [])
 
 
 async def test_one_run_can_be_verified_alone(store: AnyStore) -> None:
@@ -290,7 +337,7 @@ async def test_old_runs_are_dropped_whole_and_leave_a_trace(
     with pytest.raises(OmiumError) as refusal:  # nothing in this process remembers it
         await life.do(old, c.Label(Seq(1), "late"))
     assert refusal.value.code == "not_found"
-    for table in ("nodes", "links", "snapshots", "claims"):
+    for table in ("nodes", "snapshots", "claims", f"({NAMES}) AS names"):
         assert database.execute(f"SELECT count(*) FROM {table} WHERE run_id = '{old}'")[0][0] in (0, "0")
     assert database.execute("SELECT type FROM project_events") == [("run.dropped",)]
     assert await m.verify(m.keeper(store)) == []

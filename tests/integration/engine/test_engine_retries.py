@@ -105,6 +105,7 @@ async def test_a_backoff_survives_a_restart_and_is_neither_reset_nor_skipped(tmp
         w.clock.advance(50)
         await w.start()
         assert (await w.machine.store.state(run)).node("a").due_at == before
+        await w.given_up_until(before)  # once it has been taken over
         w.advance(49)
         await w.idle()
         assert len(w.calls) == 1

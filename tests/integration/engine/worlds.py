@@ -327,6 +327,13 @@ class World:
     async def status(self, run_id: RunId, status: str) -> RunState:
         return await self.until(run_id, lambda state: state.status == status)
 
+    async def given_up_until(self, due_us: int) -> None:
+        """Until nobody owns any run, and the first one is due at this time."""
+        with anyio.fail_after(WITHIN_S):
+            while await self.machine.store.next_wake([ME.project]) != due_us:
+                await anyio.sleep(0.005)
+        await self.idle()
+
     async def idle(self) -> None:
         """Until no machine owns a run."""
         await eventually(lambda: not any(machine.engine.busy for machine in self.machines))
@@ -427,12 +434,20 @@ def _check_form(events: Iterable[Event]) -> None:
 
 
 def _check_once(events: Iterable[Event]) -> None:
-    """An attempt starts once; a node ends once in a generation; a run goes on only after it has stood still."""
-    seen: set[tuple[Any, ...]] = set()
+    """An attempt starts once; a node ends once in a generation; a call is done once. What was open at the point that a
+    rollback goes back to, with nodes inside it, goes on from there in its generation: its end was taken back."""
+    seen: dict[tuple[Any, ...], int] = {}
+    opened: dict[str, int] = {}  # where nodes were first expanded
     for event in events:
         data = event.data
+        if event.type is E.NODE_EXPANDED:
+            opened.setdefault(data["node"], event.seq)
+        if event.type is E.RUN_ROLLED_BACK:
+            back = data["to"]
+            for key in [key for key, seq in seen.items() if key[0] == "end" and seq > back >= opened.get(key[1], seq)]:
+                del seen[key]
         if event.type in (E.NODE_STARTED, E.NODE_RETRY_STARTED):
-            key: tuple[Any, ...] = ("start", data["node"], data["generation"], data["attempt"])
+            key = ("start", data["node"], data["generation"], data["attempt"])
             assert ("end", data["node"], data["generation"]) not in seen, key
         elif event.type in (E.NODE_COMPLETED, E.NODE_FAILED, E.NODE_SKIPPED, E.NODE_REUSED):
             key = ("end", data["node"], data["generation"])
@@ -441,7 +456,7 @@ def _check_once(events: Iterable[Event]) -> None:
         else:
             continue
         assert key not in seen, key
-        seen.add(key)
+        seen[key] = event.seq
 
 
 # --- functions that most tests use ----------------------------------------------------------------------------------

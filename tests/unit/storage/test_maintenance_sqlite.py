@@ -31,7 +31,7 @@ from omium.storage import maintenance as m
 from omium.storage.maintenance.projections import TABLES
 from omium.storage.maintenance.tables import snapshot
 from omium.storage.sqlite.store import SqliteStore
-from tests.storage_histories import Life
+from tests.storage_histories import NAMES, Life
 
 DAY_US = 86_400_000_000
 
@@ -82,7 +82,7 @@ def everything(path: Path) -> dict[str, list[tuple[Any, ...]]]:
             name: sorted(tables.all(f"SELECT {', '.join(columns)} FROM {name}"), key=repr)
             for name, (columns, _) in TABLES.items()
         }
-        found["links"] = sorted(tables.all("SELECT run_id, digest FROM links"))
+        found["names"] = sorted(tables.all(NAMES))
     return found
 
 

@@ -62,7 +62,7 @@ def dump(path: Path) -> str:
 def put_blob(path: Path, digest: str = "a" * 64) -> None:
     db = sqlite3.connect(path)
     with db:
-        db.execute("INSERT INTO blobs VALUES (?, 1, 'raw', NULL, 0, 0, x'01')", (digest,))
+        db.execute("INSERT INTO blobs VALUES (?, 1, 'raw', NULL, 0, 0, NULL, x'01')", (digest,))
     db.close()
 
 
@@ -343,7 +343,7 @@ async def test_postgres_migrates_once_whoever_comes_together(postgres_url: str, 
 @pytest.mark.parametrize("step", [FAILING, LOSING])
 async def test_a_postgres_step_that_fails_changes_nothing(postgres_url: str, tmp_path: Path, step: str) -> None:
     await migrate_postgres(postgres_url)
-    await query(postgres_url, f"INSERT INTO blobs VALUES ('{'a' * 64}', 1, 'raw', NULL, 0, 0, '\\x01')")
+    await query(postgres_url, f"INSERT INTO blobs VALUES ('{'a' * 64}', 1, 'raw', NULL, 0, 0, NULL, '\\x01')")
     before = await query(postgres_url, CATALOGUE)
     with pytest.raises(OmiumError) as failure:
         await migrate_postgres(postgres_url, later(tmp_path, step))
