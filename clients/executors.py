@@ -50,6 +50,8 @@ Body = Callable[[dict[str, Any], Attempt], Awaitable[Value]]
 
 PROGRESS_EVERY_S: Final = 5.0
 _THREADS: Final = 64
+_ATOMS: Final = frozenset({str, int, float, bool, type(None)})
+_FEW: Final = 32
 _HASHED_WHOLE: Final = 16 * 1024 * 1024  # bytes; of a larger program only size and time of change count
 _RECORDED: Final = frozenset({"ask", "fail"})
 
@@ -332,12 +334,17 @@ def _context(attempt: Attempt) -> dict[str, Any]:
 
 def copied(value: dict[str, Any]) -> dict[str, Any]:
     """A copy down to the last container: what a function does to its arguments must not reach the other readers."""
+    return {name: item if type(item) in _ATOMS else _copied(item) for name, item in value.items()}
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is dict and len(value) <= _FEW and _ATOMS.issuperset(map(type, value.values())):
+        return value.copy()  # a few long texts, as agents have them, need not be written and read
     try:
         # Three times as fast as a walk in Python, and exact for the JSON types; it refuses all others.
-        copy: dict[str, Any] = orjson.loads(orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME))
+        return orjson.loads(orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME))
     except TypeError:
-        copy = _copy(value)
-    return copy
+        return _copy(value)
 
 
 def _copy(value: Any) -> Any:

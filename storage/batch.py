@@ -181,7 +181,7 @@ class Batch:
         rows, run_id = self._rows, write.run_id
         for event, raw in zip(events, stored, strict=True):
             rows.events.append(
-                (run_id, event.seq, event.type.value, event.at, event.actor, raw, event.prev_hash, event.hash)
+                (run_id, event.seq, event.type._value_, event.at, event.actor, raw, event.prev_hash, event.hash)
             )
             for digest in references(event.data):
                 rows.links.append((run_id, digest))

@@ -101,7 +101,6 @@ nodes = Table(
     _int("generation"),
     _int("attempt"),
     _int("seq"),
-    _text("key", null=True),
     _text("output", null=True),
     _int("size"),
     _int("started_at", null=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from omium.orchestration.definition.expressions import render
@@ -17,7 +18,15 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest
 from omium.orchestration.values import digest_of
 
+_SHORT = 256  # characters of a template that is worth remembering
 _WHOLE = re.compile(r"\A\$\{\{\s*nodes\.([A-Za-z_]\w*)\.output\s*\}\}\Z")
+
+
+@lru_cache(maxsize=4096)
+def _output_of(template: str) -> str | None:
+    """The node whose output the template is as a whole, if any."""
+    whole = _WHOLE.match(template)
+    return whole[1] if whole is not None else None
 
 
 def resolve(template: Any, scope: Mapping[str, Any], outputs: Mapping[str, Digest]) -> tuple[Any, Any]:
@@ -29,10 +38,12 @@ def _resolve(template: Any, scope: Mapping[str, Any], outputs: Mapping[str, Dige
     if depth > MAX_DEPTH:
         raise OmiumError("expression_error", f"a template is deeper than {MAX_DEPTH}.")
     if isinstance(template, str):
-        whole = _WHOLE.match(template) if "${{" in template else None
-        if whole is not None and whole[1] in outputs:
-            value = render(template, scope) if depth == 0 else _whole(scope, whole[1], depth)
-            return value, {"$output": outputs[whole[1]]}
+        name = None
+        if "${{" in template:
+            name = _output_of(template) if len(template) <= _SHORT else _output_of.__wrapped__(template)
+        if name is not None and name in outputs:
+            value = render(template, scope) if depth == 0 else _whole(scope, name, depth)
+            return value, {"$output": outputs[name]}
         value = render(template, scope)
         return value, value
     if isinstance(template, dict):

@@ -31,7 +31,7 @@ async def build(
         outcome = run.board.outcomes.get(instance)
         if outcome is None:
             continue
-        told: dict[str, Any] = {"state": outcome.status.value, "output": None, "error": None}
+        told: dict[str, Any] = {"state": outcome.status._value_, "output": None, "error": None}
         if outcome.output is not None:
             told["output"] = await run.engine.values.load(outcome.output, outcome.size)
             outputs[name] = outcome.output

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from omium.orchestration.definition.address import indexed, key_text
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SLOTTED = frozenset({"function", "agent", "tool", "cli", "consensus"})  # kinds that somebody executes
 REUSABLE = frozenset({"function", "agent", "cli", "consensus"})  # never approvals, waits, or calls to the outside
 _OF_AGENTS = frozenset({"agent", "consensus"})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _STOPPED = frozenset({"owner_lost", "handover", "paused", "rollback"})  # reasons of an interruption
 
 
@@ -95,8 +97,8 @@ def skip_verdict(
 
 def overridden(run: Execution, node_id: NodeId) -> Mapping[str, Any]:
     """What a branch or a replay changed in a node: `{"with": ...}`, `{"output": ...}`, or nothing."""
-    changed: Mapping[str, Any] = run.folded.overrides.get("nodes", {}).get(node_id) or {}
-    return changed
+    overrides = run.folded.overrides
+    return (overrides.get("nodes", _NOTHING).get(node_id) or _NOTHING) if overrides else _NOTHING
 
 
 def _give(run: Execution, turn: Turn, node_id: NodeId, value: Any) -> None:
@@ -354,12 +356,16 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 
 
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
-    executor = await run.engine.executor_of(run.folded, node)
+    executor = run.engine.executor(node)
+    if run.folded.agents is not None:
+        executor = await run.engine.executor_of(run.folded, node)
     if node.kind in _OF_AGENTS and isinstance(executor, NamesAgents):
         attempt.agent = executor.named(used(node))
     program = run.program.node(node)
     scope, outputs = await scopes.build(run, attempt.node_id, program.names, program.every)
-    inputs, form = (given(run, attempt.node_id, one) for one in resolve(node.input, scope, outputs))
+    inputs, form = resolve(node.input, scope, outputs)
+    if run.folded.overrides:
+        inputs, form = given(run, attempt.node_id, inputs), given(run, attempt.node_id, form)
     attempt.vars = {**scope, "input": inputs}
     attempt.inputs = inputs
     for condition in node.requires:
@@ -367,9 +373,7 @@ async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
             raise OmiumError("precondition_failed", f"{attempt.node_id} requires {condition!r}, which does not hold.")
     if node.input_schema is not None:
         check_schema(node.input_schema, inputs, f"the input of {attempt.node_id}")
-    sizes = [(run.board.outcomes[up].size, digest) for up, digest in _upstream(run, attempt.node_id, outputs)]
-    # What it gives will resemble the largest of what it read; a first node reads what the run was given.
-    attempt.base = max(sizes)[1] if sizes else run.folded.inputs
+    attempt.base = _largest(run, attempt.node_id, outputs)
     if node.workspace != "none":
         attempt.tree = await run.engine.workspaces.start_tree(run, attempt)
     code = executor.digest(used(node))
@@ -377,11 +381,17 @@ async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
     attempt.key = node_key(program.hash, code, form, attempt.tree)
 
 
-def _upstream(run: Execution, node_id: NodeId, outputs: Mapping[str, Digest]) -> Iterator[tuple[NodeId, Digest]]:
+def _largest(run: Execution, node_id: NodeId, outputs: Mapping[str, Digest]) -> Digest:
+    """What a node gives will resemble the largest of what it has read; a first node reads what the run was given."""
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    largest, found = -1, run.folded.inputs
     for name, digest in outputs.items():
         instance = run.structure.resolve(node_id, name)
-        if instance is not None and instance in run.board.outcomes:
-            yield instance, digest
+        outcome = run.board.outcomes.get(instance) if instance is not None else None
+        if outcome is not None and outcome.size > largest:
+            largest, found = outcome.size, digest
+    return found
 
 
 def check_schema(schema: dict[str, Any], value: Any, what: str) -> None:

@@ -132,7 +132,7 @@ def append(
             nodes = command.affected
         for kind, data in decide(state, command, at):
             seq = Seq(state.seq + 1)
-            raw, digest = chain.link(state.head, state.run_id, seq, kind.value, at, actor, data)
+            raw, digest = chain.link(state.head, state.run_id, seq, kind._value_, at, actor, data)
             event = Event(state.run_id, seq, kind, at, actor, data, state.head, digest)
             state = apply(state, event, touched, base=base, nodes=nodes)
             events.append(event)

@@ -27,6 +27,7 @@ DIGEST_FIELDS = frozenset(
         "arguments",
     }
 )
+_SHOWN = frozenset({"details", "detail"})  # what a question is about; what was sent in a call
 
 
 def references(data: Mapping[str, Any]) -> list[Digest]:
@@ -34,8 +35,9 @@ def references(data: Mapping[str, Any]) -> list[Digest]:
     found: list[Digest] = []
     if not DIGEST_FIELDS.isdisjoint(data):  # many events name none
         found += [Digest(value) for name, value in data.items() if name in DIGEST_FIELDS and isinstance(value, str)]
-    for part in ("details", "detail"):  # what a question is about; what was sent in a call
-        shown = data.get(part)
-        if isinstance(shown, Mapping) and isinstance(shown.get("arguments"), str):
-            found.append(Digest(shown["arguments"]))
+    if not _SHOWN.isdisjoint(data):
+        for part in _SHOWN:
+            shown = data.get(part)
+            if isinstance(shown, Mapping) and isinstance(shown.get("arguments"), str):
+                found.append(Digest(shown["arguments"]))
     return found

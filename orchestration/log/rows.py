@@ -27,8 +27,7 @@ RUN_HOT = (
     "closed", "completed_nodes", "cost_usd", "tokens",
 )  # fmt: skip
 NODE_COLUMNS = (
-    "run_id", "node", "status", "generation", "attempt", "seq", "key", "output", "size", "started_at", "ended_at",
-    "detail",
+    "run_id", "node", "status", "generation", "attempt", "seq", "output", "size", "started_at", "ended_at", "detail",
 )  # fmt: skip
 APPROVAL_COLUMNS = (
     "id", "run_id", "node", "generation", "scope", "status", "question", "options", "min_assurance", "requested_at",
@@ -94,11 +93,10 @@ def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
             (
                 run_id,
                 node_id,
-                n.status.value,
+                n.status._value_,  # `value` takes a quarter of a microsecond, which this is spent for every node
                 n.generation,
                 n.attempt,
                 n.seq,
-                n.key,
                 n.output,
                 n.size,
                 n.started_at,

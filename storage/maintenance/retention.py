@@ -185,8 +185,8 @@ def _drop(
         row = tables.first("SELECT project, seq, head FROM runs WHERE id = :run", run=run_id)
         assert row is not None
         run = DroppedRun(run_id, ProjectId(row[0]), Seq(row[1]), bytes(row[2]))
-        named = {digest for event in run_events(tables, run_id) for digest in references(event.data)}
-        forget_names(tables, run_id, named)
+        digests = {digest for event in run_events(tables, run_id) for digest in references(event.data)}
+        forget_names(tables, run_id, digests)
         drop_from_history(tables, run, at)
         tables.run("DELETE FROM runs WHERE id = :run", run=run_id)
         for table in _OWN:

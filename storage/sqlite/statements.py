@@ -40,12 +40,13 @@ class _Insert:
 
     def __call__(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """How many rows were written."""
+        if len(rows) == 1:
+            return db.execute(self._statements[1], rows[0]).rowcount
         start, left, written = 0, len(rows), 0
         for size in self._SIZES:
             while left >= size:
                 part = rows[start : start + size]
-                values = part[0] if size == 1 else list(chain.from_iterable(part))
-                written += db.execute(self._statements[size], values).rowcount
+                written += db.execute(self._statements[size], list(chain.from_iterable(part))).rowcount
                 start, left = start + size, left - size
         return written
 
@@ -114,7 +115,9 @@ def insert(
         if table:
             write(db, table)
     for updates, statement in ((rows.runs, _RUNS), (rows.statuses, _STATUSES), (rows.wake, _WAKE)):
-        if updates:
+        if len(updates) == 1:
+            db.execute(statement, updates[0])
+        elif updates:
             db.executemany(statement, updates)
     if keys:
         _KEYS(db, [(key.scope, key.key, key.arguments, orjson.dumps(key.result), at) for key, at in keys])

@@ -46,19 +46,19 @@ CREATE TABLE runs (
 )
  WITHOUT ROWID
 -- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+CREATE INDEX runs_by_status ON runs (project, status, id)
+-- end of statement
+CREATE INDEX runs_by_project ON runs (project, id)
+-- end of statement
+CREATE INDEX runs_by_owner ON runs (project, owner, id)
 -- end of statement
 CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_status ON runs (project, status, id)
--- end of statement
-CREATE INDEX runs_by_owner ON runs (project, owner, id)
--- end of statement
-CREATE INDEX runs_by_project ON runs (project, id)
--- end of statement
 CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+-- end of statement
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -67,7 +67,6 @@ CREATE TABLE nodes (
 	generation BIGINT NOT NULL,
 	attempt BIGINT NOT NULL,
 	seq BIGINT NOT NULL,
-	"key" TEXT,
 	output TEXT,
 	size BIGINT NOT NULL,
 	started_at BIGINT,
@@ -194,9 +193,9 @@ CREATE TABLE claims (
 	PRIMARY KEY (run_id)
 )
 -- end of statement
-CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
--- end of statement
 CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
+-- end of statement
+CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
 -- end of statement
 CREATE TABLE workers (
 	id TEXT NOT NULL,
@@ -316,9 +315,9 @@ CREATE TABLE notices (
 	PRIMARY KEY (id)
 )
 -- end of statement
-CREATE INDEX notices_due ON notices (project, endpoint, due_at) WHERE status = 'waiting'
--- end of statement
 CREATE UNIQUE INDEX notices_once ON notices (run_id, seq, endpoint)
+-- end of statement
+CREATE INDEX notices_due ON notices (project, endpoint, due_at) WHERE status = 'waiting'
 -- end of statement
 CREATE TABLE leases (
 	name TEXT NOT NULL,
