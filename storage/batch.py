@@ -15,10 +15,10 @@ import orjson
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import RunId, Seq
 from omium.orchestration.log.chain import Chain
-from omium.orchestration.log.commands import CreateRun
+from omium.orchestration.log.commands import CreateRun, RollBack
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import Touched
-from omium.orchestration.log.load import Need, append, load
+from omium.orchestration.log.load import Need, append, append_at_head, load
 from omium.orchestration.log.references import references
 from omium.orchestration.log.rows import Row, approval_rows, decision_row, effect_rows, hot_run_row, node_rows, run_row
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus, to_document
@@ -152,10 +152,11 @@ class Batch:
         pending = self._events.setdefault(run_id, [])
         touched = self._touched.get(run_id) or Touched()
         try:
-            appended = yield from append(
-                state, write.commands,
-                actor=write.actor, at=self._at, chain=self._chain, touched=touched, pending=pending,
-            )  # fmt: skip
+            about: Any = {"actor": write.actor, "at": self._at, "chain": self._chain, "touched": touched}
+            if any(type(command) is RollBack for command in write.commands):
+                appended = yield from append(state, write.commands, **about, pending=pending)
+            else:
+                appended = append_at_head(state, write.commands, **about)
         except OmiumError as refusal:
             if state.seq != before:
                 raise Spoiled from refusal

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest
@@ -58,13 +58,16 @@ class Packer:
             b.base for b in blobs if b.base is not None and b.encoded.size > _PATCH_ABOVE and not self.knows(b.base)
         }
 
-    def pack(self, blobs: Sequence[NewBlob], find: FindRow) -> list[BlobRow]:
-        """Rows to insert. Files are durable when this returns, so a row never names a file that is not there."""
+    def pack(
+        self, blobs: Sequence[NewBlob], find: FindRow, known: Mapping[bytes, bytes] | None = None
+    ) -> list[BlobRow]:
+        """Rows to insert. Files are durable when this returns, so a row never names a file that is not there. `known`:
+        what `codec.compressed` gave for these and others."""
         rows = []
         for blob in blobs:
             encoded = blob.encoded
             base, depth = self._base(blob.base, encoded.size, find) if blob.base != encoded.digest else (None, 0)
-            packed = pack(encoded.data, base)
+            packed = pack(encoded.data, base, known or {})
             patched = packed.encoding == "patch"
             row = BlobRow(
                 encoded.digest, encoded.size, packed.encoding, blob.base if patched else None, depth if patched else 0,

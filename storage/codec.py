@@ -8,6 +8,8 @@ content, which also finds a patch that met the wrong base.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import zstandard
@@ -22,6 +24,8 @@ Encoding: TypeAlias = Literal["raw", "zstd", "patch"]
 _LEVEL: Final = 1
 _RAW_BELOW: Final = 512  # bytes; a row of the database costs as much as compression could save
 _PATCH_FROM: Final = 4096  # bytes; below it a patch saves too little to pay for reading a second blob
+_MANY_AT_ONCE: Final = "multi_compress_to_buffer" in zstandard.backend_features
+_NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 _WINDOW_LOG_MAX: Final = 27  # 128 MiB for base and content together: the most that zstd decodes without being told to
 # A table of an eighth of the window finds every unchanged stretch. The level's own table has 2^14 entries and loses the
 # start of a base of 1 MB (140 KB instead of 0.7 KB); a table as large as the window takes up to seven times as long.
@@ -47,8 +51,19 @@ class _ThreadContexts(threading.local):
 _contexts: Final = _ThreadContexts()
 
 
-def pack(data: bytes, base: bytes | None = None) -> Packed:
-    """The smallest reasonable form of `data`; `base` is the full content of a blob that may resemble it.
+def compressed(contents: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The compressed forms of the small ones among `contents`, for `pack`. The library gives up the interpreter's lock
+    for each call, and may wait longer to have it back than a small content takes: many at once need it once."""
+    small = [data for data in contents if _RAW_BELOW <= len(data) < _PATCH_FROM]
+    if len(small) < 2 or not _MANY_AT_ONCE:
+        return {}
+    forms = _contexts.compressor.multi_compress_to_buffer(small)
+    return {data: forms[place].tobytes() for place, data in enumerate(small)}
+
+
+def pack(data: bytes, base: bytes | None = None, known: Mapping[bytes, bytes] = _NOTHING) -> Packed:
+    """The smallest reasonable form of `data`; `base` is the full content of a blob that may resemble it; `known` comes
+    from `compressed`.
 
     A patch is chosen only when it is at most three quarters of the plain compressed form, since reading it costs
     reading its base. The encoding is "patch" only if a base was given.
@@ -58,9 +73,9 @@ def pack(data: bytes, base: bytes | None = None) -> Packed:
     patch = _patch(data, base) if base and len(data) >= _PATCH_FROM else None
     if patch is not None and len(patch) <= len(data) // 32:  # plain zstd hardly gets there: do not try it
         return Packed("patch", patch)
-    compressed = _contexts.compressor.compress(data)
-    shrinks = len(compressed) <= len(data) - len(data) // 32  # else the cost of decompression buys nothing
-    plain = Packed("zstd", compressed) if shrinks else Packed("raw", data)
+    form = known.get(data) or _contexts.compressor.compress(data)
+    shrinks = len(form) <= len(data) - len(data) // 32  # else the cost of decompression buys nothing
+    plain = Packed("zstd", form) if shrinks else Packed("raw", data)
     if patch is not None and len(patch) <= len(plain.data) * 3 // 4:
         return Packed("patch", patch)
     return plain

@@ -12,6 +12,7 @@ from omium.orchestration.definition.graph import Graph, Structure
 from omium.orchestration.definition.hashing import node_hash
 from omium.orchestration.definition.model import NodeDef, WorkflowDef, walk
 from omium.orchestration.definition.schema import WorkflowFile, to_workflow
+from omium.orchestration.engine.gates import step_gate
 from omium.orchestration.ids import Digest
 
 _KEEP = 256
@@ -20,12 +21,14 @@ _KEEP = 256
 @dataclass(frozen=True, slots=True)
 class NodeProgram:
     """hash: of what the node computes; names: ids of nodes that its templates and conditions read; every: it reads
-    `nodes` as a whole; plain: whether it may start says its edges alone, so that nothing is read to decide it."""
+    `nodes` as a whole; plain: whether it may start says its edges alone, so that nothing is read to decide it; ungated:
+    and nobody is asked before."""
 
     hash: str
     names: tuple[str, ...]
     every: bool
     plain: bool
+    ungated: bool
 
 
 class Program:
@@ -53,7 +56,8 @@ class Program:
         if known is None:
             names, every = _names(sources(node))
             plain = self.workflow.approvals != "custom" and _is_plain(node)
-            known = self._nodes[id(node)] = (node, NodeProgram(node_hash(node), names, every, plain))
+            ungated = plain and step_gate(self.workflow, node, {}) is None
+            known = self._nodes[id(node)] = (node, NodeProgram(node_hash(node), names, every, plain, ungated))
         return known[1]
 
     def names(self, template: Any) -> tuple[tuple[str, ...], bool]:

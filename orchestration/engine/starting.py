@@ -51,6 +51,9 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
             if verdict is not None:
                 skip(run, turn, node_id, *verdict)
                 return
+        if program.ungated and not run.folded.overrides and run.folded.node(node_id).due_at is None:
+            queue(run, node_id, node)  # as most nodes are
+            return
         if "output" in overridden(run, node_id):
             _give(run, turn, node_id, overridden(run, node_id)["output"])
             return

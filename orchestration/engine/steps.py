@@ -127,7 +127,10 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
             await _suspend(run, turn, attempt, attempt.asked)
         elif error is None:
             assert ended.done is not None
-            await _complete(run, turn, attempt, ended.done, ended.ms)
+            if attempt.node.workspace == "write" or attempt.node.expands:
+                await _complete(run, turn, attempt, ended.done, ended.ms)
+            else:
+                _keep_result(run, turn, attempt, ended.done, ended.ms)
     except OmiumError as refused:  # the value cannot be stored, the plan is not valid, the tree cannot be captured
         error = refused
     if error is not None:
@@ -153,11 +156,17 @@ async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.
 
 
 async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, done: Done, ms: float) -> None:
-    node_id, node = attempt.node_id, attempt.node
-    tree = await run.engine.workspaces.capture(run, attempt) if node.workspace == "write" else None
-    if node.expands:
+    tree = await run.engine.workspaces.capture(run, attempt) if attempt.node.workspace == "write" else None
+    if attempt.node.expands:
         await _expand_plan(run, turn, attempt, done.output)
-        return
+    else:
+        _keep_result(run, turn, attempt, done, ms, tree)
+
+
+def _keep_result(
+    run: Execution, turn: Turn, attempt: NodeAttempt, done: Done, ms: float, tree: str | None = None
+) -> None:
+    node_id = attempt.node_id
     encoded = starting.keep(run, turn, done.output, attempt.base)
     turn.commands.append(
         c.CompleteNode(

@@ -120,21 +120,40 @@ def append(
     """Turn commands into linked events and fold them. Mutates `state` and `touched`: after a refusal (OmiumError) they
     must be thrown away when an earlier command of the same write had gone through. `pending`: the latest events of the
     run, as far as they are in `state` and not stored yet."""
-    events: list[Event] = []
-    stored: list[bytes] = []
+    added = Appended(state, [], [])
     for command in commands:
         base: RunState | None = None
-        nodes: Sequence[NodeId] = ()
-        if type(command) is c.RollBack:
-            if 1 <= command.to <= state.seq:
-                base = yield from _with_pending(load(state.run_id, command.to), state.run_id, [*pending, *events])
-        elif type(command) is c.PlayFrom:
-            nodes = command.affected
-        for kind, data in decide(state, command, at):
-            seq = Seq(state.seq + 1)
-            raw, digest = chain.link(state.head, state.run_id, seq, kind._value_, at, actor, data)
-            event = Event(state.run_id, seq, kind, at, actor, data, state.head, digest)
-            state = apply(state, event, touched, base=base, nodes=nodes)
-            events.append(event)
-            stored.append(raw)
-    return Appended(state, events, stored)
+        if type(command) is c.RollBack and 1 <= command.to <= added.state.seq:
+            base = yield from _with_pending(load(state.run_id, command.to), state.run_id, [*pending, *added.events])
+        _take(added, command, actor, at, chain, touched, base)
+    return added
+
+
+def append_at_head(
+    state: RunState, commands: Sequence[c.Command], *, actor: Principal, at: int, chain: Chain, touched: Touched
+) -> Appended:
+    """`append` for commands of which none goes back in the log, so that nothing needs to be read."""
+    added = Appended(state, [], [])
+    for command in commands:
+        _take(added, command, actor, at, chain, touched)
+    return added
+
+
+def _take(
+    added: Appended,
+    command: c.Command,
+    actor: Principal,
+    at: int,
+    chain: Chain,
+    touched: Touched,
+    base: RunState | None = None,
+) -> None:
+    state = added.state
+    nodes = command.affected if type(command) is c.PlayFrom else ()
+    for kind, data in decide(state, command, at):
+        seq = Seq(state.seq + 1)
+        raw, digest = chain.link(state.head, state.run_id, seq, kind._value_, at, actor, data)
+        event = Event(state.run_id, seq, kind, at, actor, data, state.head, digest)
+        state = added.state = apply(state, event, touched, base=base, nodes=nodes)
+        added.events.append(event)
+        added.stored.append(raw)

@@ -40,8 +40,10 @@ async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | No
     watch = Watch()
 
     def hear(_: RunId, events: Sequence[Event]) -> None:
-        if kinds is None or any(event.type in kinds for event in events):
-            watch.ring()
+        for event in events:  # written out, since it is done for every commit of every run that somebody waits for
+            if kinds is None or event.type in kinds:
+                watch.ring()
+                return
 
     changes = store.changes(own=False, call=watch.ring)
     unlisten = store.listen(hear, run_id)

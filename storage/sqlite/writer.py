@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, Write, Wri
 from omium.orchestration.values import decode
 from omium.storage.batch import Batch, Spoiled, StateCache, drive
 from omium.storage.blobs import BlobRow, Packer
+from omium.storage.codec import compressed
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
 
@@ -268,10 +269,11 @@ class Writer:
     def _commit(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[Outcome], list[Heard]]:
         """One transaction for all; when that fails, one for each, so that nobody suffers for another's mistake."""
         ready, outcomes = [], []
+        known = compressed(_contents(items)) if len(items) > 1 else {}
         for item in items:
             if isinstance(item.work, Write) and item.work.blobs:
                 try:
-                    item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest))
+                    item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest), known)
                 except Exception as error:
                     outcomes.append((item, translated(error, self._path)))
                     continue
@@ -454,6 +456,12 @@ class Writer:
             return sql.events(db, need.run_id, need.after, need.upto)
         assert isinstance(need, NeedValue)
         return decode(self._packer.unpack(need.digest, lambda digest: sql.blob_row(db, digest)))
+
+
+def _contents(items: Iterable[_Item]) -> Iterator[bytes]:
+    for item in items:
+        if isinstance(item.work, Write):
+            yield from (blob.encoded.data for blob in item.work.blobs)
 
 
 def _begin(db: sqlite3.Connection, patient: bool) -> None:
