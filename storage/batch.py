@@ -20,7 +20,16 @@ from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import Need, append, append_at_head, load
 from omium.orchestration.log.references import references
-from omium.orchestration.log.rows import Row, approval_rows, decision_row, effect_rows, hot_run_row, node_rows, run_row
+from omium.orchestration.log.rows import (
+    Row,
+    approval_rows,
+    decision_row,
+    effect_rows,
+    gone_node_rows,
+    hot_run_row,
+    node_rows,
+    run_row,
+)
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus, to_document
 from omium.orchestration.ports import Write
 
@@ -88,6 +97,7 @@ class Rows:
     runs: list[Row] = field(default_factory=list)  # RUN_HOT and the id
     statuses: list[Row] = field(default_factory=list)  # (status, run_id): where it changed
     nodes: list[Row] = field(default_factory=list)
+    gone_nodes: list[Row] = field(default_factory=list)  # (run_id, node)
     approvals: list[Row] = field(default_factory=list)
     effects: list[Row] = field(default_factory=list)
     labels: list[Row] = field(default_factory=list)
@@ -215,6 +225,7 @@ class Batch:
                 if before is not state.status:
                     rows.statuses.append((state.status.value, run_id))
             rows.nodes += node_rows(state, touched.nodes)
+            rows.gone_nodes += gone_node_rows(state, touched.nodes)
             rows.approvals += approval_rows(state, touched.approvals)
             rows.effects += effect_rows(state, touched.effects, touched.forgotten)
         rows.wake = [(wake_at, run_id) for run_id, wake_at in self._wake.items()]

@@ -13,7 +13,7 @@ import orjson
 
 from omium.orchestration.ids import ApprovalId, EffectId, NodeId
 from omium.orchestration.log.events import Event
-from omium.orchestration.log.state import EffectState, NodeState, RunState
+from omium.orchestration.log.state import EffectState, NodeState, NodeStatus, RunState
 
 RUN_COLUMNS = (
     "id", "project", "workflow", "title", "definition", "inputs", "status", "reason", "priority", "generation",
@@ -86,9 +86,12 @@ def _detail(node: NodeState) -> bytes | None:
 
 
 def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
+    """Of what has ended or stands still. A node that executes has none, so that most have theirs written once."""
     run_id, rows = state.run_id, []
     for node_id in nodes:
         n = state.node(node_id)
+        if n.status is NodeStatus.RUNNING and n.wait is None:
+            continue
         rows.append(
             (
                 run_id,
@@ -105,6 +108,17 @@ def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
             )
         )
     return rows
+
+
+def gone_node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
+    """(run, node) of those that execute and may have a row from before."""
+    found: list[Row] = []
+    for node_id in nodes:
+        n = state.node(node_id)
+        first = n.attempt <= 1 and not n.generation and not n.failures and n.approval is None
+        if n.status is NodeStatus.RUNNING and n.wait is None and not first:
+            found.append((state.run_id, node_id))
+    return found
 
 
 def approval_rows(state: RunState, approvals: Iterable[ApprovalId]) -> list[Row]:

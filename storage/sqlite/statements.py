@@ -64,6 +64,7 @@ _EVENTS = _insert("events", ("run_id", "seq", "type", "at", "actor", "data", "pr
 _NEW_RUNS = _insert("runs", RUN_COLUMNS)
 _RUNS = f"UPDATE runs SET {', '.join(f'{c} = ?' for c in RUN_HOT)} WHERE id = ?"  # noqa: S608
 # Apart from the rest, because SQLite rewrites the index entries of every column that a statement names.
+_GONE_NODES = "DELETE FROM nodes WHERE run_id = ? AND node = ?"
 _STATUSES = "UPDATE runs SET status = ? WHERE id = ?"
 _NODES = _upsert("nodes", NODE_COLUMNS, ("run_id", "node"))
 _APPROVALS = _upsert("approvals", APPROVAL_COLUMNS, ("id",))
@@ -114,11 +115,16 @@ def insert(
     ):
         if table:
             write(db, table)
-    for updates, statement in ((rows.runs, _RUNS), (rows.statuses, _STATUSES), (rows.wake, _WAKE)):
-        if len(updates) == 1:
-            db.execute(statement, updates[0])
-        elif updates:
-            db.executemany(statement, updates)
+    for changes, statement in (
+        (rows.runs, _RUNS),
+        (rows.statuses, _STATUSES),
+        (rows.gone_nodes, _GONE_NODES),
+        (rows.wake, _WAKE),
+    ):
+        if len(changes) == 1:
+            db.execute(statement, changes[0])
+        elif changes:
+            db.executemany(statement, changes)
     if keys:
         _KEYS(db, [(key.scope, key.key, key.arguments, orjson.dumps(key.result), at) for key, at in keys])
 

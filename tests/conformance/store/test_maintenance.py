@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
+from omium.orchestration.ids import Digest, NodeId, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob, PlanRow, RunQuery, TokenRow, WorkerRow
 from omium.orchestration.ports_gates import Amounts, Counter
@@ -125,6 +125,34 @@ async def test_each_difference_of_a_projection_is_named(store: AnyStore) -> None
         )  # fmt: skip
         await m.rebuild(m.keeper(store))
         assert await m.verify(m.keeper(store)) == []
+
+
+async def test_a_node_has_a_row_unless_it_executes(store: AnyStore) -> None:
+    life = Life(store)
+    run_id = await life.create()
+    a = NodeId("a")
+
+    async def row() -> list[tuple[Any, ...]]:
+        query = "SELECT status, attempt FROM nodes WHERE run_id = :run"
+        found = await m.keeper(store).read(lambda tables: tables.all(query, run=run_id))
+        assert await m.verify(m.keeper(store)) == []
+        return found
+
+    assert await row() == []
+    await life.do(run_id, c.StartNode(a, 0))
+    assert await row() == []
+    await life.do(run_id, c.InterruptNode(a, 0, 1, "handover"))
+    [(status, _)] = await row()
+    assert status not in ("running", "completed")
+    await life.do(run_id, c.StartNode(a, 0))
+    assert await row() == []
+    await life.do(run_id, c.FailAttempt(a, 0, 2, {"category": "timeout", "message": "late"}, 4 * 10**15))
+    assert len(await row()) == 1
+    await life.do(run_id, c.StartNode(a, 0))
+    assert await row() == []
+    out = encode({"a": 1})
+    await life.do(run_id, c.CompleteNode(a, 0, out.digest, out.size), blobs=[NewBlob(out)])
+    assert await row() == [("completed", 3)]
 
 
 async def test_one_run_can_be_verified_alone(store: AnyStore) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omium.orchestration.errors import OmiumError
-from omium.storage.codec import pack, unpack
+from omium.storage.codec import compressed, pack, unpack
 
 LIMIT = 1 << 20
 
@@ -89,6 +89,15 @@ def test_what_does_not_shrink_is_stored_as_it_is() -> None:
     assert pack(data).encoding == "raw"
     assert pack(data).data is data
     assert pack(data, noise(100_000, seed=8)).encoding == "raw"
+
+
+def test_many_at_once_give_what_each_gives_alone() -> None:
+    contents = [as_json(state(size, seed)) for seed, size in enumerate((100, 600, 1000, 1000, 3000, 5000))]
+    contents += [noise(1000), b"", contents[2]]
+    known = compressed(contents)
+    assert set(known) == {content for content in contents if 512 <= len(content) < 4096}
+    assert [pack(content, None, known) for content in contents] == [pack(content) for content in contents]
+    assert compressed(contents[2:3]) == {}  # one alone is packed when its turn comes
 
 
 def test_patches_start_at_4_kb() -> None:
