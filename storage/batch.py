@@ -171,7 +171,7 @@ class Batch:
             if state.seq != before:
                 raise Spoiled from refusal
             raise
-        state = self._states[run_id] = appended.state
+        state = self._states[run_id] = appended.folded
         if isinstance(first, CreateRun) and first.parent is not None:
             # A branch is created without folding its parent, however long that is: its state is read when it is needed.
             self._shallow.add(run_id)

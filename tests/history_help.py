@@ -64,8 +64,8 @@ class Log:
         appended = self._drive(append(state, commands, actor=WHO, at=self._at, chain=Chain(), touched=touched))
         self.events.setdefault(run_id, []).extend(appended.events)
         rows = self.rows.setdefault(run_id, {})
-        rows |= {row[1]: row for row in node_rows(appended.state, touched.nodes)}
-        after: RunState = appended.state
+        rows |= {row[1]: row for row in node_rows(appended.folded, touched.nodes)}
+        after: RunState = appended.folded
         return after
 
     def new_run(self, workflow: str = "w") -> RunId:

@@ -126,11 +126,7 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
             error = None  # whatever it ended with after it had stopped to ask
             await _suspend(run, turn, attempt, attempt.asked)
         elif error is None:
-            assert ended.done is not None
-            if attempt.node.workspace == "write" or attempt.node.expands:
-                await _complete(run, turn, attempt, ended.done, ended.ms)
-            else:
-                _keep_result(run, turn, attempt, ended.done, ended.ms)
+            await _complete(run, turn, attempt, ended)
     except OmiumError as refused:  # the value cannot be stored, the plan is not valid, the tree cannot be captured
         error = refused
     if error is not None:
@@ -155,18 +151,13 @@ async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.
     turn.wake(request.expires_at)
 
 
-async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, done: Done, ms: float) -> None:
-    tree = await run.engine.workspaces.capture(run, attempt) if attempt.node.workspace == "write" else None
-    if attempt.node.expands:
+async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended) -> None:
+    node_id, node, done = attempt.node_id, attempt.node, ended.done
+    assert done is not None
+    tree = await run.engine.workspaces.capture(run, attempt) if node.workspace == "write" else None
+    if node.expands:
         await _expand_plan(run, turn, attempt, done.output)
-    else:
-        _keep_result(run, turn, attempt, done, ms, tree)
-
-
-def _keep_result(
-    run: Execution, turn: Turn, attempt: NodeAttempt, done: Done, ms: float, tree: str | None = None
-) -> None:
-    node_id = attempt.node_id
+        return
     encoded = starting.keep(run, turn, done.output, attempt.base)
     turn.commands.append(
         c.CompleteNode(
@@ -178,7 +169,7 @@ def _keep_result(
             None,  # the key stands in the event of the start
             tree,
             done.usage,
-            ms,
+            ended.ms,
         )
     )
     run.note(node_id, Outcome(NodeStatus.COMPLETED, encoded.digest, encoded.size))

@@ -102,7 +102,7 @@ def _with_pending(loading: Loading, run_id: RunId, pending: Sequence[Event]) -> 
 class Appended:
     """What a write adds: the state after it, and its events with the stored form of their data."""
 
-    state: RunState
+    folded: RunState
     events: list[Event]
     stored: list[bytes]
 
@@ -123,7 +123,7 @@ def append(
     added = Appended(state, [], [])
     for command in commands:
         base: RunState | None = None
-        if type(command) is c.RollBack and 1 <= command.to <= added.state.seq:
+        if type(command) is c.RollBack and 1 <= command.to <= added.folded.seq:
             base = yield from _with_pending(load(state.run_id, command.to), state.run_id, [*pending, *added.events])
         _take(added, command, actor, at, chain, touched, base)
     return added
@@ -148,12 +148,12 @@ def _take(
     touched: Touched,
     base: RunState | None = None,
 ) -> None:
-    state = added.state
+    state = added.folded
     nodes = command.affected if type(command) is c.PlayFrom else ()
     for kind, data in decide(state, command, at):
         seq = Seq(state.seq + 1)
         raw, digest = chain.link(state.head, state.run_id, seq, kind._value_, at, actor, data)
         event = Event(state.run_id, seq, kind, at, actor, data, state.head, digest)
-        state = added.state = apply(state, event, touched, base=base, nodes=nodes)
+        state = added.folded = apply(state, event, touched, base=base, nodes=nodes)
         added.events.append(event)
         added.stored.append(raw)
