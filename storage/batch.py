@@ -213,7 +213,7 @@ class Batch:
             rows.new_claims.append((run_id, first.project, first.priority, write.claim, int(bool(write.claim)), due))
 
     def rows(self) -> Rows:
-        """All rows of the batch. Each run and node that changed has one, as it is at the end of the batch."""
+        """All rows of the batch. Each run and node that changed has one at most, as it is at the end of the batch."""
         rows = self._rows
         for run_id, touched in self._touched.items():
             state = self._states[run_id]

@@ -57,8 +57,11 @@ def compressed(contents: Iterable[bytes]) -> dict[bytes, bytes]:
     small = [data for data in contents if _RAW_BELOW <= len(data) < _PATCH_FROM]
     if len(small) < 2 or not _MANY_AT_ONCE:
         return {}
-    forms = _contexts.compressor.multi_compress_to_buffer([*small])
-    return {data: forms[place].tobytes() for place, data in enumerate(small)}
+    try:
+        forms = _contexts.compressor.multi_compress_to_buffer([*small])
+        return {data: forms[place].tobytes() for place, data in enumerate(small)}
+    except (MemoryError, zstandard.ZstdError):
+        return {}  # `pack` meets the fault where only one write suffers for it
 
 
 def pack(data: bytes, base: bytes | None = None, known: Mapping[bytes, bytes] = _NOTHING) -> Packed:

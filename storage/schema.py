@@ -1,8 +1,8 @@
 """The tables, once, for both databases.
 
-`events` is the truth. `runs`, `nodes`, `approvals`, `effects`, `labels` and `links` are projections: written in the
-same transaction, never read to decide what a log says, and rebuilt from it at will. The rest are plain tables.
-Times are microseconds since the epoch; JSON columns hold bytes of UTF-8 JSON.
+`events` is the truth. `runs`, `nodes`, `approvals`, `effects`, `labels` and `links`, and who has brought a blob, are
+projections: written in the same transaction, never read to decide what a log says, and rebuilt from it at will. The
+rest are plain tables. Times are microseconds since the epoch; JSON columns hold bytes of UTF-8 JSON.
 """
 
 from __future__ import annotations
@@ -197,12 +197,14 @@ decisions = Table(  # of policy
 )
 Index("decisions_by_time", decisions.c.at)
 
-links = Table(  # which blobs a run's log names that others have brought. By digest, since the sweep asks who needs one.
-    "links",
-    metadata,
-    _text("digest", key=True),
-    _text("run_id", key=True),
-    **_CLUSTERED,
+links = (
+    Table(  # which blobs a run's log names, but for those that it has brought. By digest, as the sweep asks for them.
+        "links",
+        metadata,
+        _text("digest", key=True),
+        _text("run_id", key=True),
+        **_CLUSTERED,
+    )
 )
 
 blobs = Table(  # not clustered: their digests lie anywhere, and a tree with such rows in its inner nodes is deep
@@ -214,7 +216,7 @@ blobs = Table(  # not clustered: their digests lie anywhere, and a tree with suc
     _text("base", null=True),
     _int("depth"),  # length of the chain of patches below
     _int("touched_at"),
-    _text("brought_by", null=True),  # the run whose log named it first, and names it still
+    _text("brought_by", null=True),  # a run whose log names it and has no link for that
     _bytes("data"),
 )
 Index("blobs_by_base", blobs.c.base, sqlite_where=blobs.c.base.is_not(None),

@@ -5,6 +5,8 @@ For use until the first release only: from then on a change of the schema is a m
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from sqlalchemy import create_mock_engine
 
 from omium.storage.migrate import HISTORY
@@ -18,7 +20,10 @@ def statements(dialect: str) -> str:
     driver = {"sqlite": "sqlite://", "postgresql": "postgresql+asyncpg://"}[dialect]
     engine = create_mock_engine(driver, lambda ddl, *_, **__: written.append(str(ddl.compile(dialect=engine.dialect))))
     metadata.create_all(engine, checkfirst=False)
-    lines = [line.rstrip() for statement in written for line in (*statement.strip().splitlines(), END.strip())]
+    # The indexes of a table come in no order.
+    parts = (list(part) for _, part in groupby(written, lambda ddl: "INDEX" in ddl.split("(")[0]))
+    ordered = (ddl for part in parts for ddl in (sorted(part) if "INDEX" in part[0].split("(")[0] else part))
+    lines = [line.rstrip() for statement in ordered for line in (*statement.strip().splitlines(), END.strip())]
     return "\n".join(lines) + "\n"
 
 

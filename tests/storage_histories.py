@@ -20,7 +20,10 @@ from omium.orchestration.values import Encoded, encode
 
 NODES = tuple(NodeId(name) for name in ("a", "b", "c", "fan", "fan[0]", "fan[1]"))
 OPTIONS = ("approve", "reject")
-NAMES = "SELECT run_id, digest FROM links UNION SELECT brought_by, digest FROM blobs WHERE brought_by IS NOT NULL"
+NAMES = (
+    "SELECT run_id, digest FROM links UNION SELECT brought_by, digest FROM blobs"
+    " WHERE EXISTS (SELECT 1 FROM events WHERE events.run_id = brought_by)"
+)
 """Which run's log names which blob, whatever table says so."""
 LATE = 4_000_000_000_000_000
 

@@ -24,6 +24,7 @@ from omium.storage.reads import as_event
 Row: TypeAlias = Sequence[Any]  # run_id or project, seq, type, at, actor, data, prev_hash, hash
 
 _CHUNK: Final = 500
+_BEFORE: Final = -(2**62)  # every position, that of a damaged row too
 _TYPE: Final = re.compile(r"[a-z_]+(\.[a-z_]+)+")
 _EVENT: Final = "seq, type, at, actor, data, prev_hash, hash"
 
@@ -55,21 +56,20 @@ def projects(tables: Tables) -> Iterator[ProjectId]:
         row = tables.first("SELECT min(project) FROM project_events WHERE project > :last", last=row[0])
 
 
-def run_rows(tables: Tables, run_id: str, upto: int = 2**62) -> Iterator[Row]:
+def run_rows(tables: Tables, run_id: str, upto: int = 2**62, after: int = _BEFORE) -> Iterator[Row]:
     """The log of a run as it is stored, in pieces of bounded size."""
-    return _rows(tables, "events", "run_id", run_id, upto)
+    return _rows(tables, "events", "run_id", run_id, upto, after)
 
 
 def project_rows(tables: Tables, project: str) -> Iterator[Row]:
     return _rows(tables, "project_events", "project", project, 2**62)
 
 
-def _rows(tables: Tables, table: str, key: str, name: str, upto: int) -> Iterator[Row]:
+def _rows(tables: Tables, table: str, key: str, name: str, upto: int, after: int = _BEFORE) -> Iterator[Row]:
     statement = (
         f"SELECT {key}, {_EVENT} FROM {table} WHERE {key} = :name AND seq > :after AND seq <= :upto"  # noqa: S608
         " ORDER BY seq LIMIT :most"
     )
-    after = -(2**62)
     while True:
         rows = tables.all(statement, name=name, after=after, upto=upto, most=_CHUNK)
         yield from rows
@@ -78,9 +78,9 @@ def _rows(tables: Tables, table: str, key: str, name: str, upto: int) -> Iterato
         after = rows[-1][1]
 
 
-def run_events(tables: Tables, run_id: str, upto: int = 2**62) -> Iterator[Event]:
+def run_events(tables: Tables, run_id: str, upto: int = 2**62, after: int = _BEFORE) -> Iterator[Event]:
     """The events of a run that is known to be sound."""
-    return (as_event(row) for row in run_rows(tables, run_id, upto))
+    return (as_event(row) for row in run_rows(tables, run_id, upto, after))
 
 
 class Follower:

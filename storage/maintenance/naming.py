@@ -1,7 +1,8 @@
 """Which runs' logs name a blob: what the sweep must leave.
 
-A blob says itself which run brought it, if that run's log names it; every further run whose log does has a row in
-`links`. A run that brings new contents, as most do at every node, so writes nothing but these.
+A blob says itself which run brought it, if that run's log named it then; every further run whose log does has a row in
+`links`. A run that brings new contents, as most do at every node, so writes nothing but these. When it is dropped, what
+it brought is left as it is: a run that has no log names nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +13,14 @@ from typing import Final
 from omium.orchestration.ids import Digest, RunId
 from omium.storage.maintenance.tables import Tables
 
-UNNAMED: Final = "brought_by IS NULL AND NOT EXISTS (SELECT 1 FROM links l WHERE l.digest = blobs.digest)"
+_BRINGER: Final = "EXISTS (SELECT 1 FROM events e WHERE e.run_id = brought_by)"
+UNNAMED: Final = f"NOT {_BRINGER} AND NOT EXISTS (SELECT 1 FROM links l WHERE l.digest = blobs.digest)"  # noqa: S608
 """A condition on a row of `blobs`."""
 
 _BROUGHT: Final = "SELECT 1 FROM blobs WHERE digest = :digest AND brought_by = :run"
 _LINKED: Final = "SELECT 1 FROM links WHERE digest = :digest AND run_id = :run"
-_NAMED: Final = (
-    "SELECT 1 FROM links WHERE digest = :digest"
-    " UNION ALL SELECT 1 FROM blobs WHERE digest = :digest AND brought_by IS NOT NULL LIMIT 1"
-)
-_NAMING: Final = (
-    "SELECT run_id FROM links WHERE digest = :digest"
-    " UNION SELECT brought_by FROM blobs WHERE digest = :digest AND brought_by IS NOT NULL"
-)
+_BROUGHT_BY: Final = f"SELECT brought_by FROM blobs WHERE digest = :digest AND {_BRINGER}"  # noqa: S608 - names of ours
+_NAMING: Final = f"{_BROUGHT_BY} UNION SELECT run_id FROM links WHERE digest = :digest"  # noqa: S608
 _UNLINK: Final = "DELETE FROM links WHERE digest = :digest AND run_id = :run"
 _DISOWN: Final = "UPDATE blobs SET brought_by = NULL WHERE digest = :digest AND brought_by = :run"
 _COUNTS: Final = (
@@ -33,9 +29,8 @@ _COUNTS: Final = (
 )
 
 
-def is_named(tables: Tables, digest: Digest) -> bool:
-    """Whether any run's log names the blob."""
-    return tables.first(_NAMED, digest=digest) is not None
+def runs_naming(tables: Tables, digest: Digest) -> list[RunId]:
+    return [RunId(run_id) for (run_id,) in tables.all(_NAMING, digest=digest)]
 
 
 def is_unrecorded(tables: Tables, run_id: RunId, digest: Digest) -> bool:
@@ -49,15 +44,14 @@ def _is_recorded(tables: Tables, run_id: RunId, digest: Digest) -> bool:
     return tables.first(_BROUGHT, **values) is not None or tables.first(_LINKED, **values) is not None
 
 
-def runs_naming(tables: Tables, digest: Digest) -> list[RunId]:
-    return [RunId(run_id) for (run_id,) in tables.all(_NAMING, digest=digest)]
+def unlink(tables: Tables, run_id: RunId, digests: Iterable[Digest]) -> None:
+    """The run's log names these blobs no more, or is no more. What it brought says so still: see `disown`."""
+    tables.many(_UNLINK, [{"digest": digest, "run": run_id} for digest in sorted(digests)])
 
 
-def forget_names(tables: Tables, run_id: RunId, digests: Iterable[Digest]) -> None:
-    """The run's log names these blobs no more, or is no more."""
-    rows = [{"digest": digest, "run": run_id} for digest in sorted(digests)]
-    tables.many(_UNLINK, rows)
-    tables.many(_DISOWN, rows)
+def disown(tables: Tables, run_id: RunId, digest: Digest) -> None:
+    """A blob that the run has brought stays, though the run's log names it no more. It is written anew whole."""
+    tables.run(_DISOWN, digest=digest, run=run_id)
 
 
 def counts(tables: Tables) -> dict[RunId, int]:
@@ -78,12 +72,3 @@ def record_names(tables: Tables, run_id: RunId, digests: Iterable[Digest], on_re
         missing = wanted
     rows = [{"digest": digest, "run": run_id} for digest in missing]
     tables.many("INSERT INTO links (digest, run_id) VALUES (:digest, :run) ON CONFLICT DO NOTHING", rows)
-
-
-def forget_strangers(tables: Tables, run_id: str) -> None:
-    """A run that has no log names nothing."""
-    tables.run(
-        "UPDATE blobs SET brought_by = NULL WHERE brought_by = :run"
-        " AND NOT EXISTS (SELECT 1 FROM events WHERE run_id = :run)",
-        run=run_id,
-    )

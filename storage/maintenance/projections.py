@@ -33,7 +33,7 @@ from omium.orchestration.ports import Damage
 from omium.storage.batch import SNAPSHOT_EVERY, drive
 from omium.storage.maintenance.contents import Contents
 from omium.storage.maintenance.logs import Follower, Row, run_ids, run_rows
-from omium.storage.maintenance.naming import counts, forget_strangers, is_unrecorded, record_names
+from omium.storage.maintenance.naming import counts, is_unrecorded, record_names
 from omium.storage.maintenance.tables import Keeper, Tables
 from omium.storage.reads import as_event
 
@@ -274,12 +274,12 @@ _NEW_SNAPSHOT: Final = "INSERT INTO snapshots (run_id, seq, document) VALUES (:r
 
 def strangers(tables: Tables) -> Iterator[tuple[str, str]]:
     """Rows of projections whose run has no log: (table, run)."""
-    for table in (*TABLES, "links", "snapshots", "blobs"):
-        key = {"runs": "id", "blobs": "brought_by"}.get(table, "run_id")
+    for table in (*TABLES, "links", "snapshots"):
+        key = "id" if table == "runs" else "run_id"
         yield from (
             (table, run_id)
             for (run_id,) in tables.each(
-                f"SELECT DISTINCT {key} FROM {table} WHERE {key} IS NOT NULL AND NOT EXISTS"  # noqa: S608 - names of ours
+                f"SELECT DISTINCT {key} FROM {table} WHERE NOT EXISTS"  # noqa: S608 - names of ours
                 f" (SELECT 1 FROM events e WHERE e.run_id = {table}.{key})"
             )
         )
@@ -290,9 +290,6 @@ async def _remove_strangers(keeper: Keeper) -> None:
 
     def work(tables: Tables) -> None:
         for table, run_id in found:
-            if table == "blobs":
-                forget_strangers(tables, run_id)
-                continue
             key = "id" if table == "runs" else "run_id"
             tables.run(
                 f"DELETE FROM {table} WHERE {key} = :run AND NOT EXISTS"  # noqa: S608 - names of ours

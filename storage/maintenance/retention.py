@@ -32,7 +32,7 @@ from omium.storage.maintenance.logs import (
     drop_from_history,
     run_events,
 )
-from omium.storage.maintenance.naming import forget_names, is_named
+from omium.storage.maintenance.naming import disown, runs_naming, unlink
 from omium.storage.maintenance.tables import Keeper, Tables
 
 SYSTEM: Final = Principal("retention")
@@ -186,7 +186,7 @@ def _drop(
         assert row is not None
         run = DroppedRun(run_id, ProjectId(row[0]), Seq(row[1]), bytes(row[2]))
         digests = {digest for event in run_events(tables, run_id) for digest in references(event.data)}
-        forget_names(tables, run_id, digests)
+        unlink(tables, run_id, digests)
         drop_from_history(tables, run, at)
         tables.run("DELETE FROM runs WHERE id = :run", run=run_id)
         for table in _OWN:
@@ -286,20 +286,23 @@ async def erase(keeper: Keeper, run_id: RunId, reason: str, actor: Principal = S
         await keeper.append(Write(run_id, [Erase(part, reason)], actor))
     crash_point("erase.logged")
 
-    def unlink(tables: Tables) -> list[Digest]:
+    def forget_names(tables: Tables) -> tuple[list[Digest], Seq]:
         tables.lock_run(run_id)
         erased = _erased(tables, run_id)
-        forget_names(tables, run_id, erased)
+        unlink(tables, run_id, erased)
         if content.digests:
             data = {"run": run_id, "digests": len(content.digests), "reason": reason}
             append_event(tables, keeper.chain, content.project, RUN_ERASED, started, actor, data)
-        return erased
+        head = tables.first("SELECT seq FROM runs WHERE id = :run", run=run_id)
+        return erased, Seq(head[0] if head is not None else 0)
 
-    erased = await keeper.write(unlink)
+    erased, head = await keeper.write(forget_names)
     deleted = shared = pending = 0
     for start in range(0, len(erased), _DELETE_AT_ONCE):
         some = erased[start : start + _DELETE_AT_ONCE]
-        gone, left = await keeper.write(partial(_delete, keeper=keeper, digests=some, started=started))
+        gone, left = await keeper.write(
+            partial(_delete, keeper=keeper, run_id=run_id, head=head, digests=some, started=started)
+        )
         crash_point("blobs.rows_deleted")
         deleted, shared = deleted + len(gone), shared + left
         pending += await anyio.to_thread.run_sync(_delete_files, keeper, gone, started / 1e6 - _WRITE_MAY_TAKE_S)
@@ -360,15 +363,21 @@ def _erased(tables: Tables, run_id: RunId) -> list[Digest]:
 
 
 def _delete(
-    tables: Tables, keeper: Keeper, digests: Sequence[Digest], started: int
+    tables: Tables, keeper: Keeper, run_id: RunId, head: Seq, digests: Sequence[Digest], started: int
 ) -> tuple[list[tuple[Digest, str]], int]:
-    """Delete those that no log names any more: (digest, encoding) of each, and how many stay for others."""
+    """Delete those that no log names any more: (digest, encoding) of each, and how many stay for others. The run itself
+    may have named one again since its log was at `head`."""
+    tables.lock_run(run_id)
+    again = {named for event in run_events(tables, run_id, after=head) for named in references(event.data)}
     tables.lock_blobs(digests)  # a patch upon one of them that is being written is either seen here, or comes too late
     contents = Contents(tables, keeper.files)
     gone: list[tuple[Digest, str]] = []
     shared = 0
     for digest in digests:
-        if is_named(tables, digest):
+        if digest in again:
+            continue
+        if any(other != run_id for other in runs_naming(tables, digest)):
+            disown(tables, run_id, digest)
             shared += 1
             continue
         _stand_alone(tables, contents, digest)
@@ -377,6 +386,8 @@ def _delete(
             "DELETE FROM blobs WHERE digest = :digest AND touched_at < :started RETURNING encoding",
             digest=digest, started=started,
         )  # fmt: skip
+        if not rows:
+            disown(tables, run_id, digest)
         gone += [(digest, encoding) for (encoding,) in rows]
     return gone, shared
 

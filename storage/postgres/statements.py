@@ -78,8 +78,9 @@ _INSERTS: Mapping[str, _Insert] = {
     ),
     "links": _Insert(t.links, ("run_id", "digest"), " ON CONFLICT DO NOTHING"),
 }
-# A run whose log names a blob that it was the first to bring, earlier or with this statement, needs no link.
-_BROUGHT = " AND NOT EXISTS (SELECT 1 FROM {blobs} b WHERE b.digest = n.digest AND b.brought_by = n.run_id)"
+# A run whose log names a blob that it was the first to bring needs no link. Who that was is known only of the blobs
+# that the statement writes itself: their rows are locked, and seen as they are now.
+_BROUGHT = " AND NOT EXISTS (SELECT 1 FROM blobs_ b WHERE b.digest = n.digest AND b.brought_by = n.run_id)"
 _LATELY_US = 12 * 3_600_000_000  # half of the time after which the sweep takes what nobody refers to
 _RUNS = _Insert(t.runs, (*RUN_HOT, "id", "status"))  # the status: NULL where it stays
 
@@ -181,8 +182,7 @@ def _statement(tables: tuple[str, ...], based: bool, bases: bool, wakes: bool) -
         columns = ", ".join(insert.columns)
         condition = gate
         if name == "links":
-            condition += _BROUGHT.format(blobs="blobs")
-            condition += _BROUGHT.format(blobs="blobs_") if "blobs" in tables else ""
+            condition += _BROUGHT if "blobs" in tables else ""
         parts.append(
             f"{name}_ AS (INSERT INTO {insert.table.name} ({columns})"  # noqa: S608
             f" SELECT {columns} FROM unnest(${number}::{insert.table.name}[]) n WHERE {condition}{insert.conflict})"

@@ -64,8 +64,8 @@ _EVENTS = _insert("events", ("run_id", "seq", "type", "at", "actor", "data", "pr
 _NEW_RUNS = _insert("runs", RUN_COLUMNS)
 _RUNS = f"UPDATE runs SET {', '.join(f'{c} = ?' for c in RUN_HOT)} WHERE id = ?"  # noqa: S608
 # Apart from the rest, because SQLite rewrites the index entries of every column that a statement names.
-_GONE_NODES = "DELETE FROM nodes WHERE run_id = ? AND node = ?"
 _STATUSES = "UPDATE runs SET status = ? WHERE id = ?"
+_GONE_NODES = "DELETE FROM nodes WHERE run_id = ? AND node = ?"
 _NODES = _upsert("nodes", NODE_COLUMNS, ("run_id", "node"))
 _APPROVALS = _upsert("approvals", APPROVAL_COLUMNS, ("id",))
 _EFFECTS = _upsert("effects", EFFECT_COLUMNS, ("id",))

@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,10 +269,13 @@ class Writer:
     def _commit(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[Outcome], list[Heard]]:
         """One transaction for all; when that fails, one for each, so that nobody suffers for another's mistake."""
         ready, outcomes = [], []
-        known = compressed(_contents(items)) if len(items) > 1 else {}
+        known: Mapping[bytes, bytes] | None = {} if len(items) == 1 else None
         for item in items:
             if isinstance(item.work, Write) and item.work.blobs:
                 try:
+                    if known is None:
+                        known = {}  # whatever fails here concerns this item alone
+                        known = compressed(_contents(items))
                     item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest), known)
                 except Exception as error:
                     outcomes.append((item, translated(error, self._path)))

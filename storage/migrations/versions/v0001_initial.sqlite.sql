@@ -46,19 +46,19 @@ CREATE TABLE runs (
 )
  WITHOUT ROWID
 -- end of statement
-CREATE INDEX runs_by_status ON runs (project, status, id)
--- end of statement
-CREATE INDEX runs_by_project ON runs (project, id)
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_owner ON runs (project, owner, id)
 -- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+-- end of statement
+CREATE INDEX runs_by_project ON runs (project, id)
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -315,9 +315,9 @@ CREATE TABLE notices (
 	PRIMARY KEY (id)
 )
 -- end of statement
-CREATE UNIQUE INDEX notices_once ON notices (run_id, seq, endpoint)
--- end of statement
 CREATE INDEX notices_due ON notices (project, endpoint, due_at) WHERE status = 'waiting'
+-- end of statement
+CREATE UNIQUE INDEX notices_once ON notices (run_id, seq, endpoint)
 -- end of statement
 CREATE TABLE leases (
 	name TEXT NOT NULL,

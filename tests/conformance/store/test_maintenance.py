@@ -97,7 +97,7 @@ async def spoil(store: AnyStore) -> None:
         tables.run("INSERT INTO links (digest, run_id) SELECT 'd', id FROM runs")
         tables.run("DELETE FROM links WHERE digest < '8'")
         tables.run("UPDATE blobs SET brought_by = NULL WHERE digest < '4'")
-        tables.run("UPDATE blobs SET brought_by = 'x' WHERE digest > 'c'")
+        tables.run("UPDATE blobs SET brought_by = (SELECT min(id) FROM runs) WHERE digest > 'c'")
         tables.run("UPDATE snapshots SET document = (SELECT document FROM snapshots ORDER BY run_id LIMIT 1)")
 
     await m.keeper(store).write(work)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
+import anyio
 import pytest
 
-from omium.orchestration.ids import RunId
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import EffectId, NodeId, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
+from omium.storage.maintenance import retention
 from tests.conformance.store.databases import AnyStore, TestClock
 from tests.storage_histories import Life
 
@@ -59,3 +64,68 @@ async def test_the_run_that_brings_a_content_needs_no_link_and_every_other_one_h
     await life.do(other, c.CancelRun())
     await m.erase(m.keeper(store), other, "asked for")
     assert await naming() == ([], [])
+
+
+async def test_what_a_run_names_again_while_it_is_erased_stays(
+    store: AnyStore, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that is settled late, with the very content that is being erased."""
+    life = Life(store)
+    value, node = encode({"result": "the same"}), NodeId("a")
+    run_id = await life.create()
+    calls = [EffectId(f"{run_id}/a/{name}") for name in ("first", "second")]
+    await life.do(run_id, c.StartNode(node, 0))
+    for call in calls:
+        await life.do(run_id, c.IntendEffect(call, node, 0, 1, call[-6:], "tool", "ask"))
+    settle = [c.SettleEffect(call, "done", value.digest, value.size) for call in calls]
+    await life.do(run_id, settle[0], blobs=[NewBlob(value)])
+    await life.do(run_id, c.CancelRun())
+    clock.advance(60)
+    erasing, unlinked = threading.Event(), threading.Event()
+    unlink = retention.unlink
+
+    def slowly(*args: Any) -> None:
+        unlink(*args)
+        erasing.set()
+        unlinked.wait(20)
+
+    async def settle_late() -> None:
+        await anyio.to_thread.run_sync(erasing.wait)
+        clock.advance(1)
+        written = asyncio.create_task(life.do(run_id, settle[1], blobs=[NewBlob(value)]))
+        await asyncio.sleep(0.2)  # real time: it waits for the lock that the erasure holds
+        unlinked.set()
+        await written
+
+    monkeypatch.setattr(retention, "unlink", slowly)
+    with anyio.fail_after(40):
+        await asyncio.gather(settle_late(), m.erase(m.keeper(store), run_id, "asked for"))
+    clock.advance(2 * DAY)
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert await m.verify(m.keeper(store)) == []
+    assert await store.value(value.digest) == {"result": "the same"}
+
+
+async def test_dropping_a_run_touches_nothing_that_it_has_brought(store: AnyStore, clock: TestClock) -> None:
+    """It would be written anew, and wait for whoever writes the same."""
+    life = Life(store)
+    value = encode({"several runs": "have it"})
+    run_id, other = await life.create(), await life.create()
+    for one in (run_id, other):
+        await life.do(one, c.Signal("same", value.digest, value.size), blobs=[NewBlob(value)])
+    await life.do(run_id, c.CancelRun())
+    clock.advance(2 * DAY)
+    await m.retain(m.keeper(store), m.Policy(DAY), clock.now_us())
+    assert await store.run(run_id) is None
+    query = "SELECT brought_by FROM blobs WHERE digest = :digest"
+    assert await m.keeper(store).read(lambda tables: tables.all(query, digest=value.digest)) == [(run_id,)]
+    await m.sweep(m.keeper(store), clock.now_us())
+    assert await store.value(value.digest) == {"several runs": "have it"}
+    await life.do(other, c.CancelRun())
+    clock.advance(2 * DAY)
+    await m.retain(m.keeper(store), m.Policy(DAY), clock.now_us())
+    clock.advance(2 * DAY)
+    await m.sweep(m.keeper(store), clock.now_us())
+    with pytest.raises(OmiumError) as refused:
+        await store.value(value.digest)
+    assert refused.value.code == "not_found"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from omium.orchestration.errors import OmiumError
@@ -42,6 +43,36 @@ async def test_a_duration_is_waited_for_by_nobody(tmp_path: Path) -> None:
         w.advance(10)
         view = await w.finished(run)
         assert view.output == {"end": {"waited_until": due_at}}
+
+
+async def test_a_run_that_is_let_go_of_is_not_executed_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leaves then need not start anybody for it, however long the database takes."""
+    flow = wait("{for: 1h}") + "- {id: long, kind: function, use: hold, with: {name: long}}\n"
+    async with world(tmp_path, flow) as w:
+        released, release = anyio.Event(), w.machine.store.release
+        asked = anyio.Event()
+
+        async def slowly(*args: Any) -> Any:
+            asked.set()
+            await released.wait()
+            return await release(*args)
+
+        monkeypatch.setattr(w.machine.store, "release", slowly)
+        engine = w.machine.engine
+        assert not engine.is_executing
+        run = await w.run("wait")
+        await w.entered("long")
+        assert engine.is_executing
+        w.let_go("long")
+        with anyio.fail_after(20):
+            await asked.wait()
+        assert (engine.busy, engine.is_executing) == (1, False)
+        released.set()
+        await w.idle()
+        w.advance(3600)
+        await w.finished(run)
 
 
 async def test_a_wait_of_no_time_at_all(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omium.orchestration.errors import OmiumError
+from omium.storage import codec
 from omium.storage.codec import compressed, pack, unpack
 
 LIMIT = 1 << 20
@@ -98,6 +100,15 @@ def test_many_at_once_give_what_each_gives_alone() -> None:
     assert set(known) == {content for content in contents if 512 <= len(content) < 4096}
     assert [pack(content, None, known) for content in contents] == [pack(content) for content in contents]
     assert compressed(contents[2:3]) == {}  # one alone is packed when its turn comes
+
+
+def test_what_cannot_be_made_at_once_is_left_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def multi_compress_to_buffer(self, _: object) -> None:
+            raise MemoryError
+
+    monkeypatch.setattr(codec, "_contexts", SimpleNamespace(compressor=Full()))
+    assert compressed([b"a" * 600, b"b" * 600]) == {}
 
 
 def test_patches_start_at_4_kb() -> None:
