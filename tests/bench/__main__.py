@@ -21,6 +21,7 @@ from tests.postgres import start_postgres
 NOTES = (
     "A step takes the whole state and returns it; the state is the output of a node that the next node consumes. All"
     " stores commit durably: SQLite with synchronous=FULL, PostgreSQL with fsync.",
+    "Every run of chain and runs has a text of its own: a content that is stored already is not stored again, by ours.",
     "Floor, ours and peers were measured in turn within this run; each figure is the median of the rounds. Trust the"
     " ratios: the machine may be shared.",
     "The floor of rates is a bare insert and commit a step; where work is concurrent, one writer that commits in"
