@@ -15,7 +15,7 @@ from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, append, load
-from omium.orchestration.log.rows import node_rows
+from omium.orchestration.log.rows import gone_node_rows, node_rows
 from omium.orchestration.log.state import RunState
 from omium.orchestration.values import encode
 
@@ -65,6 +65,8 @@ class Log:
         self.events.setdefault(run_id, []).extend(appended.events)
         rows = self.rows.setdefault(run_id, {})
         rows |= {row[1]: row for row in node_rows(appended.folded, touched.nodes)}
+        for _, gone in gone_node_rows(appended.folded, touched.nodes):
+            rows.pop(gone, None)
         after: RunState = appended.folded
         return after
 

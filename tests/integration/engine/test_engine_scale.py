@@ -59,11 +59,11 @@ async def took(w: object, run: RunId) -> None:
 
 async def test_ten_times_the_chain_takes_no_more_than_its_share(tmp_path: Path) -> None:
     async with world(tmp_path, chain(1_000), chain(10_000)) as w:
-        seconds: dict[int, float] = {}
+        seconds: dict[int, float] = {}  # of the processor: others may be busy
         for length in (1_000, 10_000):
-            began = time.perf_counter()
+            began = time.process_time()
             await took(w, await w.run(f"chain{length}"))
-            seconds[length] = time.perf_counter() - began
+            seconds[length] = time.process_time() - began
         assert w.called() == [f"n{n}" for n in range(1_000)] + [f"n{n}" for n in range(10_000)]
         assert seconds[10_000] < 30 * seconds[1_000], seconds  # quadratic would be a hundred times
 
@@ -72,8 +72,8 @@ async def test_ten_times_the_width_takes_no_more_than_its_share(tmp_path: Path) 
     async with world(tmp_path, FAN) as w:
         seconds: dict[int, float] = {}
         for width in (1_000, 10_000):
-            began = time.perf_counter()
+            began = time.process_time()
             await took(w, await w.run("fan", {"n": width}))
-            seconds[width] = time.perf_counter() - began
+            seconds[width] = time.process_time() - began
         assert len(w.calls) == 11_002
         assert seconds[10_000] < 30 * seconds[1_000], seconds
