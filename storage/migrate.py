@@ -52,7 +52,7 @@ class History:
     head: str
 
 
-HISTORY: Final = History(Path(__file__).parent / "migrations", "0001")
+HISTORY: Final = History(Path(__file__).parent / "migrations", "0002")
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

@@ -359,9 +359,7 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 
 
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
-    executor = run.engine.executor(node)
-    if run.folded.agents is not None:
-        executor = await run.engine.executor_of(run.folded, node)
+    executor = await run.engine.executor_of(run.folded, node)
     if node.kind in _OF_AGENTS and isinstance(executor, NamesAgents):
         attempt.agent = executor.named(used(node))
     program = run.program.node(node)

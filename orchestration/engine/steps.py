@@ -67,9 +67,7 @@ async def execute(run: Execution, attempt: NodeAttempt, scope: anyio.CancelScope
 
 async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
     node = attempt.node
-    executor = run.engine.executor(node)
-    if run.folded.agents is not None:
-        executor = await run.engine.executor_of(run.folded, node)
+    executor = await run.engine.executor_of(run.folded, node)
     await run.engine.prepare(run, attempt)
     limit, too_late = _limit(run, attempt)
     if limit is None or too_late is None:

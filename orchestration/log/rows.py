@@ -96,7 +96,7 @@ def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
             (
                 run_id,
                 node_id,
-                n.status._value_,  # `value` takes a quarter of a microsecond, which this is spent for every node
+                n.status._value_,  # `value` is a property, and dear where every node passes
                 n.generation,
                 n.attempt,
                 n.seq,

@@ -278,7 +278,7 @@ class Writer:
                         known = compressed(_contents(items))
                     item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest), known)
                 except Exception as error:
-                    outcomes.append((item, translated(error, self._path)))
+                    outcomes.append((item, self._reason(error)))
                     continue
             ready.append(item)
         if not ready:
@@ -313,7 +313,9 @@ class Writer:
         return translated(error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error, self._path)
 
     def _note(self, error: BaseException) -> None:
-        if not isinstance(error, Spoiled | sqlite3.Error | OSError):  # a bug; the writer must live on all the same
+        if not isinstance(
+            error, Spoiled | OmiumError | sqlite3.Error | OSError
+        ):  # a bug; the writer must live on all the same
             _log.error("a commit failed", exc_info=error)
 
     def forget(self) -> None:

@@ -45,19 +45,19 @@ CREATE TABLE runs (
 )
  WITH (fillfactor = 50)
 -- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
 CREATE INDEX runs_by_owner ON runs (project, owner, id)
 -- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
--- end of statement
 CREATE INDEX runs_by_project ON runs (project, id)
+-- end of statement
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+-- end of statement
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_status ON runs (project, status, id)
--- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -66,6 +66,7 @@ CREATE TABLE nodes (
 	generation BIGINT NOT NULL,
 	attempt BIGINT NOT NULL,
 	seq BIGINT NOT NULL,
+	key TEXT,
 	output TEXT,
 	size BIGINT NOT NULL,
 	started_at BIGINT,
@@ -170,7 +171,6 @@ CREATE TABLE blobs (
 	base TEXT,
 	depth BIGINT NOT NULL,
 	touched_at BIGINT NOT NULL,
-	brought_by TEXT,
 	data BYTEA NOT NULL,
 	PRIMARY KEY (digest)
 )
@@ -187,9 +187,9 @@ CREATE TABLE claims (
 	PRIMARY KEY (run_id)
 )
 -- end of statement
-CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
--- end of statement
 CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
+-- end of statement
+CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
 -- end of statement
 CREATE TABLE workers (
 	id TEXT NOT NULL,

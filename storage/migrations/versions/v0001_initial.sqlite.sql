@@ -46,19 +46,19 @@ CREATE TABLE runs (
 )
  WITHOUT ROWID
 -- end of statement
-CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
+CREATE INDEX runs_by_status ON runs (project, status, id)
 -- end of statement
 CREATE INDEX runs_by_owner ON runs (project, owner, id)
 -- end of statement
-CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
--- end of statement
 CREATE INDEX runs_by_project ON runs (project, id)
+-- end of statement
+CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+-- end of statement
+CREATE INDEX runs_by_caller ON runs (caller_run) WHERE caller_run IS NOT NULL
 -- end of statement
 CREATE INDEX runs_by_session ON runs (session) WHERE session IS NOT NULL
 -- end of statement
-CREATE INDEX runs_by_status ON runs (project, status, id)
--- end of statement
-CREATE INDEX runs_by_workflow ON runs (project, workflow, id)
+CREATE INDEX runs_by_parent ON runs (parent_run) WHERE parent_run IS NOT NULL
 -- end of statement
 CREATE TABLE nodes (
 	run_id TEXT NOT NULL,
@@ -67,6 +67,7 @@ CREATE TABLE nodes (
 	generation BIGINT NOT NULL,
 	attempt BIGINT NOT NULL,
 	seq BIGINT NOT NULL,
+	"key" TEXT,
 	output TEXT,
 	size BIGINT NOT NULL,
 	started_at BIGINT,
@@ -176,10 +177,10 @@ CREATE TABLE blobs (
 	base TEXT,
 	depth BIGINT NOT NULL,
 	touched_at BIGINT NOT NULL,
-	brought_by TEXT,
 	data BLOB NOT NULL,
 	PRIMARY KEY (digest)
 )
+ WITHOUT ROWID
 -- end of statement
 CREATE INDEX blobs_by_base ON blobs (base) WHERE base IS NOT NULL
 -- end of statement
@@ -193,9 +194,9 @@ CREATE TABLE claims (
 	PRIMARY KEY (run_id)
 )
 -- end of statement
-CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
--- end of statement
 CREATE INDEX claims_due ON claims (project, wake_at) WHERE worker IS NULL
+-- end of statement
+CREATE INDEX claims_by_worker ON claims (worker) WHERE worker IS NOT NULL
 -- end of statement
 CREATE TABLE workers (
 	id TEXT NOT NULL,

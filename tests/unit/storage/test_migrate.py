@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from omium.storage.migrate import HISTORY, History, migrate_postgres, migrate_sq
 
 GOOD = """
 from alembic import op
-revision, down_revision = "0002", "0001"
+revision, down_revision = "0003", "0002"
 
 def upgrade():
     with op.batch_alter_table("plans") as plans:
@@ -41,8 +41,8 @@ def later(tmp_path: Path, step: str) -> History:
     folder = tmp_path / "migrations"
     if not folder.exists():
         shutil.copytree(HISTORY.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0002_later.py").write_text(step)
-    return History(folder, "0002")
+    (folder / "versions" / "v0003_later.py").write_text(step)
+    return History(folder, "0003")
 
 
 def schema(path: Path) -> list[tuple[Any, ...]]:
@@ -90,9 +90,7 @@ def test_the_newest_revision_is_the_one_that_the_program_knows() -> None:
 def test_a_fresh_sqlite_schema_equals_a_migrated_one(tmp_path: Path) -> None:
     migrate_sqlite(tmp_path / "fresh.db")
     migrate_sqlite(tmp_path / "migrated.db", History(HISTORY.folder, HISTORY.head))  # every step, one after the other
-    assert schema(tmp_path / "fresh.db") == schema(tmp_path / "migrated.db"), (
-        "write a migration (before the first release: python -m tests.freeze_initial_schema)"
-    )
+    assert schema(tmp_path / "fresh.db") == schema(tmp_path / "migrated.db"), "write a migration"
     assert version(tmp_path / "fresh.db") == version(tmp_path / "migrated.db") == HISTORY.head
 
 
@@ -122,9 +120,9 @@ def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> Non
     put_blob(path)
     before = dump(path)
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0002"
+    assert version(path) == "0003"
     assert "later" in [row[1] for row in schema(path)]
-    saved = tmp_path / "omium.db.before-0002.bak"
+    saved = tmp_path / "omium.db.before-0003.bak"
     assert dump(saved) == before
     assert saved.stat().st_mode & 0o777 == 0o600
     saved.unlink()
@@ -134,7 +132,59 @@ def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> Non
     assert not saved.exists()
 
 
-@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0002', '0001'\ndef upgrade(): 1 / 0\n"])
+def of_first(blob: Callable[[bytes], str]) -> Iterator[str]:
+    """Statements that fill tables of the first version. `blob` writes bytes as the database reads them."""
+    yield (
+        "INSERT INTO blobs (digest, size, encoding, base, depth, touched_at, data) VALUES"
+        f" ('a', 1, 'raw', NULL, 0, 7, {blob(b'x')}), ('b', 2, 'patch', 'a', 1, 8, {blob(b'yy')})"
+    )
+    yield "INSERT INTO links (digest, run_id) VALUES ('a', 'r'), ('b', 'r')"
+    error, waits = blob(b'{"error":{"message":"\\"wait\\":"}}'), blob(b'{"wait":{"kind":"children"}}')
+    yield (
+        'INSERT INTO nodes (run_id, node, status, generation, attempt, seq, "key", output, size, detail) VALUES'
+        " ('r', 'done', 'completed', 0, 1, 5, 'k', 'a', 1, NULL),"
+        " ('r', 'executes', 'running', 0, 1, 6, 'k', NULL, 0, NULL),"
+        f" ('r', 'again', 'running', 0, 2, 7, 'k', NULL, 0, {error}),"
+        f" ('r', 'waits', 'running', 0, 1, 8, NULL, NULL, 0, {waits})"
+    )
+
+
+SINCE_SECOND = {
+    "SELECT digest, size, encoding, base, touched_at, brought_by FROM blobs ORDER BY digest": [
+        ("a", 1, "raw", None, 7, None),
+        ("b", 2, "patch", "a", 8, None),
+    ],
+    "SELECT digest, run_id FROM links ORDER BY digest": [("a", "r"), ("b", "r")],
+    "SELECT node, status, attempt, seq, output FROM nodes ORDER BY node": [
+        ("done", "completed", 1, 5, "a"),
+        ("waits", "running", 1, 8, None),
+    ],
+}
+"""What is in the tables from the second version on."""
+
+
+def test_the_second_version_keeps_contents_and_drops_what_executes(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path, History(HISTORY.folder, "0001"))
+    db = sqlite3.connect(path)
+    with db:
+        for statement in of_first(lambda data: f"x'{data.hex()}'"):
+            db.execute(statement)
+    migrate_sqlite(path)
+    assert {query: db.execute(query).fetchall() for query in SINCE_SECOND} == SINCE_SECOND
+    db.close()
+
+
+@pytest.mark.anyio
+async def test_the_second_version_in_postgres(postgres_url: str) -> None:
+    await migrate_postgres(postgres_url, History(HISTORY.folder, "0001"))
+    for statement in of_first(lambda data: f"'\\x{data.hex()}'"):
+        await query(postgres_url, statement)
+    await migrate_postgres(postgres_url)
+    assert {asked: await query(postgres_url, asked) for asked in SINCE_SECOND} == SINCE_SECOND
+
+
+@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0003', '0002'\ndef upgrade(): 1 / 0\n"])
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
     path = tmp_path / "omium.db"
     migrate_sqlite(path)
@@ -144,11 +194,11 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
         migrate_sqlite(path, later(tmp_path, step))
     assert failure.value.code == "storage_unavailable"
     assert as_file(path) == before
-    assert dump(tmp_path / "omium.db.before-0002.bak") == text
+    assert dump(tmp_path / "omium.db.before-0003.bak") == text
     migrate_sqlite(path)
     put_blob(path, "b" * 64)  # it goes on with the version that it had
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0002"
+    assert version(path) == "0003"
 
 
 @pytest.mark.parametrize("point", ["migration.backed_up", "migration.before_commit"])
@@ -160,7 +210,7 @@ def test_a_migration_that_is_killed_changes_nothing(tmp_path: Path, point: str) 
     assert in_child(path, history, point) == -9
     assert as_file(path) == before
     migrate_sqlite(path, history)
-    assert version(path) == "0002"
+    assert version(path) == "0003"
 
 
 def test_a_creation_that_is_killed_leaves_an_empty_database(tmp_path: Path) -> None:
@@ -323,7 +373,7 @@ async def test_a_fresh_postgres_schema_equals_a_migrated_one(postgres: Any, post
         migrated = await query(other, CATALOGUE)
     finally:
         postgres.drop_database(name)
-    assert fresh == migrated, "write a migration (before the first release: python -m tests.freeze_initial_schema)"
+    assert fresh == migrated, "write a migration"
     assert {"events_no_update", "events_no_delete", "events_no_truncate"} <= {row[1] for row in fresh}
 
 
@@ -332,11 +382,11 @@ async def test_postgres_migrates_once_whoever_comes_together(postgres_url: str, 
     await asyncio.gather(*(migrate_postgres(postgres_url) for _ in range(4)))
     history = later(tmp_path, GOOD)
     await asyncio.gather(*(migrate_postgres(postgres_url, history) for _ in range(4)))
-    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0003",)]
     with pytest.raises(OmiumError) as refusal:
         await migrate_postgres(postgres_url)
     assert refusal.value.code == "storage_unavailable"
-    assert refusal.value.data["found"] == "0002"
+    assert refusal.value.data["found"] == "0003"
 
 
 @pytest.mark.anyio
@@ -349,7 +399,7 @@ async def test_a_postgres_step_that_fails_changes_nothing(postgres_url: str, tmp
         await migrate_postgres(postgres_url, later(tmp_path, step))
     assert failure.value.code == "storage_unavailable"
     assert await query(postgres_url, CATALOGUE) == before
-    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0002",)]
     assert await query(postgres_url, "SELECT count(*) FROM blobs") == [(1,)]
 
 
