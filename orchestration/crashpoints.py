@@ -27,6 +27,7 @@ CrashPoint = Literal[
     "blob.file.renamed",  # the blob has its name; its directory is not yet forced to disk
     "migration.backed_up",  # the copy beside the database is complete, the migration has not begun
     "migration.before_commit",  # the schema and its version are written, their transaction is not committed
+    "erase.noted",  # an erasure is on record as begun, and nothing has been erased
     "erase.logged",  # the log says that content is erased, and it is still there
     "blobs.rows_deleted",  # rows of blobs are gone, the files of the large ones are still there
     "rebuild.run",  # the projections of one run are rebuilt, those of the next are not

@@ -473,9 +473,13 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
         process (of those to one run, if `run_id` names it), before the write's own caller goes on. Gives what ends the
         listening."""
 
-    def changes(self, *, own: bool = True, call: Callable[[], None] | None = None) -> Subscription:
-        """With `own` False only changes by other processes count. `call`, if given, is called in the event loop
-        instead of waking an iteration, until the subscription is closed."""
+    def on_change(self, call: Callable[[], None], *, own: bool = True) -> Callable[[], None]:
+        """Have `call` called, in the event loop, when anything may have changed in the database; with `own` False only
+        for changes by other processes. It says nothing about what changed, and may come for nothing. Gives what ends
+        it."""
+
+    def changes(self, *, own: bool = True) -> Subscription:
+        """`on_change`, to be iterated."""
 
     async def wake(self, run_ids: Sequence[RunId], at_us: int) -> None:
         """Have these runs claimed at `at_us`, or by then. For a run that somebody owns this counts from the moment at

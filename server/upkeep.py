@@ -19,7 +19,7 @@ from omium.server.config import Config, Retention
 if TYPE_CHECKING:
     from omium.orchestration.ports import Store
     from omium.orchestration.ports_workspace import Workspaces
-    from omium.storage.maintenance import Keeper, Policy, Retained
+    from omium.storage.maintenance import Beside, Keeper, Policy, Retained
     from omium.storage.maintenance.upkeep import Chore
 
 
@@ -29,7 +29,7 @@ def chores(config: Config, store: Store, workspaces: Workspaces | None) -> list[
     from omium.storage.maintenance.upkeep import Chore
 
     keeping, every = keeper(store), config.upkeep.every_s
-    found = [Chore("sweep", every, partial(_sweep, keeping))]
+    found = [Chore("sweep", every, partial(_sweep, keeping, partial(remove_files, config.home, workspaces)))]
     if config.retention is not None:
         work = partial(_retain, keeping, policy_of(config, config.retention), workspaces, config.home)
         found.insert(0, Chore(f"retention of {config.project.id}", every, work))
@@ -52,22 +52,18 @@ async def forget(
     too."""
     from omium.storage.maintenance import retain
 
-    found = await retain(keeping, policy, keeping.clock.now_us(), preview=preview)
-    if not preview:
-        await remove_files(home, [*found.dropped, *found.erased], workspaces, found.dropped)
-    return found
+    beside = partial(remove_files, home, workspaces)
+    return await retain(keeping, policy, keeping.clock.now_us(), preview=preview, beside=beside)
 
 
-async def remove_files(
-    home: Path, gone: Sequence[RunId], workspaces: Workspaces | None, trees: Sequence[RunId]
-) -> None:
+async def remove_files(home: Path, workspaces: Workspaces | None, gone: Sequence[RunId], trees: bool) -> None:
     """Remove what attempts of these runs have left on the disk, conversations of coding CLIs that were of these runs
-    only, and the workspaces of `trees`. Raises `workspace`."""
+    only, and with `trees` their workspaces. Raises `workspace`."""
     from omium.clients.coding.register import Conversations
     from omium.clients.workspaces.scratch import remove_scratch
 
-    if workspaces is not None and trees:
-        await workspaces.drop(trees)
+    if workspaces is not None and trees and gone:
+        await workspaces.drop(gone)
     try:
         if gone:
             await anyio.to_thread.run_sync(remove_scratch, home, gone)
@@ -91,11 +87,11 @@ async def kept_up(config: Config, store: Store, workspaces: Workspaces | None) -
         tasks.cancel_scope.cancel()
 
 
-async def _sweep(keeping: Keeper) -> Mapping[str, Any]:
+async def _sweep(keeping: Keeper, beside: Beside) -> Mapping[str, Any]:
     from omium.storage.maintenance import sweep
 
-    gone = await sweep(keeping, keeping.clock.now_us())
-    return {"contents": gone.blobs, "files": gone.orphans + gone.temporaries}
+    gone = await sweep(keeping, keeping.clock.now_us(), beside=beside)
+    return {"contents": gone.blobs, "files": gone.orphans + gone.temporaries, "erasures": gone.erasures}
 
 
 async def _expire(config: Config) -> Mapping[str, Any]:

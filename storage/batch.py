@@ -128,6 +128,7 @@ class Batch:
         self._before: dict[RunId, RunStatus | None] = {}  # the status before this batch; None: it is created here
         self._wake: dict[RunId, int | None] = {}
         self._events: dict[RunId, list[Event]] = {}
+        self._claimed: dict[RunId, int] = {}
         self.based_on: dict[RunId, Seq] = {}  # the positions of the runs that were looked at, before this batch
 
     @property
@@ -137,10 +138,7 @@ class Batch:
 
     def claimed(self, run_id: RunId) -> int | None:
         """The owner's token of a run that this batch creates, -1 if it gets none; None for any other run."""
-        for row in self._rows.new_claims:
-            if row[0] == run_id:
-                return 1 if row[3] is not None else -1
-        return None
+        return self._claimed.get(run_id)
 
     def apply(self, write: Write) -> Generator[Need, Any, list[Event]]:
         """The events of a write. Raises what the transition table raises, and then nothing has changed; or Spoiled."""
@@ -210,6 +208,7 @@ class Batch:
         if isinstance(write.commands[0], CreateRun):
             first, due = write.commands[0], self._wake.pop(run_id, None)
             due = None if write.claim else due  # of an owned run that is what it was called for
+            self._claimed[run_id] = 1 if write.claim is not None else -1
             rows.new_claims.append((run_id, first.project, first.priority, write.claim, int(bool(write.claim)), due))
 
     def rows(self) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
@@ -41,16 +42,54 @@ class Listeners:
                     _log.exception("a listener failed")
 
 
-class Changes:
-    """See `orchestration.ports.Subscription`. `call`, if given, is called instead of waking an iteration."""
+class Callers:
+    """Whom to call when the database has changed: those who want to hear of every commit, and those who want to hear of
+    other processes' only, who are not even looked at when this one commits."""
 
-    def __init__(self, registry: set[Changes], own: bool, call: Callable[[], None] | None = None) -> None:
-        self.own = own
-        self._registry = registry
+    def __init__(self) -> None:
+        self._keys = itertools.count()
+        self._of_all: dict[int, Callable[[], None]] = {}
+        self._of_others: dict[int, Callable[[], None]] = {}
+        self.iterations: set[Changes] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._of_all or self._of_others)
+
+    def add(self, call: Callable[[], None], own: bool) -> Callable[[], None]:
+        """Gives what ends it."""
+        calls, key = self._of_all if own else self._of_others, next(self._keys)
+        calls[key] = call
+
+        def end() -> None:
+            calls.pop(key, None)
+
+        return end
+
+    def committed(self) -> None:
+        """This process has committed something."""
+        for call in list(self._of_all.values()):
+            call()
+
+    def changed(self) -> None:
+        """Anybody may have committed something."""
+        self.committed()
+        for call in list(self._of_others.values()):
+            call()
+
+    async def close(self) -> None:
+        for iteration in list(self.iterations):
+            await iteration.aclose()
+
+
+class Changes:
+    """See `orchestration.ports.Subscription`."""
+
+    def __init__(self, callers: Callers, own: bool) -> None:
+        self._callers = callers
         self._event = asyncio.Event()
         self._closed = False
-        self.wake = call or self._event.set
-        registry.add(self)
+        self._end = callers.add(self._event.set, own)
+        callers.iterations.add(self)
 
     async def __aiter__(self) -> AsyncIterator[None]:
         while not self._closed:
@@ -61,5 +100,6 @@ class Changes:
 
     async def aclose(self) -> None:
         self._closed = True
-        self._registry.discard(self)
+        self._end()
+        self._callers.iterations.discard(self)
         self._event.set()

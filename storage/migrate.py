@@ -52,7 +52,7 @@ class History:
     head: str
 
 
-HISTORY: Final = History(Path(__file__).parent / "migrations", "0002")
+HISTORY: Final = History(Path(__file__).parent / "migrations", "0004")
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
@@ -75,6 +75,7 @@ def migrate_sqlite(path: Path, history: History = HISTORY) -> None:
                 # The mode is a property of the file and cannot change inside a transaction.
                 db.execute("PRAGMA journal_mode = WAL")
             with _connection(db) as connection:
+                db.execute("PRAGMA secure_delete = ON")  # what a step drops may have been erased from its successor
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     _migrate_locked(db, connection, path, history)

@@ -26,12 +26,12 @@ def _bytes(name: str, *, null: bool = False) -> Column[bytes]:
     return Column(name, LargeBinary, nullable=null)
 
 
-# SQLite keeps these clustered by their key: the log of a run, and the nodes of a run, lie together.
+# SQLite keeps these clustered by their key: the nodes of a run lie together.
 _CLUSTERED: dict[str, Any] = {"sqlite_with_rowid": False}
 # PostgreSQL leaves room for new versions of these rows beside the old ones: an update then touches no index.
 _UPDATED: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
 
-events = Table(
+events = Table(  # not clustered: a commit of many runs adds to the end of one tree, and not to a page of each run
     "events",
     metadata,
     _text("run_id", key=True),
@@ -42,7 +42,6 @@ events = Table(
     _bytes("data"),
     _bytes("prev_hash"),
     _bytes("hash"),
-    **_CLUSTERED,
 )
 
 runs = Table(
@@ -328,6 +327,15 @@ pins = Table(  # of the tools of external servers
     _text("approved_by", null=True),
     _int("at"),
     **_CLUSTERED,
+)
+
+erasures = Table(  # that were begun and have not come to their end
+    "erasures",
+    metadata,
+    _text("run_id", key=True),
+    _int("begun_at"),
+    _text("reason"),
+    _text("actor"),
 )
 
 endpoints = Table(  # who is told of what happens, and since when

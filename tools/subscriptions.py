@@ -35,7 +35,7 @@ from omium.orchestration.service.views import Caller
 from omium.tools.uris import Ref, parse
 
 if TYPE_CHECKING:
-    from omium.orchestration.ports import Store, Subscription
+    from omium.orchestration.ports import Store
     from omium.orchestration.service.core import Core
 
 _log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class Hub:
         self._runs: dict[RunId, _Run] = {}
         self._scopes: dict[tuple[ProjectId, str | None], _Scope] = {}
         self._unlisten: Callable[[], None] | None = None
-        self._changes: Subscription | None = None
+        self._unhear: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._others = False  # another process has committed something since the last look
         self._lists = False  # a list may have changed since the last look
@@ -354,8 +354,8 @@ class Hub:
 
     async def _begin(self) -> None:
         """Hear of other processes, if there is anything to hear for."""
-        if self._changes is None and (self._runs or self._scopes):
-            self._changes = self._store.changes(own=False, call=self._wake)
+        if self._unhear is None and (self._runs or self._scopes):
+            self._unhear = self._store.on_change(self._wake, own=False)
 
     async def unwant(self, mailbox: Mailbox, changes: Iterable[Change]) -> None:
         """Take these from what a listener is told of."""
@@ -399,15 +399,14 @@ class Hub:
         """Hear of nothing any more once nobody listens."""
         if self._runs or self._scopes:
             return
-        changes, self._changes = self._changes, None
+        unhear, self._unhear = self._unhear, None
         task, self._task = self._task, None
-        with anyio.CancelScope(shield=True):
-            if changes is not None:
-                await changes.aclose()
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        if unhear is not None:
+            unhear()
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError):
+                await task
 
     async def leave(self, mailbox: Mailbox) -> None:
         """Forget a listener."""

@@ -201,8 +201,7 @@ class RunTasks:
         """Events of this process are heard; a commit of another one makes us look whether any of the runs moved."""
         store, root = visit.core.store, RunId(promise.subject)
         watch = _Watch({})
-        unlisten = store.listen(watch.hear)
-        foreign = store.changes(own=False, call=watch.bell)
+        ends = store.listen(watch.hear), store.on_change(watch.bell, own=False)
 
         async def changed() -> None:
             while True:
@@ -215,9 +214,8 @@ class RunTasks:
             watch.runs = await _signs(visit.core, root)
             yield changed
         finally:
-            unlisten()
-            with anyio.CancelScope(shield=True):
-                await foreign.aclose()
+            for end in ends:
+                end()
 
 
 def _formal(view: ApprovalView) -> bool:

@@ -554,7 +554,8 @@ class Execution:
     async def stop(self, reason: str) -> None:
         """Stop what runs and give the run up, so that another worker, or this one later, can take it."""
         self.stopping = reason
-        self.nudge()
+        if not self._released:  # what is being given up anyway need not be looked at again by anybody
+            self.nudge()
         self.finished = anyio.Event()
         if not self._is_gone:
             await self.finished.wait()

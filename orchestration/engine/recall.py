@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
 
 from omium.orchestration.ids import NodeId, Seq
 from omium.orchestration.log.events import Event
@@ -21,9 +24,10 @@ class Recall:
     """Read when it is first asked for, and kept as long as this process owns the run."""
 
     def __init__(self, run: Execution) -> None:
-        self._run = run
+        self._run: Execution = weakref.proxy(run)  # which keeps this: a circle would stay until somebody collects it
         self._items: dict[NodeId, Items] = {}
         self._failures: dict[NodeId, list[Mapping[str, Any]]] | None = None
+        self._reading: anyio.Lock | None = None
 
     def keep_items(self, node_id: NodeId, items: Any, keys: Sequence[str] | None) -> None:
         places = None if keys is None else {key: place for place, key in enumerate(keys)}
@@ -46,17 +50,24 @@ class Recall:
             self._failures.setdefault(event.data["node"], []).append(event.data["error"])
 
     async def failures_of(self, node_id: NodeId) -> Sequence[Mapping[str, Any]]:
-        """How the attempts of a node failed, oldest first. The log is read once; from then on, failures are heard."""
+        """How the attempts of a node failed, oldest first. The log is read once, however many nodes ask together; from
+        then on, failures are heard."""
         if self._failures is None:
-            found: dict[NodeId, list[Mapping[str, Any]]] = {}
-            after = Seq(0)
-            while after < self._run.folded.seq:
-                page = await self._run.engine.store.events(self._run.run_id, after)
-                if not page:
-                    break
-                after = page[-1].seq
-                for event in page:
-                    if event.type is E.NODE_ATTEMPT_FAILED:
-                        found.setdefault(event.data["node"], []).append(event.data["error"])
-            self._failures = found
+            self._reading = self._reading or anyio.Lock()
+            async with self._reading:
+                if self._failures is None:
+                    self._failures = await self._read()
         return self._failures.get(node_id, ())
+
+    async def _read(self) -> dict[NodeId, list[Mapping[str, Any]]]:
+        found: dict[NodeId, list[Mapping[str, Any]]] = {}
+        after = Seq(0)
+        while after < self._run.folded.seq:
+            page = await self._run.engine.store.events(self._run.run_id, after)
+            if not page:
+                break
+            after = page[-1].seq
+            for event in page:
+                if event.type is E.NODE_ATTEMPT_FAILED:
+                    found.setdefault(event.data["node"], []).append(event.data["error"])
+        return found

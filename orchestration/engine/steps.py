@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import anyio
@@ -62,7 +63,10 @@ async def execute(run: Execution, attempt: NodeAttempt, scope: anyio.CancelScope
         # It stopped to ask a person; what it was wrapped in on its way here does not matter.
     finally:
         attempt.over()
-    return Ended(done, failure, round((time.perf_counter() - began) * 1000, 3))
+    try:
+        return Ended(done, failure, round((time.perf_counter() - began) * 1000, 3))
+    finally:
+        failure = None  # its traceback holds this frame: a circle, which would keep all that the code had in hand
 
 
 async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
@@ -73,7 +77,7 @@ async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
     if limit is None or too_late is None:
         done = await executor.run(used(node), attempt.inputs, attempt)
     elif limit <= 0:
-        raise too_late
+        raise too_late()
     else:
         scope = anyio.CancelScope(deadline=anyio.current_time() + limit)
         try:
@@ -81,10 +85,10 @@ async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
                 done = await executor.run(used(node), attempt.inputs, attempt)
         except Exception as error:
             if scope.cancel_called:  # what a stopped executor complains of is not the reason
-                raise too_late from error
+                raise too_late() from error
             raise
         if scope.cancelled_caught:
-            raise too_late
+            raise too_late()
     if node.output_schema is not None:
         starting.check_schema(node.output_schema, done.output, f"the output of {attempt.node_id}")
     for condition in node.expects:
@@ -93,19 +97,19 @@ async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
     return done
 
 
-def _limit(run: Execution, attempt: NodeAttempt) -> tuple[float | None, OmiumError | None]:
-    """How many seconds the attempt may take, and what it has failed of after them: the node's time-out, or what is
-    left of the time that its budget gives all attempts together."""
+def _limit(run: Execution, attempt: NodeAttempt) -> tuple[float | None, Callable[[], OmiumError] | None]:
+    """How many seconds the attempt may take, and what makes the error that it has failed of after them: the node's
+    time-out, or what is left of the time that its budget gives all attempts together."""
     node, stopped = attempt.node, f"node {attempt.node_id} was stopped"
     seconds = (node.budget or {}).get("seconds")
     if seconds is not None:
         left = seconds - run.folded.node(attempt.node_id).worked_us / 1e6
         if node.timeout_s is None or left < node.timeout_s:
             told = f"{stopped}: its budget of {seconds:g} s is used up."
-            return left, OmiumError("budget_exceeded", told, "Give the node a larger budget.")
+            return left, partial(OmiumError, "budget_exceeded", told, "Give the node a larger budget.")
     if node.timeout_s is None:
         return None, None
-    return node.timeout_s, OmiumError("timeout", f"{stopped} after {node.timeout_s:g} s.")
+    return node.timeout_s, partial(OmiumError, "timeout", f"{stopped} after {node.timeout_s:g} s.")
 
 
 async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended) -> None:

@@ -376,7 +376,7 @@ class RunService(Reading):
     async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:
         """The run once it has ended, waits for a decision or is paused; or as it stands after `seconds`."""
         roles.check(caller, "wait")
-        async with watching(self.store, run_id, STATUS_CHANGES) as watch:
+        with watching(self.store, run_id, STATUS_CHANGES) as watch:
             with anyio.move_on_after(seconds):
                 if self._is_under_way_here(caller, run_id):
                     await watch.wait()

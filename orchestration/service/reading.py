@@ -89,7 +89,7 @@ class Reading:
         counted = _counted(state, structure)
         nodes = node_views(state, structure) if detail else ()
         pending = await self.store.approvals(run_id=row.id) if detail or row.status == "waiting_approval" else []
-        output = await self.store.value(state.output) if detail and state.output is not None else None
+        output = await self._content(state.output) if detail and state.output is not None else None
         started = await self.store.started_by([row.id]) if detail else {}
         view = run_view(
             row,
@@ -225,7 +225,7 @@ class Reading:
             if RunStatus(row.status) in RUN_TERMINAL and row.seq <= after:
                 return
             # No task may outlive a step of a generator, which its reader can abandon: each wait has a watch of its own.
-            async with watching(self.store, run_id) as watch:
+            with watching(self.store, run_id) as watch:
                 while (await self.row(caller, run_id)).seq <= after:
                     await watch.wait()
 
@@ -352,20 +352,20 @@ def nodes_of(state: RunState, structure: Structure) -> list[tuple[NodeId, NodeSt
     for node_id in state.nodes:
         inside.setdefault(container_of(node_id), []).append(node_id)
 
-    def walk(ids: Iterable[NodeId]) -> None:
-        for node_id in ids:
-            node = state.node(node_id)
-            found.append((node_id, node))
-            if node.expansion is None:
-                continue
-            definition = structure.node_def(node_id)
-            whole = not node_id.endswith("]") and bool(definition.for_each or definition.repeat)
-            if not whole and ("plan" in node.expansion or definition.kind == "group"):
-                walk(structure.children_of(node_id))
-            else:
-                walk(expansions(node_id, node.expansion, inside.get(node_id, ())))
-
-    walk(structure.children_of(None))
+    todo = [*structure.children_of(None)][::-1]
+    while todo:
+        node_id = todo.pop()
+        node = state.node(node_id)
+        found.append((node_id, node))
+        if node.expansion is None:
+            continue
+        definition = structure.node_def(node_id)
+        whole = not node_id.endswith("]") and bool(definition.for_each or definition.repeat)
+        if not whole and ("plan" in node.expansion or definition.kind == "group"):
+            insides: Iterable[NodeId] = structure.children_of(node_id)
+        else:
+            insides = expansions(node_id, node.expansion, inside.get(node_id, ()))
+        todo += [*insides][::-1]
     return found
 
 

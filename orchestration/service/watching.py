@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import anyio
 
@@ -34,8 +34,8 @@ class Watch:
         self._event = anyio.Event()
 
 
-@asynccontextmanager
-async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | None = None) -> AsyncIterator[Watch]:
+@contextmanager
+def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | None = None) -> Iterator[Watch]:
     """A watch over a run, or over its events of some kinds; look at the run after entering, then wait."""
     watch = Watch()
 
@@ -45,11 +45,9 @@ async def watching(store: Store, run_id: RunId, kinds: frozenset[EventType] | No
                 watch.ring()
                 return
 
-    changes = store.changes(own=False, call=watch.ring)
-    unlisten = store.listen(hear, run_id)
+    ends = store.on_change(watch.ring, own=False), store.listen(hear, run_id)
     try:
         yield watch
     finally:
-        unlisten()
-        with anyio.CancelScope(shield=True):
-            await changes.aclose()
+        for end in ends:
+            end()

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from omium.orchestration.ids import is_id
 from omium.server.commands.base import Invocation, command
 from omium.server.commands.console import money
-from omium.server.commands.opening import configuration
+from omium.server.commands.opening import configuration, opened
 
 if TYPE_CHECKING:
     from omium.clients.coding.register import Entry
     from omium.server.config import Config
 
 
-@command("omium conversations", "omium conversations --agent claude --json", "omium conversations --state corrupted")
+@command("omium conversations", "omium conversations --agent claude --json", "omium conversations --run last")
 @click.option("--agent", metavar="NAME", help="Only those of this CLI.")
-@click.option("--run", metavar="RUN", help="Only those that this run took part in; its whole id.")
+@click.option("--run", metavar="RUN", help="Only those that this run took part in.")
 @click.option("--state", type=click.Choice(["open", "ended", "expired", "corrupted"]), help="Only these.")
 async def conversations(invocation: Invocation, agent: str | None, run: str | None, state: str | None) -> None:
     """List the conversations of coding CLIs on this machine. It tells how each of this project's stands, in which runs
@@ -28,6 +29,9 @@ async def conversations(invocation: Invocation, agent: str | None, run: str | No
     its last words. See `session_ttl` of `coding`."""
     from omium.clients.coding.register import Conversations
 
+    if run is not None and not is_id(run, "run"):  # a whole id need not be of a run that is still here
+        async with opened(invocation) as (core, caller):
+            run = await core.find_run(caller, run)
     config = configuration(invocation, definitions=False)
     known = Conversations(config.home)
     now = known.wall()

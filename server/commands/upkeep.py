@@ -224,17 +224,29 @@ def _told(invocation: Invocation, made: Backup, with_files: int) -> int:
     help="Leave what was stored within so many hours: a write under way may be about to refer to it.",
 )
 async def sweep(invocation: Invocation, keep_hours: float) -> None:
-    """Remove content that nothing refers to. Also what interrupted work left lying about."""
+    """Remove content that nothing refers to. Also what interrupted work left lying about;
+    erasures that were begun more than an hour ago are finished."""
+    from functools import partial
+
+    from omium.server.app import workspaces_of
+    from omium.server.upkeep import remove_files
     from omium.storage.maintenance import keeper
     from omium.storage.maintenance import sweep as clean
 
+    config = configuration(invocation, definitions=False)
+    beside = partial(remove_files, config.home, workspaces_of(config))
     async with opened(invocation) as (core, _):
-        gone = await clean(keeper(core.store), time.time_ns() // 1000, keep_hours * _HOUR_S)
+        gone = await clean(keeper(core.store), time.time_ns() // 1000, keep_hours * _HOUR_S, beside)
     if invocation.console.json:
         invocation.console.view(gone)
     else:
         invocation.console.fields(
-            [("contents", gone.blobs), ("orphaned files", gone.orphans), ("temporary files", gone.temporaries)]
+            [
+                ("contents", gone.blobs),
+                ("orphaned files", gone.orphans),
+                ("temporary files", gone.temporaries),
+                ("erasures finished", gone.erasures),
+            ]
         )
 
 
@@ -289,7 +301,8 @@ async def erase(
         if session or owner:
             named += [one async for one in _runs_of(core, caller, session, owner)]
         what: Literal["runs", "blobs"] = "runs" if forget == "runs" else "blobs"
-        apply = partial(let_go, keeper(core.store), named, what, reason=reason, actor=caller.principal)
+        beside = partial(remove_files, config.home, workspaces_of(config))
+        apply = partial(let_go, keeper(core.store), named, what, reason=reason, actor=caller.principal, beside=beside)
         found = await apply(preview=True)
         gone = [*found.dropped, *found.erased]
         if not preview and gone:
@@ -297,10 +310,16 @@ async def erase(
                 raise OmiumError("not_allowed", f"{len(gone)} runs would be erased.", "Look at --preview; then --yes.")
             found = await apply()
             gone = [*found.dropped, *found.erased]
-            await remove_files(config.home, gone, workspaces_of(config), gone)
     _told_of(console, found, preview)
     if not gone and not found.kept:
         console.note("there are no such runs.")
+    elif gone and not preview:
+        if found.pending:
+            console.note(f"{found.pending} files of contents were stored just now: upkeep removes them in an hour.")
+        if not found.rewritten:
+            console.note("copies may stay in gaps of the database's pages until it is rewritten: VACUUM it once.")
+        for copy in copies_before_upgrades(config.database):
+            console.note(f"a copy from before an upgrade may still hold it, until you delete that: {copy}")
     return CONFLICT if found.kept else DONE
 
 
@@ -315,6 +334,12 @@ async def _runs_of(core: Core, caller: Caller, session: str | None, owner: str |
         for row in page:
             yield row.id
         query = replace(query, before=page[-1].id)
+
+
+def copies_before_upgrades(database: str) -> list[Path]:
+    """What a migration has put beside an SQLite file, for whoever wants to go back."""
+    path = Path(database)
+    return [] if "://" in database else sorted(path.parent.glob(f"{path.name}.before-*.bak"))
 
 
 def _told_of(console: Console, found: Retained, preview: bool) -> None:

@@ -260,7 +260,9 @@ def _no_node(run_id: RunId, node: str, known: list[str]) -> OmiumError:
 @command("omium events last", "omium events last --follow --json")
 @click.argument("run")
 @click.option("--follow", "-f", is_flag=True, help="Go on as the log grows, until the run has ended.")
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only events after this position.")
+@click.option(
+    "--after", type=click.IntRange(0, 2**53), default=0, metavar="SEQ", help="Only events after this position."
+)
 async def events(invocation: Invocation, run: str, follow: bool, after: int) -> None:
     """Print a run's log; follow it as it grows. With --json a line for each event."""
     console = invocation.console

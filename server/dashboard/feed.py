@@ -49,7 +49,7 @@ class _Words(Response):
 
     async def _say(self, send: Send) -> None:
         bell = _Bell()
-        changes = self._site.core.store.changes(call=bell.ring)
+        end = self._site.core.store.on_change(bell.ring)
         try:
             await send({"type": "http.response.body", "body": b": here\n\n", "more_body": True})
             while True:
@@ -63,8 +63,7 @@ class _Words(Response):
                 await send({"type": "http.response.body", "body": word, "more_body": True})
                 await anyio.sleep(AT_MOST_S)
         finally:
-            with anyio.CancelScope(shield=True):
-                await changes.aclose()
+            end()
 
 
 class _Bell:

@@ -63,7 +63,7 @@ class Feed:
         credential is not good any more, which is looked at with every heartbeat."""
         core, after = self.api.core, self.after
         due = core.clock.monotonic() + self.api.heartbeat_s
-        async with watching(core.store, self.run_id) as watch:
+        with watching(core.store, self.run_id) as watch:
             while True:
                 row = await core.row(self.caller, self.run_id)
                 page = await core.events(self.caller, self.run_id, after=after, limit=PAGE) if row.seq > after else []

@@ -182,8 +182,7 @@ class Carrier:
 
     async def serve(self) -> None:
         """Go on until it is cancelled. What the database refuses is tried again at the next look."""
-        ends = self._store.listen(self._hear)
-        others = self._store.changes(own=False, call=lambda: self._woken.set())
+        ends = self._store.listen(self._hear), self._store.on_change(lambda: self._woken.set(), own=False)
         try:
             while True:
                 self._woken = anyio.Event()
@@ -200,9 +199,8 @@ class Carrier:
                     await self._woken.wait()
                 await anyio.sleep(max(_GATHER_S, looked * _SHARE))
         finally:
-            ends()
-            with anyio.CancelScope(shield=True):
-                await others.aclose()
+            for end in ends:
+                end()
 
     async def _until_due(self) -> float:
         due = await self._store.next_notice(self._project, list(self._endpoints))

@@ -108,7 +108,7 @@ class Top(App[None]):
 
     async def _listen(self) -> None:
         """Look whenever the database has changed, by whomever, until the end."""
-        changes = self.board.core.store.changes(call=self._watch.ring)
+        end = self.board.core.store.on_change(self._watch.ring)
         try:
             while True:
                 pause = BETWEEN_S if await self.look() else _AGAIN_S
@@ -116,8 +116,7 @@ class Top(App[None]):
                 if pause == BETWEEN_S:
                     await self._watch.wait()
         finally:
-            with anyio.CancelScope(shield=True):
-                await changes.aclose()
+            end()
 
     async def look(self) -> bool:
         """Read and draw everything; False if it could not be read, which is said where the counts stand."""

@@ -6,10 +6,11 @@ from typing import Any
 
 from omium.storage.maintenance.backup import DISOWN, Backup, backup, restore
 from omium.storage.maintenance.contents import quarantine, runs_needing
+from omium.storage.maintenance.erasing import Beside, Erased, erase
 from omium.storage.maintenance.evidence import Evidence, evidence
 from omium.storage.maintenance.logs import append_project_event, export_heads, record_heads
 from omium.storage.maintenance.projections import Rebuilt, rebuild
-from omium.storage.maintenance.retention import Erased, Policy, Retained, erase, forget, retain
+from omium.storage.maintenance.retention import Policy, Retained, forget, retain
 from omium.storage.maintenance.sweep import Swept, sweep
 from omium.storage.maintenance.tables import Keeper, SqliteKeeper, Tables
 from omium.storage.maintenance.verify import nearest_valid_checkpoint, verify
@@ -30,6 +31,7 @@ def keeper(store: Any) -> Keeper:
 __all__ = [
     "DISOWN",
     "Backup",
+    "Beside",
     "Erased",
     "Evidence",
     "Keeper",

@@ -11,39 +11,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal
 
-import anyio
-
-from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, Principal, ProjectId, RunId, Seq
-from omium.orchestration.log.commands import Erase
-from omium.orchestration.log.events import EventType
+from omium.orchestration.ids import Principal, ProjectId, RunId, Seq
 from omium.orchestration.log.references import references
 from omium.orchestration.log.state import RUN_TERMINAL
-from omium.orchestration.ports import Write
 from omium.storage.budgets import forget_counters
-from omium.storage.codec import pack
-from omium.storage.maintenance.contents import Contents
+from omium.storage.maintenance.erasing import RETENTION, SYSTEM, Beside, end, erase, note, to_erase
 from omium.storage.maintenance.logs import (
     RUN_DROPPED,
-    RUN_ERASED,
     DroppedRun,
     append_event,
     drop_from_history,
     run_events,
 )
-from omium.storage.maintenance.naming import disown, runs_naming, unlink
+from omium.storage.maintenance.naming import unlink
 from omium.storage.maintenance.tables import Keeper, Tables
 
-SYSTEM: Final = Principal("retention")
-
-_ERASE_AT_ONCE: Final = 500  # digests of one `erased` event
-_DELETE_AT_ONCE: Final = 100
-_WRITE_MAY_TAKE_S: Final = 60.0
 _EVER: Final = 2**62
-# Without these a log could not be folded or shown: what was to run, and which nodes a change of course reset. They are
-# no content of the run; the sweep takes them once no log names them.
-_STRUCTURE: Final = ("definition", "policy", "nodes", "reset")
 _OWN: Final = (
     "nodes",
     "approvals",
@@ -70,35 +54,30 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Retained:
-    """What went, and why each other run that was old enough stayed."""
+    """What went, and why each other run that was old enough stayed. `pending`: files of contents that were stored this
+    very minute; a sweep an hour later takes them. `rewritten`: no copies are left in gaps of the database's pages."""
 
     dropped: Sequence[RunId] = ()
     erased: Sequence[RunId] = ()
     kept: Mapping[RunId, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """`logged`: blobs that this erasure is the first to name; `deleted`: blobs that are gone now; `shared`: blobs that
-    other runs name too and that stay for them; `inherited`: blobs that stay for the `branches`, which took them over:
-    erase those first. `pending`: files that were being stored this very minute; the sweep takes them."""
-
-    run_id: RunId
-    logged: int
-    deleted: int
-    shared: int
-    inherited: int
-    branches: Sequence[RunId]
-    pending: int
+    pending: int = 0
+    rewritten: bool = True
 
 
 # --- retention --------------------------------------------------------------------------------------------------------
 
 
 async def retain(
-    keeper: Keeper, policy: Policy, now_us: int, *, actor: Principal = SYSTEM, preview: bool = False
+    keeper: Keeper,
+    policy: Policy,
+    now_us: int,
+    *,
+    actor: Principal = SYSTEM,
+    preview: bool = False,
+    beside: Beside | None = None,
 ) -> Retained:
-    """Apply a policy; with `preview` only say what it would do. `now_us`: microseconds since the epoch.
+    """Apply a policy; with `preview` only say what it would do. `now_us`: microseconds since the epoch. `beside`
+    removes what is not in the database.
 
     A run and the runs that it called go together, in one transaction, or stay together. They stay as long as one of
     them is not terminal, too young, labelled, or has a branch that stays. Raises `storage_unavailable`.
@@ -118,12 +97,14 @@ async def retain(
             kept[root] = reason
         elif policy.forget == "runs":
             dropped += family
+            if not preview:
+                await end(keeper, family, True, beside)
         else:
             for run_id in family:
                 if preview:
-                    outcome = len((await keeper.read(partial(_to_erase, run_id=run_id))).digests)
+                    outcome = len((await keeper.read(partial(to_erase, run_id=run_id))).digests)
                 else:
-                    outcome = (await erase(keeper, run_id, "retention", actor)).deleted
+                    outcome = (await erase(keeper, run_id, RETENTION, actor, beside)).deleted
                 if outcome:
                     erased.append(run_id)
     return Retained(dropped, erased, kept)
@@ -189,6 +170,7 @@ def _drop(
         unlink(tables, run_id, digests)
         drop_from_history(tables, run, at)
         tables.run("DELETE FROM runs WHERE id = :run", run=run_id)
+        note(tables, run_id, at, "dropped", actor)  # until what is beside the database is gone
         for table in _OWN:
             tables.run(f"DELETE FROM {table} WHERE run_id = :run", run=run_id)  # noqa: S608 - names of ours
         forget_counters(tables, run.project, run_id)
@@ -208,14 +190,17 @@ async def forget(
     reason: str,
     actor: Principal,
     preview: bool = False,
+    beside: Beside | None = None,
 ) -> Retained:
     """Drop these runs (`runs`), or erase their content (`blobs`), with the runs that they have called, however young
     they are; with `preview` only say what would go. `reason` stands in the logs of those that are erased.
 
     A run stays as long as it has not ended, or is part of one that stays; it is not dropped as long as a branch that
-    stays came from it. Raises `not_found`, `storage_unavailable`. What was interrupted is finished by repeating it.
+    stays came from it. What is dropped is erased first, so that nothing of it waits for a sweep. `beside` removes what
+    is not in the database. Raises `not_found`, `storage_unavailable`. What was interrupted is finished by repeating it.
     """
     found: dict[str, list[RunId]] = {"runs": [], "blobs": []}
+    pending = 0
     kept: dict[RunId, str] = {}
     roots = await keeper.read(lambda tables: _named(tables, run_ids, kept))
     for root in roots:
@@ -224,8 +209,13 @@ async def forget(
                 gone = frozenset(found["runs"])
                 family, why = await keeper.read(partial(_family, root=root, cut=_EVER, gone=gone, named=True))
             else:
+                family, why = await keeper.read(partial(_family, root=root, cut=_EVER, named=True))
+                for run_id in family if why is None else ():
+                    pending += (await erase(keeper, run_id, reason, actor, beside)).pending
                 drop = partial(_drop, keeper=keeper, root=root, cut=_EVER, actor=actor, named=True)
                 family, why = await keeper.write(drop)
+                if why is None:
+                    await end(keeper, family, True, beside)
             if why is None:
                 found["runs"] += family
             else:
@@ -234,15 +224,16 @@ async def forget(
         for run_id in await keeper.read(partial(_called, root=root)):
             try:
                 if preview:
-                    await keeper.read(partial(_to_erase, run_id=run_id))
+                    await keeper.read(partial(to_erase, run_id=run_id))
                 else:
-                    await erase(keeper, run_id, reason, actor)
+                    pending += (await erase(keeper, run_id, reason, actor, beside)).pending
                 found["blobs"].append(run_id)
             except OmiumError as error:
                 if error.code != "not_allowed":
                     raise
                 kept[run_id] = f"{run_id} has not ended"
-    return Retained(found["runs"], found["blobs"], kept)
+    rewritten = preview or not any(found.values()) or await keeper.rewrite()
+    return Retained(found["runs"], found["blobs"], kept, pending, rewritten)
 
 
 def _named(tables: Tables, run_ids: Sequence[RunId], kept: dict[RunId, str]) -> list[RunId]:
@@ -261,159 +252,4 @@ def _named(tables: Tables, run_ids: Sequence[RunId], kept: dict[RunId, str]) -> 
     return roots
 
 
-# --- erasing ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    project: ProjectId
-    digests: Sequence[Digest]  # named by the log, not erased yet, nobody's inheritance
-    inherited: int
-    branches: Sequence[RunId]
-
-
-async def erase(keeper: Keeper, run_id: RunId, reason: str, actor: Principal = SYSTEM) -> Erased:
-    """Delete the content of a terminal run: inputs, outputs, artifacts, results; not what other runs name too. Its log
-    stays, with an `erased` event, and its chain still verifies.
-
-    An erasure that was interrupted is finished by repeating it. Raises `not_found`, `not_allowed` while the run has not
-    ended, `storage_unavailable`.
-    """
-    started = keeper.clock.now_us()
-    content = await keeper.read(partial(_to_erase, run_id=run_id))
-    for start in range(0, len(content.digests), _ERASE_AT_ONCE):
-        part = tuple(content.digests[start : start + _ERASE_AT_ONCE])
-        await keeper.append(Write(run_id, [Erase(part, reason)], actor))
-    crash_point("erase.logged")
-
-    def forget_names(tables: Tables) -> tuple[list[Digest], Seq]:
-        tables.lock_run(run_id)
-        erased = _erased(tables, run_id)
-        unlink(tables, run_id, erased)
-        if content.digests:
-            data = {"run": run_id, "digests": len(content.digests), "reason": reason}
-            append_event(tables, keeper.chain, content.project, RUN_ERASED, started, actor, data)
-        head = tables.first("SELECT seq FROM runs WHERE id = :run", run=run_id)
-        return erased, Seq(head[0] if head is not None else 0)
-
-    erased, head = await keeper.write(forget_names)
-    deleted = shared = pending = 0
-    for start in range(0, len(erased), _DELETE_AT_ONCE):
-        some = erased[start : start + _DELETE_AT_ONCE]
-        gone, left = await keeper.write(
-            partial(_delete, keeper=keeper, run_id=run_id, head=head, digests=some, started=started)
-        )
-        crash_point("blobs.rows_deleted")
-        deleted, shared = deleted + len(gone), shared + left
-        pending += await anyio.to_thread.run_sync(_delete_files, keeper, gone, started / 1e6 - _WRITE_MAY_TAKE_S)
-    if deleted:
-        await keeper.scrub()
-    return Erased(run_id, len(content.digests), deleted, shared, content.inherited, content.branches, pending)
-
-
-def _to_erase(tables: Tables, run_id: RunId) -> _Content:
-    row = tables.first("SELECT project, status FROM runs WHERE id = :run", run=run_id)
-    if row is None:
-        raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
-    if row[1] not in RUN_TERMINAL:
-        raise OmiumError(
-            "not_allowed", f"run {run_id} is {row[1]}: its content is still needed.", "Cancel it, then erase it."
-        )
-    taken_over, branches = _branches(tables, run_id)
-    named: set[Digest] = set()
-    inherited: set[Digest] = set()
-    structure: set[Digest] = set()
-    for event in run_events(tables, run_id):
-        structure.update(event.data[name] for name in _STRUCTURE if isinstance(event.data.get(name), str))
-        digests = references(event.data)
-        named.update(digests)
-        if event.seq <= taken_over:
-            inherited.update(digests)
-        if event.type is EventType.ERASED:
-            named.difference_update(event.data["digests"])
-    digests = sorted(named - structure - inherited)
-    return _Content(ProjectId(row[0]), digests, len((named & inherited) - structure), branches)
-
-
-def _branches(tables: Tables, run_id: RunId) -> tuple[int, list[RunId]]:
-    """Up to which position branches have taken over what the run did, and which ones: those that are not erased, or
-    whose own branches are not."""
-    upto, standing = 0, []
-    for child, seq in tables.all("SELECT id, parent_seq FROM runs WHERE parent_run = :run ORDER BY id", run=run_id):
-        below = _branches(tables, RunId(child))[1]
-        erased = "SELECT 1 FROM events WHERE run_id = :run AND type = :type LIMIT 1"
-        if below or tables.first(erased, run=child, type=EventType.ERASED.value) is None:
-            upto = max(upto, seq)
-            standing.append(RunId(child))
-    return upto, standing
-
-
-def _erased(tables: Tables, run_id: RunId) -> list[Digest]:
-    """What the log says is erased and has not named again since; patches before what they are patches upon."""
-    erased: set[Digest] = set()
-    for event in run_events(tables, run_id):
-        erased.difference_update(references(event.data))
-        if event.type is EventType.ERASED:
-            erased.update(Digest(digest) for digest in event.data["digests"])
-    depths: dict[Digest, int] = {}
-    for digest in erased:
-        row = tables.first("SELECT depth FROM blobs WHERE digest = :digest", digest=digest)
-        depths[digest] = row[0] if row is not None else 0
-    return sorted(erased, key=lambda digest: (-depths[digest], digest))
-
-
-def _delete(
-    tables: Tables, keeper: Keeper, run_id: RunId, head: Seq, digests: Sequence[Digest], started: int
-) -> tuple[list[tuple[Digest, str]], int]:
-    """Delete those that no log names any more: (digest, encoding) of each, and how many stay for others. The run itself
-    may have named one again since its log was at `head`."""
-    tables.lock_run(run_id)
-    again = {named for event in run_events(tables, run_id, after=head) for named in references(event.data)}
-    tables.lock_blobs(digests)  # a patch upon one of them that is being written is either seen here, or comes too late
-    contents = Contents(tables, keeper.files)
-    gone: list[tuple[Digest, str]] = []
-    shared = 0
-    for digest in digests:
-        if digest in again:
-            continue
-        if any(other != run_id for other in runs_naming(tables, digest)):
-            disown(tables, run_id, digest)
-            shared += 1
-            continue
-        _stand_alone(tables, contents, digest)
-        # One that was stored since is somebody's who will name it in a moment.
-        rows = tables.all(
-            "DELETE FROM blobs WHERE digest = :digest AND touched_at < :started RETURNING encoding",
-            digest=digest, started=started,
-        )  # fmt: skip
-        if not rows:
-            disown(tables, run_id, digest)
-        gone += [(digest, encoding) for (encoding,) in rows]
-    return gone, shared
-
-
-def _stand_alone(tables: Tables, contents: Contents, base: Digest) -> None:
-    """Store the blobs that are patches upon `base` without it."""
-    for (name,) in tables.all("SELECT digest FROM blobs WHERE base = :base", base=base):
-        digest = Digest(name)
-        if contents.fault(digest) is not None:
-            # It is lost either way; so it names nothing, and a new copy heals it.
-            tables.run("UPDATE blobs SET encoding = 'bad', base = NULL WHERE digest = :digest", digest=digest)
-            continue
-        packed = pack(contents.get(digest))
-        tables.run(
-            "UPDATE blobs SET encoding = :encoding, base = NULL, depth = 0, data = :data WHERE digest = :digest",
-            encoding=packed.encoding, data=packed.data, digest=digest,
-        )  # fmt: skip
-
-
-def _delete_files(keeper: Keeper, gone: Sequence[tuple[Digest, str]], untouched_since: float) -> int:
-    """How many could not be deleted yet: a write that found the file may be on its way."""
-    files = keeper.files
-    if files is None:
-        return 0
-    filed = [digest for digest, encoding in gone if encoding == "file"]
-    return sum(not files.delete(digest, untouched_since=untouched_since) for digest in filed)
-
-
-__all__ = ["SYSTEM", "Erased", "Policy", "Retained", "erase", "forget", "retain"]
+__all__ = ["Policy", "Retained", "forget", "retain"]

@@ -14,6 +14,7 @@ import anyio
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.ids import Digest
 from omium.storage.blobfiles import BlobFiles
+from omium.storage.maintenance.erasing import Beside, finish_interrupted
 from omium.storage.maintenance.naming import UNNAMED
 from omium.storage.maintenance.tables import Keeper, Tables
 
@@ -33,19 +34,24 @@ _DELETE: Final = f"DELETE FROM blobs WHERE digest = :digest AND {_UNUSED} RETURN
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many were removed. `orphans`: files of blobs that no row names; `temporaries`: of writes that never ended."""
+    """How many were removed. `orphans`: files of blobs that no row names; `temporaries`: of writes that never ended.
+    `erasures`: how many that were interrupted are finished now."""
 
     blobs: int
     orphans: int
     temporaries: int
+    erasures: int
 
 
-async def sweep(keeper: Keeper, now_us: int, keep_s: float = KEEP_S) -> Swept:
+async def sweep(keeper: Keeper, now_us: int, keep_s: float = KEEP_S, beside: Beside | None = None) -> Swept:
     """Remove every blob that no log names, that no kept blob is a patch upon, that no previewed plan names, and that
-    nobody has stored for `keep_s` seconds. `now_us`: microseconds since the epoch. Raises `storage_unavailable`.
+    nobody has stored for `keep_s` seconds; before that, finish erasures that were begun an hour ago or earlier, for
+    which `beside` removes what is not in the database. `now_us`: microseconds since the epoch. Raises
+    `storage_unavailable`.
 
     They are looked for without a lock and looked at again in the transaction that deletes them, some hundred at a time.
     """
+    erasures = await finish_interrupted(keeper, now_us, beside)
     cut = now_us - int(keep_s * 1_000_000)
     blobs, after, files = 0, "", keeper.files
     while True:
@@ -59,11 +65,13 @@ async def sweep(keeper: Keeper, now_us: int, keep_s: float = KEEP_S) -> Swept:
         if files is not None:
             filed = [digest for digest, encoding in gone if encoding == "file"]
             await anyio.to_thread.run_sync(_delete_files, files, filed, cut / 1e6)
+    if blobs:
+        await keeper.scrub()
     if files is None:
-        return Swept(blobs, 0, 0)
+        return Swept(blobs, 0, 0, erasures)
     orphans = await _sweep_orphans(keeper, files, cut / 1e6)
     temporaries = await anyio.to_thread.run_sync(files.sweep_temporaries, keep_s, now_us / 1e6)
-    return Swept(blobs, orphans, temporaries)
+    return Swept(blobs, orphans, temporaries, erasures)
 
 
 def _candidates(tables: Tables, after: str, cut: int) -> list[Digest]:

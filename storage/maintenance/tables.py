@@ -7,6 +7,7 @@ runs outside the event loop, so it may take its time; one that writes should be 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from omium.storage.sqlite.store import SqliteStore
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 
+_log = logging.getLogger(__name__)
+
+REWRITE_UP_TO = 1_000_000_000  # bytes: some seconds, for which nobody else writes
 _COMPLAINTS = 20  # of one table; the rest say the same
 
 
@@ -73,6 +77,10 @@ class Keeper(Protocol):
 
     async def scrub(self) -> None:
         """What was deleted is also gone from the database's journal, as far as those allow who read right now."""
+
+    async def rewrite(self) -> bool:
+        """Nothing of what was deleted stays in the gaps of the database's pages, where it leaves copies of rows that it
+        has moved to make room. False when it is too large for that, in use or without room on the disk."""
 
 
 class SqliteTables:
@@ -142,6 +150,7 @@ class SqliteKeeper:
     async def write(self, work: Callable[[Tables], T]) -> T:
         def writing(db: sqlite3.Connection) -> tuple[T | None, Exception | None]:
             # What is deleted here may be personal: its pages are overwritten, not only freed.
+            (usual,) = db.execute("PRAGMA secure_delete").fetchone()
             db.execute("PRAGMA secure_delete = ON")
             db.execute("SAVEPOINT maintenance")
             try:
@@ -155,7 +164,7 @@ class SqliteKeeper:
             finally:
                 with contextlib.suppress(sqlite3.Error):
                     db.execute("RELEASE maintenance")
-                    db.execute("PRAGMA secure_delete = OFF")
+                    db.execute(f"PRAGMA secure_delete = {int(usual)}")
 
         result, error = await self._store.maintain(writing)
         if error is not None:
@@ -175,6 +184,24 @@ class SqliteKeeper:
                 raise translated(error, self.path) from error
 
         await anyio.to_thread.run_sync(truncate)
+
+    async def rewrite(self) -> bool:
+        def work() -> bool:
+            try:
+                with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as db:
+                    db.execute("PRAGMA busy_timeout = 5000")
+                    (pages,) = db.execute("PRAGMA page_count").fetchone()
+                    (size,) = db.execute("PRAGMA page_size").fetchone()
+                    if pages * size > REWRITE_UP_TO:
+                        return False
+                    db.execute("VACUUM")
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    return True
+            except sqlite3.OperationalError as error:
+                _log.warning("the database %s could not be rewritten: %s", self.path.name, error)
+                return False
+
+        return await anyio.to_thread.run_sync(work)
 
 
 @contextlib.contextmanager

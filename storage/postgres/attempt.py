@@ -65,15 +65,16 @@ class Desk:
     packer: Packer
     cache: StateCache
 
-    async def packed(self, blobs: Sequence[NewBlob]) -> list[BlobRow]:
-        """The rows of new blobs, patched against their bases where that pays; large ones are in their files by then."""
+    async def packed(self, blobs: Sequence[NewBlob], known: Mapping[bytes, bytes] | None = None) -> list[BlobRow]:
+        """The rows of new blobs, patched against their bases where that pays; large ones are in their files by then.
+        `known`: what `codec.compressed` gave for these and others."""
         wanted = self.packer.bases(blobs)
         rows: Mapping[Digest, BlobRow] = {}
         if wanted:
             rows = await self._chains(sorted(wanted))
         if sum(blob.encoded.size for blob in blobs) < _THREAD_FROM:
-            return self.packer.pack(blobs, rows.get)
-        return await asyncio.to_thread(self.packer.pack, blobs, rows.get)
+            return self.packer.pack(blobs, rows.get, known)
+        return await asyncio.to_thread(self.packer.pack, blobs, rows.get, known)
 
     async def _chains(self, digests: Sequence[Digest]) -> dict[Digest, BlobRow]:
         try:

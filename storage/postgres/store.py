@@ -37,7 +37,7 @@ from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
 from omium.storage.counting import Counting
 from omium.storage.gathered import Gathered
-from omium.storage.listening import Hear, Listeners
+from omium.storage.listening import Changes, Hear, Listeners
 from omium.storage.memories import PG_PUT, MemoryReads, as_row
 from omium.storage.migrate import migrate_postgres
 from omium.storage.postgres.connection import Durability, Link, connect, dsn_of
@@ -207,8 +207,11 @@ class PostgresStore(ProjectLog, Reads, PostgresOutbox, PostgresGraphs, Counting,
     def listen(self, hear: Hear, run_id: RunId | None = None) -> Callable[[], None]:
         return self._listeners.add(hear, run_id)
 
-    def changes(self, *, own: bool = True, call: Callable[[], None] | None = None) -> Subscription:
-        return self._tail.subscribe(own, call)
+    def on_change(self, call: Callable[[], None], *, own: bool = True) -> Callable[[], None]:
+        return self._tail.callers.add(call, own)
+
+    def changes(self, *, own: bool = True) -> Subscription:
+        return Changes(self._tail.callers, own)
 
     async def put(self, blobs: Sequence[NewBlob]) -> None:
         if blobs:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from typing import Any
 
-from omium.storage.listening import Changes
+from omium.storage.listening import Callers
 from omium.storage.postgres.connection import Connection, connect
 from omium.storage.postgres.errors import FAILURES
 
@@ -29,11 +28,11 @@ _IDLE = {"synchronous_commit": "off"}  # it writes nothing that has to last
 
 
 class Tail:
-    """Wakes the subscriptions of this process, and tells other processes of its commits."""
+    """Calls those of this process who want to know, and tells other processes of its commits."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._subscriptions: set[Changes] = set()
+        self.callers = Callers()  # a poll cannot tell the commits of this process from others': all hear of those
         self._committed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._pid = 0  # of our own session, whose notifications are for others
@@ -41,28 +40,17 @@ class Tail:
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="omium-tail")
 
-    def subscribe(self, own: bool, call: Callable[[], None] | None = None) -> Changes:
-        """With `own` False the commits of this process do not wake, but for a poll that cannot tell them apart."""
-        return Changes(self._subscriptions, own, call)
-
     def committed(self) -> None:
         """This process has committed something."""
         self._committed.set()
-        for subscription in list(self._subscriptions):
-            if subscription.own:
-                subscription.wake()
+        self.callers.committed()
 
     async def close(self) -> None:
-        for subscription in list(self._subscriptions):
-            await subscription.aclose()
+        await self.callers.close()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError, *FAILURES):
                 await self._task
-
-    def _wake(self) -> None:
-        for subscription in list(self._subscriptions):
-            subscription.wake()
 
     async def _run(self) -> None:
         while True:
@@ -78,7 +66,7 @@ class Tail:
         try:
             self._pid = db.get_server_pid()
             await db.add_listener(CHANNEL, self._heard)
-            self._wake()  # whatever was said meanwhile was missed
+            self.callers.changed()  # whatever was said meanwhile was missed
             seen, now = await self._position(db), asyncio.get_running_loop().time
             poll_at, busy = now() + POLL_S, False
             woken_at = now()
@@ -91,7 +79,7 @@ class Tail:
                 if now() >= poll_at:
                     before, seen = seen, await self._position(db)
                     if seen != before and (not busy or now() >= woken_at + BUSY_POLL_S):
-                        self._wake()
+                        self.callers.changed()
                         woken_at = now()
                     poll_at, busy = now() + POLL_S, False
         finally:
@@ -112,7 +100,7 @@ class Tail:
 
     def _heard(self, db: Connection, pid: int, channel: str, payload: Any) -> None:
         if pid != self._pid:
-            self._wake()
+            self.callers.changed()
 
 
 __all__ = ["Tail"]

@@ -23,6 +23,7 @@ from omium.orchestration.log.commands import CreateRun
 from omium.orchestration.ports import Clock, NewBlob, Write, Written
 from omium.storage.batch import Rows, Spoiled, StateCache
 from omium.storage.blobs import Packer
+from omium.storage.codec import compressed
 from omium.storage.postgres import statements as sql
 from omium.storage.postgres.attempt import Attempt, Desk, Heard, Item, Moved, Result, roll_back
 from omium.storage.postgres.connection import Connection, Link
@@ -137,10 +138,11 @@ class Writer:
     async def _commit(self, items: list[Item]) -> None:
         """One transaction for all; when that fails, one for each, so that nobody suffers for another's mistake."""
         ready = []
+        known = compressed(blob.encoded.data for item in items for blob in item.work.blobs)
         for item in items:
             try:
                 if item.work.blobs:
-                    item.blobs = await self._desk.packed(item.work.blobs)
+                    item.blobs = await self._desk.packed(item.work.blobs, known)
                 ready.append(item)
             except Exception as error:
                 self._deliver(Result([(item, self._explained(error))]))

@@ -37,7 +37,7 @@ from omium.storage.batch import Rows, drive
 from omium.storage.blobfiles import BlobFiles
 from omium.storage.blobs import Packer
 from omium.storage.counting import Counting
-from omium.storage.listening import Hear, Listeners
+from omium.storage.listening import Changes, Hear, Listeners
 from omium.storage.memories import SQLITE_PUT, MemoryReads, as_row
 from omium.storage.migrate import migrate_sqlite
 from omium.storage.project_log import ProjectLog
@@ -313,8 +313,11 @@ class SqliteStore(ProjectLog, Reads, SqliteOutbox, SqliteGraphs, Counting, Memor
 
         await self.job(work)
 
-    def changes(self, *, own: bool = True, call: Callable[[], None] | None = None) -> Subscription:
-        return self._tail.subscribe(own, call)
+    def on_change(self, call: Callable[[], None], *, own: bool = True) -> Callable[[], None]:
+        return self._tail.callers().add(call, own)
+
+    def changes(self, *, own: bool = True) -> Subscription:
+        return Changes(self._tail.callers(), own)
 
     async def _foreign(self) -> int:
         """How often another connection has been seen to commit."""

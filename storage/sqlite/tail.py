@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from omium.orchestration.errors import OmiumError
-from omium.storage.listening import Changes
+from omium.storage.listening import Callers
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _TROUBLE_S = 1.0  # how soon it is tried again when the database cannot be read
 
 
 class Tail:
-    """Wakes the subscriptions of this process. It polls only while there are any.
+    """Calls those of this process who want to know. It polls only while there are any.
 
     `known` gives how often the writer has seen another connection commit, `count` the same after looking again: only
     the writer can tell its own commits from theirs.
@@ -29,29 +29,26 @@ class Tail:
         self._path = path
         self._known = known
         self._count = count
-        self._subscriptions: set[Changes] = set()
+        self._callers = Callers()
         self._db: sqlite3.Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._version = 0
         self._foreign = 0
 
-    def subscribe(self, own: bool, call: Callable[[], None] | None = None) -> Changes:
-        """With `own` False the commits of this process do not wake."""
+    def callers(self) -> Callers:
+        """To be added to: from now on it is looked whether others commit."""
         if self._task is None or self._task.done():
             self._foreign = self._known()
             self._version = self._read()
             self._task = asyncio.create_task(self._run(), name="omium-tail")
-        return Changes(self._subscriptions, own, call)
+        return self._callers
 
     def committed(self) -> None:
         """This process has committed something."""
-        for subscription in list(self._subscriptions):
-            if subscription.own:
-                subscription.wake()
+        self._callers.committed()
 
     async def close(self) -> None:
-        for subscription in list(self._subscriptions):
-            await subscription.aclose()
+        await self._callers.close()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -61,7 +58,7 @@ class Tail:
 
     async def _run(self) -> None:
         await asyncio.sleep(POLL_S)
-        while self._subscriptions:
+        while self._callers:
             pause = POLL_S
             try:
                 changed = await self._was_changed()
@@ -69,8 +66,7 @@ class Tail:
                 _log.warning("the database %s cannot be watched: %s", self._path.name, error)
                 changed, pause = True, _TROUBLE_S  # whoever looks will see what is the matter
             if changed:
-                for subscription in list(self._subscriptions):
-                    subscription.wake()
+                self._callers.changed()
             await asyncio.sleep(pause)
 
     async def _was_changed(self) -> bool:

@@ -67,6 +67,7 @@ def test_json_has_the_shape_of_the_views(used_project: Place) -> None:
     ):
         assert misshapen(ok(used_project, *arguments), kind) == [], arguments
     lines = call(used_project, "events", hello, "--json").stdout.splitlines()
+    assert call(used_project, "events", hello, "--after", "9" * 20).exit_code == 2
     assert [misshapen(json.loads(line), EventView) for line in lines] == [[]] * len(lines)
     assert [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
 
@@ -300,7 +301,7 @@ def test_backup_sweep_and_restore(used_project: Place, tmp_path: Path) -> None:
     made = ok(used_project, "backup", str(target))
     assert (made["runs"] >= 3, made["damages"]) == (True, [])
     assert call(used_project, "backup", str(target)).exit_code == 5
-    assert set(ok(used_project, "sweep")) == {"blobs", "orphans", "temporaries"}
+    assert set(ok(used_project, "sweep")) == {"blobs", "orphans", "temporaries", "erasures"}
     elsewhere = str(tmp_path / "back" / "omium.db")
     (tmp_path / "back").mkdir()
     assert ok(used_project, "restore", str(target), "--database", elsewhere)["runs"] == made["runs"]

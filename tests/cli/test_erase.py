@@ -80,6 +80,7 @@ def test_a_session_goes_and_another_stays(project: Place) -> None:
     assert (refused.exit_code, left(place, home)["rows"]) == (5, {*gone, other})
     assert place.json("erase", "--session", "demo", "--forget", "runs", "--yes")["dropped"] == seen["dropped"]
     assert left(place, home) == {"rows": {other}, "directories": {other}}
+    assert anywhere(place.directory / "data", home) == []
     assert place.call("verify").exit_code == 0
     assert place.json("show", other)["output"] == {"text": "bo"}
     nothing = place.call("erase", "--session", "demo", "--yes")
@@ -102,6 +103,12 @@ def test_contents_go_while_the_logs_stay_and_verify(project: Place) -> None:
     (erased,) = [event for event in events if event["type"] == "erased"]
     assert erased["data"]["reason"] == "ticket 7"
     assert place.json("erase", run, "--yes")["erased"] == done["erased"]  # a repeat finishes what was interrupted
+    shown = place.json("show", inner)
+    assert (shown["status"], shown["output"]) == ("completed", None)
+    copy = place.directory / "data" / "omium.db.before-0004.bak"
+    copy.write_text("as it was")
+    again = place.call("erase", run, "--forget", "runs", "--yes")
+    assert (again.exit_code, f"until you delete that: {copy}" in again.stderr.replace("\n", "")) == (0, True)
 
 
 def test_what_goes_on_or_was_branched_stays_and_says_so(project: Place) -> None:

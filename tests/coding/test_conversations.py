@@ -172,7 +172,7 @@ async def test_with_its_runs_a_conversation_is_erased(node: Node) -> None:
     known(node).note(entry(ONE), share(gone))
     known(node).note(entry(TWO), share(gone))
     known(node).note(entry(TWO), share(stays))
-    await remove_files(node.directory / "home", [gone], None, [])
+    await remove_files(node.directory / "home", None, [gone], False)
     assert [one.id for one in known(node).entries()] == [TWO]
 
 
@@ -201,19 +201,21 @@ def test_the_upkeep_sweeps_them_and_a_command_lists_them(tmp_path: Path) -> None
     file.write_text(f"{file.read_text()}coding: {{claude: {{kind: claude, session_ttl: 10d}}}}\n")
     config = load_config(file, {"OMIUM_HOME": place.environment["OMIUM_HOME"]})
     conversations, now = Conversations(config.home), time.time()
+    one, two, gone = place.call("run", "hello", "-i", "name=ada").stdout.split()[0], new_id("run"), new_id("run")
     for identity, age in ((ONE, 1), (TWO, 11)):
         found = replace(entry(identity, now - age * DAY_S, standing="ended"), project=config.project.id)
-        conversations.note(found, share("run_1"))
-        conversations.note(found, share("run_2", 2))
-    conversations.note(entry(THREE, now), share("run_1"))  # of another project
+        conversations.note(found, share(one))
+        conversations.note(found, share(two, 2))
+    conversations.note(entry(THREE, now), share(one))  # of another project
     shown = place.json("conversations")
     assert [(one["id"], one["state"]) for one in shown] == [(ONE, "ended"), (TWO, "expired")]
     assert (shown[0]["runs"], shown[0]["turns"], shown[0]["tokens"], shown[0]["cost_usd"]) == (
-        *(["run_1", "run_2"], 3, 30),
+        *([one, two], 3, 30),
         1.0,
     )
-    assert place.json("conversations", "--run", "run_9") == place.json("conversations", "--agent", "codex") == []
-    assert [one["id"] for one in place.json("conversations", "--state", "expired", "--run", "run_1")] == [TWO]
+    assert place.json("conversations", "--run", gone) == place.json("conversations", "--agent", "codex") == []
+    for given in (one, one[-8:], "last"):
+        assert [it["id"] for it in place.json("conversations", "--state", "expired", "--run", given)] == [TWO]
     printed = place.call("conversations").stdout.splitlines()[0].split("\t")
     assert printed[:6] == [ONE, "claude", "ended", "2", "3", "30"]
     done = place.json("upkeep", "--now")

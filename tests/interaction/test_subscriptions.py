@@ -246,8 +246,8 @@ async def test_nothing_runs_while_nobody_listens(studio: Studio) -> None:
     run = await draft(studio)
     with anyio.fail_after(10):
         async with listening(studio, f"{RUNS}/{run}", RUNS, lists=True) as (_, hub):
-            assert hub._runs and hub._scopes and hub._changes is not None
-    assert (hub._runs, hub._scopes, hub._wanting, hub._changes, hub._unlisten, len(hub)) == ({}, {}, {}, None, None, 0)
+            assert hub._runs and hub._scopes and hub._unhear is not None
+    assert (hub._runs, hub._scopes, hub._wanting, hub._unhear, hub._unlisten, len(hub)) == ({}, {}, {}, None, None, 0)
     assert studio.store._listeners._by_run.get(run) is None
 
 

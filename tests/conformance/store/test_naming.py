@@ -15,7 +15,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
-from omium.storage.maintenance import retention
+from omium.storage.maintenance import erasing
 from tests.conformance.store.databases import AnyStore, Database, TestClock
 from tests.storage_histories import Life
 
@@ -82,16 +82,16 @@ async def test_what_a_run_names_again_while_it_is_erased_stays(
     await life.do(run_id, settle[0], blobs=[NewBlob(value)])
     await life.do(run_id, c.CancelRun())
     clock.advance(60)
-    erasing, unlinked = threading.Event(), threading.Event()
-    unlink = retention.unlink
+    begun, unlinked = threading.Event(), threading.Event()
+    unlink = erasing.unlink
 
     def slowly(*args: Any) -> None:
         unlink(*args)
-        erasing.set()
+        begun.set()
         unlinked.wait(20)
 
     async def settle_late() -> None:
-        await anyio.to_thread.run_sync(erasing.wait)
+        await anyio.to_thread.run_sync(begun.wait)
         clock.advance(1)
         written = asyncio.create_task(life.do(run_id, settle[1], blobs=[NewBlob(value)]))
         while database.name != "sqlite" and database.execute(_WAITING) == [("0",)]:
@@ -99,7 +99,7 @@ async def test_what_a_run_names_again_while_it_is_erased_stays(
         unlinked.set()
         await written
 
-    monkeypatch.setattr(retention, "unlink", slowly)
+    monkeypatch.setattr(erasing, "unlink", slowly)
     with anyio.fail_after(40):
         await asyncio.gather(settle_late(), m.erase(m.keeper(store), run_id, "asked for"))
     clock.advance(2 * DAY)

@@ -294,6 +294,36 @@ async def test_own_changes_wake_every_subscription(store: AnyStore) -> None:
         await subscription.aclose()
 
 
+async def test_who_is_called_on_changes_is_called_until_that_is_ended(two: tuple[AnyStore, AnyStore]) -> None:
+    """Of this process's commits at once, before the writer goes on; of others' within a second."""
+    mine, theirs = two
+    run, called, of_others = await executing(mine), [0], anyio.Event()
+
+    def call() -> None:
+        called[0] += 1
+
+    ends = [mine.on_change(call), mine.on_change(call)]  # the same twice is two
+    end_of_others = mine.on_change(of_others.set, own=False)
+    before = called[0]
+    await run.ask(Label(Seq(1), "mine"))
+    assert called[0] - before >= 2
+    ends.pop()()
+    before = called[0]
+    await run.ask(Label(Seq(1), "mine"))
+    assert called[0] > before
+    ends.pop()()
+    before = called[0]
+    of_others = anyio.Event()
+    end_of_others()
+    end_of_others()
+    others = mine.on_change(lambda: of_others.set(), own=False)
+    await seen_by(theirs, run).ask(Label(Seq(1), "theirs"))
+    with anyio.fail_after(5):
+        await of_others.wait()
+    others()
+    assert called[0] == before
+
+
 async def test_a_closed_subscription_ends(store: AnyStore) -> None:
     subscription = store.changes()
 

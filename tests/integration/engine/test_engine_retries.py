@@ -201,3 +201,32 @@ nodes:
         view = await w.finished(await w.run("fan"))
         assert view.output == {"f": [1, 2, 3]}
         assert (await w.core.get_run(ME, view.id)).counts == {"completed": 4}
+
+
+async def test_nodes_that_are_tried_again_together_read_the_log_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by itself would make as many copies of it as there are nodes."""
+    flow = """
+name: wide
+nodes:
+- id: a
+  kind: function
+  use: flaky
+  for_each: "${{ inputs.items }}"
+  with: {failures: 1}
+  retry: {max_attempts: 2, initial: 0}
+"""
+    async with world(tmp_path, flow) as w:
+        store, pages = w.machine.store, 0
+        events = store.events
+
+        async def counted(*args: Any) -> Any:
+            nonlocal pages
+            pages += 1
+            return await events(*args)
+
+        monkeypatch.setattr(store, "events", counted)
+        run = await w.run("wide", {"items": list(range(60))})
+        state = await w.until(run, lambda state: state.ended_at is not None)
+        assert (state.status, pages < 10) == ("completed", True), pages

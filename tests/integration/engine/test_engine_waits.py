@@ -75,6 +75,31 @@ async def test_a_run_that_is_let_go_of_is_not_executed_any_more(
         await w.finished(run)
 
 
+async def test_a_run_that_ends_as_its_process_leaves_is_nobody_s_to_look_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = "name: short\nnodes:\n- {id: a, kind: function, use: echo}\n"
+    async with world(tmp_path, flow) as w:
+        other = await w.start(runs=0)
+        asked, go_on, release = anyio.Event(), anyio.Event(), w.machine.store.release
+
+        async def slowly(*args: Any) -> Any:
+            asked.set()
+            await go_on.wait()
+            return await release(*args)
+
+        monkeypatch.setattr(w.machine.store, "release", slowly)
+        await w.run("short")
+        with anyio.fail_after(20):
+            await asked.wait()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(w.stop, w.machine)
+                while not w.machine.engine._stopping:
+                    await anyio.sleep(0.005)
+                go_on.set()
+        assert await other.store.next_wake([ME.project]) is None
+
+
 async def test_a_wait_of_no_time_at_all(tmp_path: Path) -> None:
     flow = wait("{for: 0}") + "- {id: long, kind: function, use: hold, with: {name: long}}\n"
     async with world(tmp_path, flow) as w:

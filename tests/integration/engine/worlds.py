@@ -316,7 +316,7 @@ class World:
         state = RunState(run_id)
         try:
             with anyio.fail_after(WITHIN_S):
-                async with watching(store, run_id) as watch:
+                with watching(store, run_id) as watch:
                     while not holds(state := await store.state(run_id)):
                         await watch.wait()
         except TimeoutError:

@@ -25,7 +25,7 @@ from omium.storage.migrate import HISTORY, History, migrate_postgres, migrate_sq
 
 GOOD = """
 from alembic import op
-revision, down_revision = "0003", "0002"
+revision, down_revision = "0005", "0004"
 
 def upgrade():
     with op.batch_alter_table("plans") as plans:
@@ -41,8 +41,8 @@ def later(tmp_path: Path, step: str) -> History:
     folder = tmp_path / "migrations"
     if not folder.exists():
         shutil.copytree(HISTORY.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0003_later.py").write_text(step)
-    return History(folder, "0003")
+    (folder / "versions" / "v0005_later.py").write_text(step)
+    return History(folder, "0005")
 
 
 def schema(path: Path) -> list[tuple[Any, ...]]:
@@ -120,9 +120,9 @@ def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> Non
     put_blob(path)
     before = dump(path)
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0003"
+    assert version(path) == "0005"
     assert "later" in [row[1] for row in schema(path)]
-    saved = tmp_path / "omium.db.before-0003.bak"
+    saved = tmp_path / "omium.db.before-0005.bak"
     assert dump(saved) == before
     assert saved.stat().st_mode & 0o777 == 0o600
     saved.unlink()
@@ -184,7 +184,7 @@ async def test_the_second_version_in_postgres(postgres_url: str) -> None:
     assert {asked: await query(postgres_url, asked) for asked in SINCE_SECOND} == SINCE_SECOND
 
 
-@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0003', '0002'\ndef upgrade(): 1 / 0\n"])
+@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0005', '0004'\ndef upgrade(): 1 / 0\n"])
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
     path = tmp_path / "omium.db"
     migrate_sqlite(path)
@@ -194,11 +194,11 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
         migrate_sqlite(path, later(tmp_path, step))
     assert failure.value.code == "storage_unavailable"
     assert as_file(path) == before
-    assert dump(tmp_path / "omium.db.before-0003.bak") == text
+    assert dump(tmp_path / "omium.db.before-0005.bak") == text
     migrate_sqlite(path)
     put_blob(path, "b" * 64)  # it goes on with the version that it had
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0003"
+    assert version(path) == "0005"
 
 
 @pytest.mark.parametrize("point", ["migration.backed_up", "migration.before_commit"])
@@ -210,7 +210,7 @@ def test_a_migration_that_is_killed_changes_nothing(tmp_path: Path, point: str) 
     assert in_child(path, history, point) == -9
     assert as_file(path) == before
     migrate_sqlite(path, history)
-    assert version(path) == "0003"
+    assert version(path) == "0005"
 
 
 def test_a_creation_that_is_killed_leaves_an_empty_database(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     migrate_sqlite(path)
     migrate_sqlite(path, later(tmp_path, GOOD))
     before = as_file(path)
-    with pytest.raises(OmiumError, match="0002") as refusal:
+    with pytest.raises(OmiumError, match=HISTORY.head) as refusal:
         migrate_sqlite(path)
     assert refusal.value.code == "storage_unavailable"
     assert "Upgrade" in refusal.value.hint
@@ -382,11 +382,11 @@ async def test_postgres_migrates_once_whoever_comes_together(postgres_url: str, 
     await asyncio.gather(*(migrate_postgres(postgres_url) for _ in range(4)))
     history = later(tmp_path, GOOD)
     await asyncio.gather(*(migrate_postgres(postgres_url, history) for _ in range(4)))
-    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0003",)]
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0005",)]
     with pytest.raises(OmiumError) as refusal:
         await migrate_postgres(postgres_url)
     assert refusal.value.code == "storage_unavailable"
-    assert refusal.value.data["found"] == "0003"
+    assert refusal.value.data["found"] == "0005"
 
 
 @pytest.mark.anyio
@@ -399,7 +399,7 @@ async def test_a_postgres_step_that_fails_changes_nothing(postgres_url: str, tmp
         await migrate_postgres(postgres_url, later(tmp_path, step))
     assert failure.value.code == "storage_unavailable"
     assert await query(postgres_url, CATALOGUE) == before
-    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [(HISTORY.head,)]
     assert await query(postgres_url, "SELECT count(*) FROM blobs") == [(1,)]
 
 
