@@ -397,9 +397,6 @@ class Execution:
             if due is not None:
                 self.arm(due)
             self._settled = True
-            if parking.is_decided(self) and self.folded.status is RunStatus.WAITING_APPROVAL:
-                # A decision was made just before the run was noted to stand still for it.
-                await self.commit([c.PauseRun("decided"), c.ResumeRun("decided")])
         while self.folded.setbacks and not self._behind and not self.is_over():
             await setbacks.take_up(self)
         if self.program.has_children:

@@ -166,16 +166,6 @@ async def _decided(run: Execution, turn: Turn, node_id: NodeId, node: NodeState,
         await starting.go_on(run, turn, node_id)
 
 
-def is_decided(run: Execution) -> bool:
-    """Whether a decision is there, or a question has expired, of which nothing has come yet."""
-    for approval_id, approval in run.folded.approvals.items():
-        if approval.decision is not None and not approval.consumed and approval.node is not None:
-            node = run.folded.node(approval.node)
-            if node.status is NodeStatus.WAITING_APPROVAL and node.approval == approval_id:
-                return True
-    return False
-
-
 def _settle_unknown(run: Execution, turn: Turn, node_id: NodeId) -> None:
     """A human said to try again: what was unknown counts as not having happened."""
     told = {"message": "it counts as not made: a person said to call again"}

@@ -209,6 +209,15 @@ class RunState:
         known = self.nodes.get(node_id)
         return known if known is not None else _untouched(self.generation)
 
+    def answered(self) -> ApprovalId | None:
+        """A question of a node that has been decided, or has expired, and that its node still waits for."""
+        for approval_id, approval in self.approvals.items():
+            if approval.decision is not None and not approval.consumed and approval.node is not None:
+                node = self.node(approval.node)
+                if node.status is NodeStatus.WAITING_APPROVAL and node.approval == approval_id:
+                    return approval_id
+        return None
+
 
 @lru_cache(maxsize=256)
 def _untouched(generation: int) -> NodeState:

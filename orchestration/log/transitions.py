@@ -409,6 +409,13 @@ def _request_approval(state: RunState, m: c.RequestApproval, at: int) -> list[Dr
     return [(E.APPROVAL_REQUESTED, {**data, "node": m.node})]
 
 
+def _wait(state: RunState, m: c.WaitRun, at: int) -> list[Draft]:
+    answered = state.answered()
+    if answered is not None:  # since the engine looked; whoever waits for the run would think that it asks again
+        raise OmiumError("conflict", f"run {state.run_id} does not stand still: approval {answered} is decided.")
+    return [(E.RUN_WAITING, {})]
+
+
 def _decide_approval(state: RunState, m: c.Decide, at: int) -> list[Draft]:
     approval = _approval(state, m.approval)
     if approval.decision is not None:
@@ -500,7 +507,7 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.CreateRun: _create,
     c.PlanRun: lambda s, m, at: [(E.RUN_PLANNING, {})],
     c.StartRun: lambda s, m, at: [(E.RUN_STARTED, {})],
-    c.WaitRun: lambda s, m, at: [(E.RUN_WAITING, {})],
+    c.WaitRun: _wait,
     c.PauseRun: _pause,
     c.ResumeRun: lambda s, m, at: [(E.RUN_RESUMED, present(reason=m.reason))],
     c.CancelRun: lambda s, m, at: [(E.RUN_CANCELLED, present(reason=m.reason))],

@@ -334,8 +334,12 @@ nodes:
         await w.approve(run, node="a")
         await reached.wait()
         await w.approve(run, node="b")
+        view = w.core.wait(ME, run, 10)
         on.set()
-        await w.finished(run)
+        assert (await view).status == "completed"  # and not waiting_approval, with nothing to decide
+        assert [one for one in await w.log(run) if one.startswith("run.")] == [
+            "run.created", "run.planning", "run.started", "run.waiting", "run.resumed", "run.completed",
+        ]  # fmt: skip
 
 
 async def test_assurance_below_the_gates_minimum_is_refused_with_the_way_to_decide(tmp_path: Path) -> None:

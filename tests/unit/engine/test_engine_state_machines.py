@@ -279,6 +279,14 @@ def test_a_question_is_decided_once_in_time_and_by_an_option_of_its_own() -> Non
     assert after(state, c.ExpireApproval(OPEN), NOW + 10).status is R.EXECUTING
 
 
+def test_a_run_is_not_noted_to_stand_still_for_a_question_that_is_answered() -> None:
+    answered = run_in(R.EXECUTING, N.WAITING_APPROVAL)
+    with pytest.raises(OmiumError, match=f"conflict.*{YES}"):
+        decide(answered, c.WaitRun(), NOW)
+    answered.approvals[YES].consumed = True
+    assert after(answered, c.WaitRun()).status is R.WAITING_APPROVAL
+
+
 @pytest.mark.parametrize("end", [c.CancelRun(), c.FailRun(ERROR)])
 def test_what_ends_a_run_ends_everything_in_it_at_once(end: c.Command) -> None:
     for status in NodeStatus:
