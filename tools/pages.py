@@ -14,6 +14,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, RunId, is_id
 from omium.orchestration.ports import EffectRow
 from omium.orchestration.service.nodes import AttemptView
+from omium.orchestration.service.reading import or_why
 from omium.orchestration.service.views import ApprovalView, BranchView, Caller, NodeView, RunView
 from omium.orchestration.values import Value
 from omium.tools import graph, uris
@@ -68,6 +69,11 @@ def output_of(value: Value, ref: Ref) -> dict[str, Any]:
     end = start + PIECE
     following = {"next": uris.next_page(ref, end)} if end < len(text) else {}
     return {"output_text": text[start:end], "output_offset": start, "output_size": len(text), **following}
+
+
+def given(value: Value, missing: str | None, ref: Ref) -> dict[str, Any]:
+    """The same, or why it is not there."""
+    return output_of(value, ref) if missing is None else {"no_output": missing}
 
 
 def page_of(items: Sequence[T], name: Callable[[T], str], ref: Ref, limit: int) -> tuple[Sequence[T], str | None]:
@@ -125,7 +131,7 @@ async def run(core: Core, caller: Caller, ref: Ref) -> Page:
             "nodes": [node_line(view.id, node) for node in view.nodes[:_LINES]],
             "nodes_in_all": len(view.nodes),
             "parts": {part: uris.run_uri(view.id, part) for part in parts} | {"audit": uris.audit_uri(view.id)},
-            **(output_of(view.output, ref) if view.output_digest is not None else {}),
+            **(given(view.output, view.no_output, ref) if view.output_digest is not None else {}),
         }
     )
 
@@ -168,7 +174,7 @@ async def node(core: Core, caller: Caller, ref: Ref) -> Page:
         raise missing(ref)
     output = {}
     if found.output is not None:
-        output = output_of(await core.node_output(caller, ref.run_id, ref.name), ref)
+        output = given(*await or_why(core.node_output(caller, ref.run_id, ref.name)), ref)
     detail = await core.node_detail(caller, ref.run_id, ref.name)
     return document(
         {

@@ -70,14 +70,14 @@ async def get_run(
     core, caller = desk_of(ctx)
     found = await the_run(core, caller, run_id)
     detail = detail or after is not None
-    run = await core.get_run(caller, found, detail=detail or (offset > 0 and node is None))
+    run = await core.get_run(caller, found, detail=detail)
     if wait_seconds:
         run = await waited(core, caller, ctx, run, wait_seconds, detail=detail)
     if node is not None:
         output = value_out(await core.node_output(caller, found, node), offset=offset, limit=VALUE_PAGE)
         return run_out(run, output=output, node=node)
     if offset:
-        return run_out(run, output=value_out(run.output, offset=offset, limit=VALUE_PAGE))
+        return run_out(run, output=value_out(await core.run_output(caller, found), offset=offset, limit=VALUE_PAGE))
     return run_out(run, detail=detail, after=after)
 
 

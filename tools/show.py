@@ -102,7 +102,7 @@ def run_out(
     """A run with `output`, which is `node`'s if that is given; with `detail` the run's own output and a page of its
     nodes, from the one after `after`."""
     nodes, nodes_after = node_page(run.nodes, after) if detail else (None, None)
-    if detail and output is None and run.output_digest is not None:
+    if detail and output is None and run.output_digest is not None and run.no_output is None:
         output = value_out(run.output)
     state = _state(run)
     if output is not None:
@@ -137,6 +137,8 @@ def _next(run: RunView) -> str:
     if run.approvals:
         return f"approve(approval_id='{run.approvals[0].id}', decision=...)"
     match run.status:
+        case "completed" if run.no_output is not None:
+            return f"done; {run.no_output}"
         case "completed":
             return "done: get_run(run_id, detail=true) has the output"
         case "failed":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import replace
 
 from omium.orchestration.definition.address import container_of
@@ -89,7 +89,9 @@ class Reading:
         counted = _counted(state, structure)
         nodes = node_views(state, structure) if detail else ()
         pending = await self.store.approvals(run_id=row.id) if detail or row.status == "waiting_approval" else []
-        output = await self._content(state.output) if detail and state.output is not None else None
+        output, no_output = None, None
+        if detail and state.output is not None:
+            output, no_output = await or_why(self._output(state.output, f"run {row.id}"))
         started = await self.store.started_by([row.id]) if detail else {}
         view = run_view(
             row,
@@ -97,6 +99,7 @@ class Reading:
             nodes=nodes,
             counted=counted,
             output=output,
+            no_output=no_output,
             approvals=[await self.approval_view(one, row) for one in pending],
         )
         return replace(view, children=started[row.id]) if started else view
@@ -230,14 +233,14 @@ class Reading:
                     await watch.wait()
 
     async def node_output(self, caller: Caller, run_id: RunId, node: str) -> Value:
-        """What a node gave. Raises `not_found` when it has given nothing (yet), or when there is no such node, with the
-        nearest ids."""
+        """What a node gave. Raises `not_found` when it has given nothing (yet), when that was erased, or when there is
+        no such node, with the nearest ids; `integrity` when it is damaged."""
         roles.check(caller, "node_output")
         await self.row(caller, run_id)
         state = await self.store.state(run_id)
         found = state.nodes.get(NodeId(node))
         if found is not None and found.output is not None:
-            return await self.store.value(found.output)
+            return await self._output(found.output, f"node {node!r} of run {run_id}")
         known = {str(one): shown_status(state, of).value for one, of in nodes_of(state, await self.structure(state))}
         if node not in known:
             near = difflib.get_close_matches(node, list(known), n=3) or list(known)[:5]
@@ -251,6 +254,24 @@ class Reading:
         raise OmiumError(
             "not_found", f"node {node!r} of run {run_id} has no output: it is {known[node]}.", hint, what="output"
         )
+
+    async def run_output(self, caller: Caller, run_id: RunId) -> Value:
+        """What a run gave. Raises `not_found` when it has given nothing (yet) or when that was erased, and `integrity`
+        when it is damaged."""
+        roles.check(caller, "run_output")
+        row = await self.row(caller, run_id)
+        if row.output is None:
+            raise OmiumError("not_found", f"run {run_id} has no output: it is {row.status}.", what="output")
+        return await self._output(row.output, f"run {run_id}")
+
+    async def _output(self, digest: Digest, whose: str) -> Value:
+        try:
+            return await self.store.value(digest)
+        except OmiumError as error:
+            if error.code != "not_found":
+                raise
+            told = f"the output of {whose} is not stored any more: it was erased."
+            raise OmiumError("not_found", told, what="output", digest=digest) from error
 
     async def artifact(self, caller: Caller, run_id: RunId, name: str) -> Value:
         """The newest artifact of this name."""
@@ -297,12 +318,7 @@ class Reading:
 
     async def _content(self, digest: Digest) -> Value:
         """What is shown beside something else: None once it is erased, or damaged, which `verify` says."""
-        try:
-            return await self.store.value(digest)
-        except OmiumError as error:
-            if error.code not in ("not_found", "integrity"):
-                raise
-            return None
+        return (await or_why(self.store.value(digest)))[0]
 
     async def list_approvals(
         self, caller: Caller, *, run_id: RunId | None = None, pending: bool = True
@@ -325,6 +341,16 @@ class Reading:
         if row is None or run is None or not caller.may_see(run.project, run.owner):
             raise OmiumError("not_found", f"there is no approval {approval_id}.", "List the approvals that wait.")
         return await self.approval_view(row, run, whole=row.status == "pending")
+
+
+async def or_why(reading: Awaitable[Value]) -> tuple[Value, str | None]:
+    """A content to be shown beside other things, or why it cannot be: it was erased, or it is damaged."""
+    try:
+        return await reading, None
+    except OmiumError as error:
+        if error.code not in ("not_found", "integrity"):
+            raise
+        return None, error.message
 
 
 def _workflow(definition: WorkflowDef, source: str | None) -> WorkflowView:
@@ -421,6 +447,7 @@ def run_view(
     nodes: Sequence[NodeView] = (),
     counted: Sequence[tuple[str, str, str | None]] = (),
     output: Value = None,
+    no_output: str | None = None,
     approvals: Sequence[ApprovalView] = (),
 ) -> RunView:
     """The view of a row, with what a fold adds to it. `counted`: all nodes with the status that is shown, and why."""
@@ -448,6 +475,7 @@ def run_view(
         error=row.error,
         output=output,
         output_digest=row.output,
+        no_output=no_output,
         parent_run=row.parent_run,
         parent_seq=row.parent_seq,
         branch=row.branch,

@@ -22,7 +22,8 @@ ADMINS: Final[frozenset[Role]] = frozenset({"admin"})
 
 _READ: Final = (
     "list_workflows", "get_workflow", "simulate",
-    "get_run", "run_at", "list_runs", "find_run", "row", "wait", "events", "follow", "node_output", "artifact",
+    "get_run", "run_at", "list_runs", "find_run", "row", "wait", "events", "follow", "node_output", "run_output",
+    "artifact",
     "list_approvals", "decisions", "budgets", "get_approval", "own_assurance",
     "list_checkpoints", "branch_tree", "compare", "replay", "timeline", "artifacts", "file", "audit",
     "node_detail", "resumable", "retry_stats", "rollbacks", "failures", "effects", "files_at", "file_at",

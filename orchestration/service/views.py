@@ -147,6 +147,7 @@ class RunView:
     error: Mapping[str, Any] | None = None
     output: Value = None
     output_digest: Digest | None = None
+    no_output: str | None = None  # why what it has given is not there
     parent_run: RunId | None = None
     parent_seq: Seq | None = None
     branch: str | None = None

@@ -17,6 +17,7 @@ from omium.server.commands.opening import opened
 
 if TYPE_CHECKING:
     from omium.orchestration.service.views import NodeView
+    from omium.orchestration.values import Value
 
 
 @command("omium runs --status waiting_approval --status paused", "omium runs --workflow release --json")
@@ -116,6 +117,7 @@ async def show(
             every = ", ".join(f"--{name}" for name in sorted(aspects))
             raise OmiumError("invalid_argument", f"one of {every} is shown at a time, and of the run as a whole.")
         return await _show_aspect(invocation, run, wanted[0])
+    from omium.orchestration.service.reading import or_why
     from omium.server.commands.render import next_step, show_node, show_run, show_value
 
     console = invocation.console
@@ -124,30 +126,35 @@ async def show(
         if seconds is not None:
             await core.wait(caller, run_id, seconds)
         view = await core.get_run(caller, run_id, detail=True)
-        if node is None:
-            value = view.output
-        else:
+        value, missing = view.output, view.no_output
+        if node is not None:
             found = next((one for one in view.nodes if one.id == node), None)
             if found is None:
                 raise _no_node(run_id, node, [one.id for one in view.nodes])
-            known = output or found.output is not None
-            value = await core.node_output(caller, run_id, node) if known else None
+            value, missing = None, None
+            if output:
+                value = await core.node_output(caller, run_id, node)
+            elif found.output is not None:
+                value, missing = await or_why(core.node_output(caller, run_id, node))
+        elif output:
+            if view.output_digest is None:
+                raise OmiumError("not_found", f"run {run_id} has no output: it is {view.status}.", next_step(view))
+            value = await core.run_output(caller, run_id)
     code = RUN_EXIT_CODES.get(view.status, DONE if seconds is None else STILL) if exit_status else DONE
     printed = {} if node is None or output or found is None else _printed(invocation, run_id, found)
     if output:
-        if node is None and view.output_digest is None:
-            raise OmiumError("not_found", f"run {run_id} has no output: it is {view.status}.", next_step(view))
         show_value(console, value)
     elif node is not None and found is not None:
         if console.json:
             from omium.server.commands.wire import as_json, json_text, value_as_json
 
-            console.text(json_text({**as_json(found), "value": value_as_json(value), "printed": printed}))
+            told = {"value": value_as_json(value), "no_value": missing, "printed": printed}
+            console.text(json_text({**as_json(found), **told}))
         else:
             show_node(console, found)
             if found.output is not None:
                 console.text()
-                show_value(console, value)
+                _show_output(console, value, missing)
             for stream, text in printed.items():
                 console.text()
                 console.text(console.paint(stream, bold=True))
@@ -158,10 +165,19 @@ async def show(
         show_run(console, view, _files(run_id))
         if view.output_digest is not None:
             console.text()
-            show_value(console, value)
+            _show_output(console, value, missing)
         if next_step(view):
             console.note(f"next: {next_step(view)}")
     return code
+
+
+def _show_output(console: Console, value: Value, missing: str | None) -> None:
+    from omium.server.commands.render import show_value
+
+    if missing is None:
+        show_value(console, value)
+    else:
+        console.note(missing)
 
 
 def _files(run_id: RunId) -> Path | None:

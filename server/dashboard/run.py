@@ -11,6 +11,7 @@ from starlette.responses import Response
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId
 from omium.orchestration.log.state import RUN_TERMINAL, RunStatus
+from omium.orchestration.service.reading import or_why
 from omium.orchestration.service.timeline import Interval, NodeTimeline
 from omium.orchestration.service.views import NodeView, RunView
 from omium.server.dashboard import show
@@ -65,6 +66,7 @@ async def run_page(page: Page) -> Response:
         "url": page.url_with,
         "opened": opened,
         "output": None if run.output is None else show.shown(run.output),
+        "no_output": run.no_output,
     }
     return page.show("run.html", data)
 
@@ -115,15 +117,17 @@ async def node_panel(page: Page, run: RunView, node: str) -> dict[str, Any] | No
             raise
         return None
     view = detail.node
-    output = None
+    output, no_output = None, None
     if view.output is not None and view.output_size <= _READ_WHOLE:
-        output = show.shown(await page.core.node_output(page.caller, run.id, view.id))
+        value, no_output = await or_why(page.core.node_output(page.caller, run.id, view.id))
+        output = show.shown(value) if no_output is None else None
     return {
         "node": view,
         "definition": detail.definition,
         "inputs": None if detail.no_inputs is not None else show.shown(detail.inputs),
         "no_inputs": detail.no_inputs,
         "output": output,
+        "no_output": no_output,
         "attempts": detail.attempts,
         "progress": detail.progress,
         "effects": detail.effects,
@@ -155,7 +159,7 @@ async def output(page: Page) -> Response:
     elif name is not None:
         value = await core.artifact(page.caller, run_id, name)
     else:
-        value = (await core.get_run(page.caller, run_id, detail=True)).output
+        value = await core.run_output(page.caller, run_id)
     found, kind = show.whole(value)
     return plain(found.encode(), f"output.{'txt' if kind == 'text' else 'json'}", "download" in page.query)
 

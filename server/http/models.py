@@ -205,6 +205,7 @@ class Run(Shown):
     error: Json | None
     output: AnyValue
     output_digest: str | None
+    no_output: str | None = Field(description="Why what it has given is not there")
     parent_run: str | None
     parent_seq: int | None
     branch: str | None

@@ -104,7 +104,14 @@ def test_contents_go_while_the_logs_stay_and_verify(project: Place) -> None:
     assert erased["data"]["reason"] == "ticket 7"
     assert place.json("erase", run, "--yes")["erased"] == done["erased"]  # a repeat finishes what was interrupted
     shown = place.json("show", inner)
-    assert (shown["status"], shown["output"]) == ("completed", None)
+    assert (shown["status"], shown["output"], "was erased" in shown["no_output"]) == ("completed", None, True)
+    node = place.json("show", inner, "--node", "told")
+    assert (node["status"], node["value"], "was erased" in node["no_value"]) == ("completed", None, True)
+    for asked in ((), ("--node", "told")):
+        seen = place.call("show", inner, *asked)
+        assert (seen.exit_code, "null" in seen.stdout, "was erased" in seen.stderr) == (0, False, True)
+        refused = place.call("show", inner, *asked, "--output")
+        assert (refused.exit_code, refused.stdout, "was erased" in refused.stderr) == (4, "", True)
     copy = place.directory / "data" / "omium.db.before-0004.bak"
     copy.write_text("as it was")
     again = place.call("erase", run, "--forget", "runs", "--yes")

@@ -52,6 +52,7 @@ NAMING: dict[str, Ask] = {
     "events": lambda core, who, of: core.events(who, of.run),
     "follow": lambda core, who, of: first(core.follow(who, of.run)),
     "node_output": lambda core, who, of: core.node_output(who, of.run, "draft"),
+    "run_output": lambda core, who, of: core.run_output(who, of.run),
     "artifact": lambda core, who, of: core.artifact(who, of.run, "report"),
     "timeline": lambda core, who, of: core.timeline(who, of.run),
     "artifacts": lambda core, who, of: core.artifacts(who, of.run),

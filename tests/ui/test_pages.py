@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from omium.orchestration.ids import ApprovalId, RunId
+from omium.storage import maintenance
 from tests.ui.house import HOSTILE, House, form_of, furnish, words
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +61,18 @@ async def test_every_view_of_every_kind_of_run_is_a_page(house: House) -> None:
                 page = await browser.open(path)
                 assert_harmless(page)
                 assert page.count("<h1") == 1, path
+
+
+async def test_an_erased_output_is_said_to_be_erased(house: House) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        run = (await house.run("echo", {"value": "ada"})).id
+        (node,) = (await house.core.get_run(house.owner, run, detail=True)).nodes
+        await maintenance.erase(maintenance.keeper(house.core.store), run, "ticket 7")
+        async with house.browser() as browser:
+            assert words(await browser.open(f"/runs/{run}")).count("it was erased") == 1
+            assert words(await browser.open(f"/runs/{run}?node={node.id}")).count("it was erased") >= 2
+            for path in ("output", f"output?node={node.id}"):
+                assert "it was erased" in await browser.open(f"/runs/{run}/{path}", 404)
 
 
 async def test_headers_let_nothing_foreign_in(house: House) -> None:
