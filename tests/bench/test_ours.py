@@ -6,6 +6,7 @@ Nothing here looks at how long anything took.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -88,7 +89,8 @@ def test_a_measure_that_fails_says_why(tmp_path: Path) -> None:
 def test_the_plan_is_whole() -> None:
     names = [line.name for made in PLAN for line in made.lines]
     assert len(names) == len(set(names))
-    assert {made.work for made in PLAN} == set(MEASURES)
+    without = set() if shutil.which("chromium") else {"screens"}  # which needs a browser
+    assert {made.work for made in PLAN} == set(MEASURES) - without
     assert {made.peer for made in PLAN} - {None} == set(THEIRS)
     with_targets = [line for made in PLAN for line in made.lines if line.target]
     assert len(with_targets) >= 14
