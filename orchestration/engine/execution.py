@@ -256,7 +256,7 @@ class Execution:
             turn.commands.append(c.WaitRun())
 
     def _stands_still(self, turn: Turn) -> bool:
-        """Nothing can go on before somebody decides."""
+        """Nothing can go on before somebody decides; the table refuses to note so when somebody has."""
         return (
             bool(self.parked)
             and not self.attempts

@@ -332,7 +332,8 @@ nodes:
 
         w.machine.store.before_write = hold
         await w.approve(run, node="a")
-        await reached.wait()
+        with anyio.fail_after(20):
+            await reached.wait()
         await w.approve(run, node="b")
         view = w.core.wait(ME, run, 10)
         on.set()
