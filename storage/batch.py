@@ -140,6 +140,10 @@ class Batch:
         """The owner's token of a run that this batch creates, -1 if it gets none; None for any other run."""
         return self._claimed.get(run_id)
 
+    def position(self, run_id: RunId) -> Seq:
+        """Where the log of a run that this batch has written ends."""
+        return self._states[run_id].seq
+
     def apply(self, write: Write) -> Generator[Need, Any, list[Event]]:
         """The events of a write. Raises what the transition table raises, and then nothing has changed; or Spoiled."""
         run_id, first = write.run_id, write.commands[0]

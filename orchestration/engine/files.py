@@ -57,8 +57,9 @@ class RunFiles:
                 return before.tree_start
             await self._need().restore(run.run_id, Tree(before.tree_start))
             return before.tree_start
-        if run.folded.tree is not None:
-            return run.folded.tree
+        present = run.written or run.folded.tree
+        if present is not None:
+            return present
         tree = await self._need().capture(run.run_id, "start")
         await run.commit([c.CaptureWorkspace(tree, "start")])
         return tree

@@ -28,8 +28,10 @@ async def take_parked(run: Execution, turn: Turn) -> None:
         if kind is not None:
             run.parked[node_id] = kind
     for node_id in [n for n, kind in run.parked.items() if kind == "child"]:
-        await take_child(run, turn, node_id)
-    await take_due(run, turn)
+        if not run.closed:  # one of them may end the run
+            await take_child(run, turn, node_id)
+    if not run.closed:
+        await take_due(run, turn)
 
 
 def _waits_for(run: Execution, node: NodeState) -> str | None:
@@ -53,6 +55,8 @@ async def take_due(run: Execution, turn: Turn) -> None:
         return
     taken: dict[str, int] = {}
     for node_id, kind in list(run.parked.items()):
+        if run.closed:  # what one of them led to has ended the run
+            return
         node = run.folded.node(node_id)
         late = _late_at(run, node_id, node)
         if kind == "approval":

@@ -340,6 +340,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
         if kept is not None and state.status is NodeStatus.PENDING:
             if kept.tree is not None:
                 await run.engine.workspaces.bring_to(run.run_id, kept.tree)
+                run.written = kept.tree
             turn.commands.append(c.ReuseNode(node_id, state.generation, key))
             run.drop_attempt(node_id)
             run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))
@@ -411,5 +412,6 @@ def keep(run: Execution, turn: Turn, value: Any, base: Digest | None = None) -> 
     """Have a value stored with the turn, and at hand for whoever reads it next."""
     encoded = encode(value)
     turn.blobs.append(NewBlob(encoded, base))
-    run.engine.values.put(encoded.digest, value, encoded.size)
+    if not run.engine.values.put(encoded.digest, value, encoded.size):
+        turn.held.append(run.engine.values.hold(encoded.digest, value))
     return encoded

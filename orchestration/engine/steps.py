@@ -148,6 +148,7 @@ async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.
     if attempt.node.workspace == "write":
         tree = await run.engine.workspaces.capture(run, attempt)
         turn.commands.append(c.CaptureWorkspace(tree, "suspended", attempt.node_id))
+        run.written = tree
     turn.commands.append(request)
     run.parked[attempt.node_id] = "approval"
     turn.wake(request.expires_at)
@@ -157,7 +158,10 @@ async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, ended: End
     node_id, node, done = attempt.node_id, attempt.node, ended.done
     assert done is not None
     tree = await run.engine.workspaces.capture(run, attempt) if node.workspace == "write" else None
+    run.written = tree or run.written
     if node.expands:
+        if tree is not None:
+            turn.commands.append(c.CaptureWorkspace(tree, "planned", node_id))
         await _expand_plan(run, turn, attempt, done.output)
         return
     encoded = starting.keep(run, turn, done.output, attempt.base)
@@ -411,7 +415,7 @@ async def _close_run(run: Execution, turn: Turn) -> None:
     run.closed = True
     broken = _broken_leaf(run, None)
     if broken is not None:
-        turn.commands.append(c.FailRun(_caused(run, broken)))
+        turn.commands.append(c.FailRun(_caused(run, broken), run.folded.generation))
         return
     workflow = run.program.workflow
     try:
@@ -425,9 +429,9 @@ async def _close_run(run: Execution, turn: Turn) -> None:
             value, base = await _outputs(run, None, leaves), _largest(run, None, leaves)
         encoded = starting.keep(run, turn, value, base)
     except OmiumError as error:
-        turn.commands.append(c.FailRun(describe(error)))
+        turn.commands.append(c.FailRun(describe(error), run.folded.generation))
         return
-    turn.commands.append(c.CompleteRun(encoded.digest, encoded.size))
+    turn.commands.append(c.CompleteRun(encoded.digest, encoded.size, run.folded.generation))
 
 
 # --- taking over ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omium.orchestration.engine.values import Held
 from omium.orchestration.ids import NodeId, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob
@@ -12,14 +13,15 @@ from omium.orchestration.ports import NewBlob
 class Turn:
     """Commands and blobs of one write, and what begins once that is durable: nodes to run, child runs to create (node,
     run, workflow, inputs), and a time to look again. The first `facts` commands are the end of an attempt, which stands
-    whatever becomes of the rest."""
+    whatever becomes of the rest. `held`: values that are too large for the cache, until the write is over."""
 
-    __slots__ = ("blobs", "children", "commands", "due", "facts", "started")
+    __slots__ = ("blobs", "children", "commands", "due", "facts", "held", "started")
 
     def __init__(self) -> None:
         self.commands: list[c.Command] = []
         self.blobs: list[NewBlob] = []
         self.started: list[NodeId] = []
+        self.held: list[Held] = []
         self.children: list[tuple[NodeId, RunId, str, Any]] = []
         self.facts = 0
         self.due: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 
@@ -18,6 +19,15 @@ _PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)  # between tries of a database that 
 _SMALL = 1024  # bytes, where the size is not known
 
 
+class Held:
+    """A value that can be loaded as long as somebody keeps this."""
+
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+
 class ValueCache:
     """Values by digest, bounded by the size of their encoded forms; the oldest go first. Whoever gets one must not
     change it."""
@@ -27,15 +37,27 @@ class ValueCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._values: OrderedDict[Digest, tuple[Any, int]] = OrderedDict()
+        self._held: WeakValueDictionary[Digest, Held] = WeakValueDictionary()
 
-    def put(self, digest: Digest, value: Value, size: int) -> None:
-        if digest in self._values or size > self._max_bytes // 4:
-            return
+    def put(self, digest: Digest, value: Value, size: int) -> bool:
+        """False for one that is too large to be kept."""
+        if digest in self._values:
+            return True
+        if size > self._max_bytes // 4:
+            return False
         self._values[digest] = (value, size)
         self._bytes += size
         while self._bytes > self._max_bytes:
             _, (_, old) = self._values.popitem(last=False)
             self._bytes -= old
+        return True
+
+    def hold(self, digest: Digest, value: Value) -> Held:
+        """Have a value at hand that is on its way to the store, whatever its size, for as long as the result lives."""
+        held = self._held.get(digest)
+        if held is None:
+            held = self._held[digest] = Held(value)
+        return held
 
     async def load(self, digest: Digest, size: int = _SMALL) -> Value:
         """The value, from the store if need be; `size` in bytes. Raises what `Store.value` raises, except that a
@@ -44,6 +66,9 @@ class ValueCache:
         if found is not None:
             value: Value = found[0]
             return value
+        held = self._held.get(digest)
+        if held is not None:
+            return held.value
         for pause in _PAUSES_S:
             try:
                 value = await self._store.value(digest)

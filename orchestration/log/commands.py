@@ -53,7 +53,10 @@ class StartRun: ...
 
 @record
 class WaitRun:
-    """Nothing can go on before somebody decides."""
+    """Nothing can go on before somebody decides. Where that is not so any more (a decision has come, or the run is of
+    another `generation` than its engine has seen), this is nothing, and no refusal: what it is written with stands."""
+
+    generation: int | None = None  # None: any
 
 
 @record
@@ -74,13 +77,19 @@ class CancelRun:
 
 @record
 class CompleteRun:
+    """`generation`: the one that came to its end, as its engine has seen it; None: any."""
+
     output: Digest
     size: int
+    generation: int | None = None
 
 
 @record
 class FailRun:
+    """`generation`: as of `CompleteRun`."""
+
     error: Mapping[str, Any]
+    generation: int | None = None
 
 
 @record

@@ -410,10 +410,27 @@ def _request_approval(state: RunState, m: c.RequestApproval, at: int) -> list[Dr
 
 
 def _wait(state: RunState, m: c.WaitRun, at: int) -> list[Draft]:
-    answered = state.answered()
-    if answered is not None:  # since the engine looked; whoever waits for the run would think that it asks again
-        raise OmiumError("conflict", f"run {state.run_id} does not stand still: approval {answered} is decided.")
-    return [(E.RUN_WAITING, {})]
+    """Whoever waits for the run would take it for a question, where there is none any more."""
+    stands = m.generation in (None, state.generation) and not state.setbacks and state.answered() is None
+    asks = any(approval.decision is None for approval in state.approvals.values())
+    return [(E.RUN_WAITING, {})] if stands and asks else []
+
+
+def _complete(state: RunState, m: c.CompleteRun, at: int) -> list[Draft]:
+    _check_course(state, m.generation)
+    return [(E.RUN_COMPLETED, {"output": m.output, "size": m.size})]
+
+
+def _fail(state: RunState, m: c.FailRun, at: int) -> list[Draft]:
+    _check_course(state, m.generation)
+    return [(E.RUN_FAILED, {"error": dict(m.error)})]
+
+
+def _check_course(state: RunState, generation: int | None) -> None:
+    """What has ended is the course that the engine has seen: one that somebody has set since goes on."""
+    if generation not in (None, state.generation):
+        told = f"run {state.run_id} is of generation {state.generation}: what has ended is of {generation}."
+        raise OmiumError("conflict", told)
 
 
 def _decide_approval(state: RunState, m: c.Decide, at: int) -> list[Draft]:
@@ -511,8 +528,8 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.PauseRun: _pause,
     c.ResumeRun: lambda s, m, at: [(E.RUN_RESUMED, present(reason=m.reason))],
     c.CancelRun: lambda s, m, at: [(E.RUN_CANCELLED, present(reason=m.reason))],
-    c.CompleteRun: lambda s, m, at: [(E.RUN_COMPLETED, {"output": m.output, "size": m.size})],
-    c.FailRun: lambda s, m, at: [(E.RUN_FAILED, {"error": dict(m.error)})],
+    c.CompleteRun: _complete,
+    c.FailRun: _fail,
     c.RecoverRun: _recover,
     c.RollBack: _roll_back,
     c.PlayFrom: courses.play_from,

@@ -378,21 +378,12 @@ class RunService(Reading):
         roles.check(caller, "wait")
         with watching(self.store, run_id, STATUS_CHANGES) as watch:
             with anyio.move_on_after(seconds):
-                if self._is_under_way_here(caller, run_id):
-                    await watch.wait()
                 row = await self.row(caller, run_id)
                 while RunStatus(row.status) not in _SETTLED:
                     await watch.wait()
                     row = await self.row(caller, run_id)
                 return await self.view_of(row, detail=detail)
         return await self.get_run(caller, run_id, detail=detail)
-
-    def _is_under_way_here(self, caller: Caller, run_id: RunId) -> bool:
-        """Whether this process executes the run now, so that nothing need be read to know that it has not ended."""
-        execution = self.engine.owned(run_id) if self.engine is not None else None
-        if execution is None or not caller.may_see(execution.folded.project, execution.folded.owner):
-            return False
-        return execution.folded.status not in _SETTLED
 
     # --- shared -----------------------------------------------------------------------------------------------------
 

@@ -225,7 +225,9 @@ class Attempt:
                 write.idempotency.arguments,
                 orjson.dumps(write.idempotency.result),
             )
-        return Written(events, Seq(events[-1].seq), Fence(1) if creating and write.claim is not None else None)
+        return Written(
+            events, self._batch.position(write.run_id), Fence(1) if creating and write.claim is not None else None
+        )
 
     def _replayed(self, wanted: IdempotencyKey) -> Written | None:
         row = self._earlier.get((wanted.scope, wanted.key))

@@ -407,7 +407,7 @@ class Writer:
         if creating and write.claim is not None:
             fence = Fence(1)
             self._owners[write.run_id] = 1
-        return Written(events, Seq(events[-1].seq), fence)
+        return Written(events, batch.position(write.run_id), fence)
 
     def grounded(
         self, db: sqlite3.Connection, blobs: Sequence[NewBlob], packed: Sequence[BlobRow], pending: Sequence[BlobRow]

@@ -51,8 +51,7 @@ def _offers_of_the_run(state: RunState) -> Iterator[c.Command]:
     yield c.Signal("go", INPUTS.digest, INPUTS.size)
     if state.status is RunStatus.EXECUTING:
         yield c.PauseRun("tired", interrupt=state.seq % 2 == 0)
-        if state.answered() is None:
-            yield c.WaitRun()
+        yield c.WaitRun()
         yield request(f"ap_{next(_names)}", None, scope="plan", expires_at=state.updated_at + state.seq % 2)
         flying = tuple(node_id for node_id, node in state.nodes.items() if node.in_flight)
         yield c.RecoverRun(2, flying, "owner_lost")

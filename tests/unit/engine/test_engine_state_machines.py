@@ -279,12 +279,24 @@ def test_a_question_is_decided_once_in_time_and_by_an_option_of_its_own() -> Non
     assert after(state, c.ExpireApproval(OPEN), NOW + 10).status is R.EXECUTING
 
 
-def test_a_run_is_not_noted_to_stand_still_for_a_question_that_is_answered() -> None:
-    answered = run_in(R.EXECUTING, N.WAITING_APPROVAL)
-    with pytest.raises(OmiumError, match=f"conflict.*{YES}"):
-        decide(answered, c.WaitRun(), NOW)
-    answered.approvals[YES].consumed = True
-    assert after(answered, c.WaitRun()).status is R.WAITING_APPROVAL
+def test_a_run_is_noted_to_stand_still_only_for_a_question_that_is_open() -> None:
+    still = run_in(R.EXECUTING, N.WAITING_APPROVAL)
+    assert decide(still, c.WaitRun(0), NOW) == []  # it is answered
+    still.approvals[YES].consumed = True
+    assert decide(still, c.WaitRun(7), NOW) == []  # somebody has set another course
+    still.setbacks[NODE] = {"rule": 1, "category": "timeout"}
+    assert decide(still, c.WaitRun(0), NOW) == []  # it is about to be taken back
+    still.setbacks.clear()
+    assert after(still, c.WaitRun(0)).status is R.WAITING_APPROVAL
+    closed = run_in(R.EXECUTING)
+    closed.approvals[OPEN].decision = "expired"
+    assert decide(closed, c.WaitRun(0), NOW) == []
+
+
+@pytest.mark.parametrize("end", [c.CompleteRun(BLOB, 1, 1), c.FailRun(ERROR, 1)])
+def test_what_ends_is_the_course_that_its_engine_has_seen(end: c.Command) -> None:
+    with pytest.raises(OmiumError, match="conflict"):
+        decide(run_in(R.EXECUTING), end, NOW)
 
 
 @pytest.mark.parametrize("end", [c.CancelRun(), c.FailRun(ERROR)])
