@@ -93,7 +93,7 @@ async def ask_human(ctx: Ctx, approval_id: str, decision: str, feedback: str | N
         )
     if view.min_assurance != "elicited" or not _can_ask(ctx):
         return NotAsked()
-    return Elicit(question(view, decision, feedback), decision_form(view, decision, feedback))
+    return Elicit(question(view, decision, feedback), decision_form(view, decision))
 
 
 def _can_ask(ctx: Ctx) -> bool:
@@ -130,8 +130,9 @@ def question(view: ApprovalView, decision: str | None = None, feedback: str | No
     return "\n".join(parts)
 
 
-def decision_form(view: ApprovalView, decision: str | None = None, feedback: str | None = None) -> type[Answer]:
-    """The form of a decision. Without a proposal the human has to choose one of the options."""
+def decision_form(view: ApprovalView, decision: str | None = None) -> type[Answer]:
+    """The form of a decision. A proposal is what it shows as chosen; an answer that names none is no decision, and the
+    feedback is the human's own: nothing that an agent says counts as theirs."""
     options = formed(view)
 
     def offered(chosen: str) -> str:
@@ -139,9 +140,9 @@ def decision_form(view: ApprovalView, decision: str | None = None, feedback: str
             raise ValueError("not one of the options")
         return chosen
 
-    choice = Annotated[str, AfterValidator(offered), Field(json_schema_extra={"enum": list(options)})]
-    proposed = ... if decision is None else decision
-    fields: dict[str, Any] = {"decision": (choice, proposed), "feedback": (str | None, feedback)}
+    shown: dict[str, Any] = {"enum": list(options)} | ({} if decision is None else {"default": decision})
+    choice = Annotated[str, AfterValidator(offered), Field(json_schema_extra=shown)]
+    fields: dict[str, Any] = {"decision": (choice, ...), "feedback": (str | None, None)}
     return create_model("Decision", __base__=Answer, **fields)
 
 

@@ -23,8 +23,9 @@ from omium.orchestration.history.reset import plan_reset
 from omium.orchestration.history.rollback import asked, went_back
 from omium.orchestration.ids import Digest, NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.events import Event
+from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
+from omium.orchestration.log.state import RUN_TERMINAL, RunStatus
 from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
 from omium.orchestration.service.views import Caller, Reuse
 from omium.orchestration.values import encode
@@ -34,6 +35,7 @@ MAX_DEPTH = 64
 
 _NAME = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_./-]{0,99}\Z")
 _MAX_HYPOTHESIS = 4_000
+_AFTER_ERASING = 8  # events that are looked at from the end of a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ async def plan_fork(
     created = (await ground.store.events(parent.id, limit=1))[0]
     await _check_depth(ground, created)
     fork = Fork(parent, created, at)
-    if before is None and not overrides:
+    if before is None and not overrides and not await _is_erased(ground, parent):
         return fork
     base = await ground.state(parent.id, at)
     structure = await ground.structure(base)
@@ -88,6 +90,14 @@ async def plan_fork(
     check_nodes(overrides, structure, base, lambda one: one in again or not stands(base.node(one)))
     inputs = merged_inputs(structure, recorded.inputs, overrides) if "inputs" in overrides else None
     return replace(fork, overrides=overrides or None, inputs=inputs)
+
+
+async def _is_erased(ground: Ground, parent: RunRow) -> bool:
+    """Whether what a branch goes on from may be gone, so that it wants a closer look. Little comes after an erasure."""
+    if RunStatus(parent.status) not in RUN_TERMINAL:
+        return False
+    latest = await ground.store.events(parent.id, Seq(max(0, parent.seq - _AFTER_ERASING)))
+    return any(event.type is EventType.ERASED for event in latest)
 
 
 async def _check_depth(ground: Ground, created: Event) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from omium.orchestration.definition.model import FailureRule
+from omium.orchestration.engine.children import cancel_below
 from omium.orchestration.engine.programs import Program
 from omium.orchestration.engine.setbacks import Back as TakenBack
 from omium.orchestration.errors import OmiumError
@@ -25,7 +26,7 @@ from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
-from omium.orchestration.log.state import RunState, RunStatus
+from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
 from omium.orchestration.service import roles
 from omium.orchestration.service.reading import Reading, node_views, row_of, run_view
@@ -332,7 +333,7 @@ class HistoryService(Reading):
     ) -> ClosedView:
         """Say what became of a branch. One that is adopted has completed: its parent's log takes over what it gave,
         with where that came from, and the parent's workspace gets its files, if both have one. What was cut off in
-        between is finished by adopting it again.
+        between is finished by adopting it again. One that is abandoned while it goes on is cancelled.
 
         Raises `not_allowed` when the run is no branch, is closed, or has not completed, and when the parent works on
         the files that would be exchanged; `conflict` when another branch of the same parent was adopted;
@@ -348,10 +349,23 @@ class HistoryService(Reading):
             adopted = await adopting.adopt(self._ground, caller, row, reason, done)
             done = done or row.closed == "adopted"
         if not done:
+            if status == "abandoned" and row.parent_run is not None and row.closed is None:
+                await self._end(caller, row)
             command = c.CloseBranch(status, reason, row.parent_run if status == "adopted" else None)
             await self.store.write(Write(run_id, [command], caller.principal, idempotency=key))
         run = await self.get_run(caller, run_id)
         return ClosedView(run) if adopted is None else ClosedView(run, adopted.files, adopted.back_to, adopted.notes)
+
+    async def _end(self, caller: Caller, row: RunRow) -> None:
+        """Cancel a run that goes on, and all below it."""
+        if RunStatus(row.status) in RUN_TERMINAL | {RunStatus.DRAFT}:
+            return
+        try:
+            await self.store.write(Write(row.id, [c.CancelRun("abandoned")], caller.principal))
+        except OmiumError as error:
+            if error.code != "not_allowed":  # it has ended meanwhile
+                raise
+        await cancel_below(self.store, row.id, caller.principal)
 
     # --- playing again --------------------------------------------------------------------------------------------
 

@@ -288,7 +288,7 @@ async def adopt(invocation: Invocation, run: str, reason: str | None, idempotenc
 @_reason
 @_key
 async def abandon(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
-    """Close a branch as one that led nowhere. What it found stays."""
+    """Close a branch as one that led nowhere, and cancel it if it goes on. What it found stays."""
     await _close(invocation, run, "abandoned", reason, idempotency_key)
 
 
@@ -416,7 +416,7 @@ def _said(invocation: Invocation, result: HistoryResult) -> None:
         if effects:
             console.text(title)
             effect_table(console, effects)
-    if run.status == "paused":
+    if run.status in ("paused", "draft"):
         console.note(f"next: omium resume {short(run.id)}")
     elif run.status not in ("completed", "failed", "cancelled"):
         console.note(f"next: omium events {short(run.id)} --follow")

@@ -39,7 +39,7 @@ def span(console: Console, ms: float | None) -> str:
     """Milliseconds as a person reads them, `4.1s`; for a program `4117ms`."""
     if ms is None:
         return ""
-    return duration(ms) if console.terminal else f"{ms:.0f}ms"
+    return duration(ms) if console.terminal else f"{max(ms, 0):.0f}ms"  # a clock may have been set back
 
 
 def run_table(console: Console, runs: Sequence[RunView]) -> None:
@@ -261,7 +261,7 @@ def next_step(run: RunView) -> str:
     if run.approvals:
         first = run.approvals[0]
         return approve_line(first.id, first.options)
-    if run.status == "paused":
+    if run.status in ("paused", "draft"):
         return f"omium resume {short(run.id)}"
     if run.status == "failed":
         error = run.error or {}

@@ -314,6 +314,8 @@ async def erase(
     if not gone and not found.kept:
         console.note("there are no such runs.")
     elif gone and not preview:
+        if found.shared:
+            console.note(f"{found.shared} contents stay: other runs were given or gave the same. Erase those too.")
         if found.pending:
             console.note(f"{found.pending} files of contents were stored just now: upkeep removes them in an hour.")
         if not found.rewritten:
@@ -344,11 +346,14 @@ def copies_before_upgrades(database: str) -> list[Path]:
 
 def _told_of(console: Console, found: Retained, preview: bool) -> None:
     if console.json:
-        console.view({"preview": preview, "dropped": found.dropped, "erased": found.erased, "kept": found.kept})
+        told = {"dropped": found.dropped, "erased": found.erased, "kept": found.kept, "shared": found.shared}
+        console.view({"preview": preview, **told})
         return
     for what, runs in (("dropped", found.dropped), ("erased", found.erased)):
-        console.table(("", "run", ""), [(what, run, "") for run in runs])
-    console.table(("", "run", "why"), [("kept", run, why) for run, why in found.kept.items()])
+        if runs:
+            console.table(("", "run"), [(f"would be {what}" if preview else what, run) for run in runs])
+    if found.kept:
+        console.table(("", "run", "why"), [("kept", run, why) for run, why in found.kept.items()])
 
 
 @command("omium retain --older-than 90d --preview", "omium retain --older-than 90d --forget runs --yes")
@@ -369,7 +374,7 @@ async def retain(invocation: Invocation, older_than: str, forget: str, preview: 
     from omium.storage.maintenance import keeper
 
     try:
-        seconds = duration_seconds(older_than)
+        seconds = duration_seconds(float(older_than) if older_than.isdecimal() else older_than)
     except ValueError as error:
         raise OmiumError("invalid_argument", f"--older-than: {error}.") from None
     console = invocation.console

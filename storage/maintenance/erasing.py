@@ -235,6 +235,13 @@ def _erased(tables: Tables, run_id: RunId) -> list[Digest]:
     return sorted(erased, key=lambda digest: (-depths[digest], digest))
 
 
+def still_stored(tables: Tables, run_ids: Sequence[RunId]) -> int:
+    """How many contents stay that the logs of these runs call erased: what other runs name too."""
+    named = {digest for run_id in run_ids for digest in _erased(tables, run_id)}
+    stored = "SELECT 1 FROM blobs WHERE digest = :digest"
+    return sum(tables.first(stored, digest=digest) is not None for digest in named)
+
+
 @dataclass(slots=True)
 class _Went:
     rows: int = 0
@@ -313,5 +320,6 @@ __all__ = [
     "erase",
     "finish_interrupted",
     "note",
+    "still_stored",
     "to_erase",
 ]

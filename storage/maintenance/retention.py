@@ -16,7 +16,7 @@ from omium.orchestration.ids import Principal, ProjectId, RunId, Seq
 from omium.orchestration.log.references import references
 from omium.orchestration.log.state import RUN_TERMINAL
 from omium.storage.budgets import forget_counters
-from omium.storage.maintenance.erasing import RETENTION, SYSTEM, Beside, end, erase, note, to_erase
+from omium.storage.maintenance.erasing import RETENTION, SYSTEM, Beside, end, erase, note, still_stored, to_erase
 from omium.storage.maintenance.logs import (
     RUN_DROPPED,
     DroppedRun,
@@ -55,12 +55,15 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Retained:
     """What went, and why each other run that was old enough stayed. `pending`: files of contents that were stored this
-    very minute; a sweep an hour later takes them. `rewritten`: no copies are left in gaps of the database's pages."""
+    very minute; a sweep an hour later takes them. `shared`: contents that were to be erased and stay, also for those
+    who look at that run, because logs of others name the same. `rewritten`: no copies are left in gaps of the
+    database's pages."""
 
     dropped: Sequence[RunId] = ()
     erased: Sequence[RunId] = ()
     kept: Mapping[RunId, str] = field(default_factory=dict)
     pending: int = 0
+    shared: int = 0
     rewritten: bool = True
 
 
@@ -221,7 +224,12 @@ async def forget(
             else:
                 kept[root] = why
             continue
-        for run_id in await keeper.read(partial(_called, root=root)):
+        family = await keeper.read(partial(_called, root=root))
+        going = await keeper.read(partial(_going, run_ids=family))
+        if going is not None:  # nobody's part goes before the whole: what goes on may go back to it
+            kept[root] = f"{going} has not ended"
+            continue
+        for run_id in family:
             try:
                 if preview:
                     await keeper.read(partial(to_erase, run_id=run_id))
@@ -233,7 +241,17 @@ async def forget(
                     raise
                 kept[run_id] = f"{run_id} has not ended"
     rewritten = preview or not any(found.values()) or await keeper.rewrite()
-    return Retained(found["runs"], found["blobs"], kept, pending, rewritten)
+    shared = 0 if preview else await keeper.read(partial(still_stored, run_ids=found["blobs"]))
+    return Retained(found["runs"], found["blobs"], kept, pending, shared, rewritten)
+
+
+def _going(tables: Tables, run_ids: Sequence[RunId]) -> RunId | None:
+    """One of them that has not ended."""
+    for run_id in run_ids:
+        row = tables.first("SELECT status FROM runs WHERE id = :run", run=run_id)
+        if row is not None and row[0] not in RUN_TERMINAL:
+            return run_id
+    return None
 
 
 def _named(tables: Tables, run_ids: Sequence[RunId], kept: dict[RunId, str]) -> list[RunId]:

@@ -32,6 +32,15 @@ nodes:
 """
 
 
+PART = """
+name: part
+inputs: {type: object, properties: {name: {type: string}}}
+nodes:
+- {id: inner, kind: workflow, use: told, with: {name: "${{ inputs.name }}"}}
+- {id: gate, kind: approval, needs: inner, approval: {prompt: "Go on?"}}
+"""
+
+
 def talking(place: Place) -> Place:
     steps, project = place.directory / "steps.py", place.directory / "omium.yaml"
     steps.write_text(steps.read_text() + STEPS)
@@ -139,3 +148,38 @@ def test_what_is_asked_wrongly_is_refused(project: Place) -> None:
     assert project.call("erase", "--yes").exit_code == 2
     assert project.call("erase", "run_00000000000000000000000000", "--yes").exit_code == 4
     assert project.call("erase", "--session", "s", "--reason", "two\nlines").exit_code == 2
+
+
+def test_nothing_of_a_run_goes_before_all_of_it_has_ended(project: Place) -> None:
+    place = talking(project)
+    (place.directory / "workflows" / "part.yaml").write_text(PART)
+    run = started(place, "part", "--input", "name=ada")
+    told = place.call("erase", run, "--yes")
+    assert (told.exit_code, f"{run} has not ended" in told.stdout) == (5, True)
+    inner = next(one["id"] for one in place.json("runs", "--children")["runs"] if one["id"] != run)
+    assert place.json("show", inner)["output"] == {"text": "ada"}
+
+
+def test_what_others_share_stays_and_is_counted(project: Place) -> None:
+    place = talking(project)
+    one, two = (started(place, "told", "--input", "name=ada") for _ in range(2))
+    seen = place.call("erase", one, "--preview")
+    assert f"would be erased\t{one}" in seen.stdout
+    told = place.call("erase", one, "--yes")
+    assert "contents stay: other runs were given or gave the same" in told.stderr
+    assert place.json("erase", two, "--yes")["shared"] == 0
+    assert place.call("show", one, "--output").exit_code == 4
+
+
+def test_a_number_is_a_duration_of_seconds(project: Place) -> None:
+    assert project.call("retain", "--older-than", "3600", "--preview").exit_code == 0
+    assert project.call("retain", "--older-than", "3600x", "--preview").exit_code == 2
+
+
+def test_nothing_is_branched_off_what_is_erased(project: Place) -> None:
+    place = talking(project)
+    run = started(place, "told", "--input", "name=ada")
+    place.json("erase", run, "--yes")
+    refused = place.call("branch", run, "start", "--name", "b", "--yes")
+    assert (refused.exit_code != 0, "cannot go on" in refused.stderr) == (True, True)
+    assert place.call("verify").exit_code == 0

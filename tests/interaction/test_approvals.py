@@ -195,7 +195,7 @@ async def test_the_second_decision_comes_too_late(studio: Studio, mode: Mode) ->
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("content", [{"decision": "burn it"}, {"decision": 3}, None], ids=repr)
+@pytest.mark.parametrize("content", [{"decision": "burn it"}, {"decision": 3}, {}, None], ids=repr)
 async def test_an_answer_that_does_not_fit_the_form_decides_nothing(
     studio: Studio, mode: Mode, content: dict[str, Any] | None
 ) -> None:

@@ -180,6 +180,9 @@ async def test_a_branch_is_adopted_once_it_completed_and_only_one_of_a_parents(t
         assert (await core.close_branch(ME, runs[0].id, "adopted")).run.closed == "adopted"
         await refused(core.close_branch(ME, runs[1].id, "adopted"), "conflict")
         await refused(core.close_branch(ME, hand.run_id, "abandoned"), "not_allowed")
+        going = (await core.branch(ME, hand.run_id, name="going")).run
+        ended = (await core.close_branch(ME, going.id, "abandoned")).run
+        assert (ended.status, ended.reason, ended.closed) == ("cancelled", "abandoned", "abandoned")
         (label,) = await core.store.labels(hand.run_id)
         assert label.label == "adopted/a" and label.note is not None and label.note.startswith(f"{runs[0].id}@")
 
