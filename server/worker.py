@@ -6,7 +6,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -17,7 +17,8 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.service.core import Core
 from omium.server.app import open_omium
 from omium.server.config import Config, load_config
-from omium.server.detach import HORIZON_S, IDLE_S, has_work, lock_path
+from omium.server.declared.hot_project import ProjectStands
+from omium.server.detach import HORIZON_S, IDLE_S, has_work, lock_path, start_worker
 from omium.server.logs import set_up_logging
 from omium.server.loop import run
 from omium.server.memory import tune
@@ -59,13 +60,25 @@ async def run_worker(
 
 async def _serve_alone(config: Config, core: Core, idle_s: float, horizon_s: float) -> None:
     """Serve under the lock. It is given up before the last look for work, so that nobody relies on a worker that is
-    about to end."""
+    about to end.
+
+    Whoever changes the project's file has not started this worker, and knows nothing of it: it takes no more runs then,
+    has another one started, and ends with the last of its own."""
+    stands = ProjectStands(config)
+    assert core.engine is not None
+    core.engine.may_claim = stands
     while True:
         async with _only_one(config) as mine:
             if not mine:
                 _log.info("another background worker serves %s", config.project.id)
                 return
-            await _until_idle(config, core, idle_s, horizon_s)
+            await _until_idle(config, core, idle_s, horizon_s, stands)
+        if not stands():
+            _log.info("the project's file has changed: another worker goes on")
+            await start_worker(config)
+            while core.engine.busy > 0:
+                await anyio.sleep(_LOOK_S / 4)
+            return
         if not await _is_busy(config, core, horizon_s):
             return
 
@@ -86,12 +99,14 @@ async def _only_one(config: Config) -> AsyncIterator[bool]:
         await lock.__aexit__(None, None, None)
 
 
-async def _until_idle(config: Config, core: Core, idle_s: float | None, horizon_s: float) -> None:
+async def _until_idle(
+    config: Config, core: Core, idle_s: float | None, horizon_s: float, stands: Callable[[], bool] = lambda: True
+) -> None:
     if idle_s is None:
         await anyio.sleep_forever()
         return
     idle_since = anyio.current_time()
-    while anyio.current_time() - idle_since < idle_s:
+    while stands() and anyio.current_time() - idle_since < idle_s:
         await anyio.sleep(min(_LOOK_S, idle_s / 4))
         if await _is_busy(config, core, horizon_s):
             idle_since = anyio.current_time()

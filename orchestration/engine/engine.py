@@ -112,6 +112,7 @@ class Engine:
         self._executions: dict[RunId, Execution] = {}
         self._left = StatesLeft()
         self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, int]]] = {}
+        self.may_claim: Callable[[], bool] = lambda: True  # asked before each look for runs
         self.reserved = 0  # places for runs that are claimed or being created, and not yet among the executions
         self._timers: list[tuple[int, int, RunId]] = []
         self._timer_count = 0
@@ -247,7 +248,7 @@ class Engine:
     async def _claim_what_is_due(self) -> float:
         """Claim as long as there is something and room for it; seconds until it is worth looking again."""
         try:
-            while not self._stopping:
+            while not self._stopping and self.may_claim():
                 now = self.clock.now_us()
                 due = await self.store.next_wake(self.config.projects)
                 if due is None:

@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from omium.orchestration.definition.address import container_of
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.recorded import expansions
 from omium.orchestration.ids import NodeId
 from omium.orchestration.log.again import Again
 from omium.orchestration.log.state import NodeState, RunState
@@ -52,7 +54,9 @@ def check_exists(structure: Structure, state: RunState, node_id: NodeId) -> None
     try:
         structure.node_def(node_id)
         unknown = [
-            one for one in (node_id, *structure.containers(node_id)) if one.endswith("]") and one not in state.nodes
+            one
+            for one in (node_id, *structure.containers(node_id))
+            if one.endswith("]") and not _has_expanded(state, one)
         ]
         if not unknown:
             return
@@ -65,6 +69,13 @@ def check_exists(structure: Structure, state: RunState, node_id: NodeId) -> None
     near = difflib.get_close_matches(node_id, sorted(names), n=3) if len(names) <= 2000 else []
     hint = f"Did you mean {', '.join(near)}?" if near else "Look at the run to see its nodes."
     raise OmiumError("not_found", f"run {state.run_id} has no node {node_id!r}: {problem}.", hint)
+
+
+def _has_expanded(state: RunState, instance: NodeId) -> bool:
+    """Whether there is this instance now; the log may know of one from before a rollback, or from an earlier round."""
+    container = container_of(instance)
+    expansion = state.node(container).expansion if container is not None else None
+    return expansion is not None and instance in expansions(NodeId(container or ""), expansion, state.nodes)
 
 
 def _first_writer(structure: Structure, state: RunState, nodes: Iterable[NodeId]) -> NodeId | None:

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Write
 from tests.integration.engine.worlds import ME, World, world
@@ -117,6 +118,56 @@ async def test_a_course_that_is_set_just_before_the_run_stands_still_is_taken(tm
 async def play_before_it_stands(w: World, run: Any) -> None:
     async with held(w, c.WaitRun):
         await w.core.play_from_node(ME, run, "pre")
+
+
+GONE = """
+name: f
+nodes:
+- {id: q, kind: approval, approval: {prompt: q}}
+- {id: fe, kind: function, use: echo, needs: q, for_each: {items: [1, 2]}, with: {value: "${{ item }}"}}
+- {id: end, kind: approval, needs: fe, approval: {prompt: e}}
+"""
+
+
+async def test_an_instance_of_before_a_rollback_is_not_played(tmp_path: Path) -> None:
+    async with world(tmp_path, GONE) as w:
+        run = await w.run("f")
+        await w.approve(run, node="q")
+        await w.until(run, lambda s: s.node("end").status == "waiting_approval")
+        await w.idle()
+        await w.core.rollback(ME, run, "start")
+        await w.core.resume(ME, run)
+        await w.status(run, "waiting_approval")
+        with pytest.raises(OmiumError, match="has not expanded"):
+            await w.core.play_from_node(ME, run, "fe[0]")
+        await w.approve(run, node="q")
+        await w.approve(run, node="end")
+        await w.finished(run)
+
+
+LOOP = """
+name: f
+nodes:
+- id: loop
+  kind: group
+  repeat: {until: "iteration >= 2", max: 3}
+  nodes: [{id: x, kind: approval, approval: {prompt: "x"}}]
+- {id: end, kind: approval, needs: loop, approval: {prompt: e}}
+"""
+
+
+async def test_a_round_of_an_earlier_loop_is_not_played(tmp_path: Path) -> None:
+    async with world(tmp_path, LOOP) as w:
+        run = await w.run("f")
+        for number in range(3):
+            await w.approve(run, node=f"loop[{number}].x")
+        await w.until(run, lambda s: s.node("end").status == "waiting_approval")
+        await w.idle()
+        await w.core.play_from_node(ME, run, "loop")
+        await w.until(run, lambda s: s.node("loop[0].x").status == "waiting_approval")
+        await w.idle()
+        with pytest.raises(OmiumError, match="has not expanded"):
+            await w.core.play_from_node(ME, run, "loop[2].x")
 
 
 PARENT = """
