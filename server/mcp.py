@@ -21,7 +21,7 @@ from mcp.server.stdio import stdio_server
 from omium.orchestration.service.views import Caller
 from omium.server.identity.limits import RateLimits
 from omium.server.limited import Limited
-from omium.server.unreadable import TOO_LONG, Readable
+from omium.server.unreadable import MAX_MESSAGE, TOO_LONG, Readable
 from omium.tools.app.deciding import VIEW_TOOLS
 from omium.tools.app.view import AppTools, run_app
 from omium.tools.completion import offer_completion
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from omium.tools.tasks_source import TaskSource
 
 ANSWER_WITHIN_S = 86_400.0  # a form may lie open as long as an approval; the approval itself is in the store
-MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one line
 
 Identify = Callable[[Context[Any, Any]], Caller]
 

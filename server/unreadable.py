@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mcp.shared._stream_protocols import ReadStream, WriteStream
 
+MAX_MESSAGE: Final = 16 * 1024 * 1024  # bytes of one line
 TOO_LONG: Final = "too long"  # stands for a line over the limit
 
 
@@ -75,11 +76,13 @@ def answer_to(line: str) -> JSONRPCError | None:
     if not line.strip():
         return None
     if line == TOO_LONG:
-        return _error(None, PARSE_ERROR, "Parse error: the message is too long.")
+        return _error(None, PARSE_ERROR, f"Parse error: the message is longer than {MAX_MESSAGE >> 20} MiB.")
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
-        return _error(None, PARSE_ERROR, "Parse error: the line is no JSON, or nested too deeply.")
+        return _error(
+            None, PARSE_ERROR, "Parse error: the line is no JSON, or nests too deeply, or has too long a number."
+        )
     if not isinstance(said, dict):
         return _error(None, INVALID_REQUEST, "Invalid request: a line holds one message, and no batch.")
     if ("id" not in said and "method" in said) or ("method" not in said and ("result" in said or "error" in said)):
