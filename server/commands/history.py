@@ -288,7 +288,7 @@ async def adopt(invocation: Invocation, run: str, reason: str | None, idempotenc
 @_reason
 @_key
 async def abandon(invocation: Invocation, run: str, reason: str | None, idempotency_key: str | None) -> None:
-    """Close a branch as one that led nowhere, and cancel it if it goes on. What it found stays."""
+    """Close a branch as one that led nowhere. If it goes on, it is cancelled; what it found stays."""
     await _close(invocation, run, "abandoned", reason, idempotency_key)
 
 

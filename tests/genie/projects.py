@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -74,10 +75,12 @@ def spec_of(project: Path, **changed: Any) -> EpicSpec:
     return EpicSpec.model_validate({**spec.model_dump(), **changed})
 
 
-async def yes(_: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A person who fills the form in as it was proposed."""
+async def yes(question: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A person who fills the form in as it was proposed, and writes the word that was proposed with it."""
     fields = schema["properties"]
-    return {name: one["default"] for name, one in fields.items() if one.get("default") is not None}
+    filled = {name: one["default"] for name, one in fields.items() if one.get("default") is not None}
+    word = re.search(r"^The agent proposes: \S+ \((.+)\)$", question, re.MULTILINE)
+    return {**filled, "feedback": word[1]} if word else filled
 
 
 @asynccontextmanager
