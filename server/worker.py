@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -25,6 +25,9 @@ from omium.server.memory import tune
 from omium.server.signals import Signals
 from omium.server.wiring.supervision import LiveSupervision
 
+if TYPE_CHECKING:
+    from omium.orchestration.engine.engine import Engine
+
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
@@ -40,6 +43,7 @@ async def run_worker(
     exclusive: hold the lock of the background worker, and end at once if another one does. horizon_s: a timer that is
     due within so many seconds counts as something to be done.
     """
+    stands = ProjectStands(config)  # as it was loaded a moment ago
     supervision = LiveSupervision(config)
     signals = Signals(supervision)
     with signals.held():
@@ -52,19 +56,18 @@ async def run_worker(
             tasks.start_soon(signals.heed, go)
             async with open_omium(config, supervision=supervision) as core:
                 if exclusive:
-                    await _serve_alone(config, core, IDLE_S if idle_s is None else idle_s, horizon_s)
+                    await _serve_alone(config, core, IDLE_S if idle_s is None else idle_s, horizon_s, stands)
                 else:
                     await _until_idle(config, core, idle_s, horizon_s)
             tasks.cancel_scope.cancel()
 
 
-async def _serve_alone(config: Config, core: Core, idle_s: float, horizon_s: float) -> None:
+async def _serve_alone(config: Config, core: Core, idle_s: float, horizon_s: float, stands: Callable[[], bool]) -> None:
     """Serve under the lock. It is given up before the last look for work, so that nobody relies on a worker that is
     about to end.
 
     Whoever changes the project's file has not started this worker, and knows nothing of it: it takes no more runs then,
     has another one started, and ends with the last of its own."""
-    stands = ProjectStands(config)
     assert core.engine is not None
     core.engine.may_claim = stands
     while True:
@@ -74,13 +77,22 @@ async def _serve_alone(config: Config, core: Core, idle_s: float, horizon_s: flo
                 return
             await _until_idle(config, core, idle_s, horizon_s, stands)
         if not stands():
-            _log.info("the project's file has changed: another worker goes on")
-            await start_worker(config)
-            while core.engine.busy > 0:
-                await anyio.sleep(_LOOK_S / 4)
+            await _give_way(config, core.engine)
             return
         if not await _is_busy(config, core, horizon_s):
             return
+
+
+async def _give_way(config: Config, engine: Engine) -> None:
+    """Have a worker started that knows the project as it is, and end with the last run that is in hand here."""
+    _log.info("the project's file has changed: another worker goes on")
+    engine.may_claim = lambda: False  # for good, should somebody take the change back
+    try:
+        await start_worker(config)
+    except OmiumError as error:  # what is in hand here must not suffer for it
+        _log.warning("no background worker could be started, runs wait for the next process: %s", error)
+    while engine.busy > 0:
+        await anyio.sleep(_LOOK_S / 4)
 
 
 @asynccontextmanager

@@ -36,10 +36,14 @@ class Listeners:
     def tell(self, heard: Iterable[tuple[RunId, Sequence[Event]]]) -> None:
         for run_id, events in heard:
             for hear in (*self._by_run.get(None, ()), *self._by_run.get(run_id, ())):
-                try:
-                    hear(run_id, events)
-                except Exception:  # the write stands, and its caller and the other listeners are to hear of it
-                    _log.exception("a listener failed")
+                _tell(hear, run_id, events)
+
+
+def _tell(hear: Callable[..., None], *what: object) -> None:
+    try:
+        hear(*what)
+    except Exception:  # the write stands, and its caller and the other listeners are to hear of it
+        _log.exception("a listener failed")
 
 
 class Callers:
@@ -68,13 +72,13 @@ class Callers:
     def committed(self) -> None:
         """This process has committed something."""
         for call in list(self._of_all.values()):
-            call()
+            _tell(call)
 
     def changed(self) -> None:
         """Anybody may have committed something."""
         self.committed()
         for call in list(self._of_others.values()):
-            call()
+            _tell(call)
 
     async def close(self) -> None:
         for iteration in list(self.iterations):

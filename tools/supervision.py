@@ -149,8 +149,9 @@ async def close_branch(
     reason: Reason = None,
     idempotency_key: Key = None,
 ) -> ClosedOut:
-    """Say what became of a branch: adopted as the one that was right, or abandoned. It stays, closed. Adopting writes
-    its outputs into its parent's log and its files into the parent's workspace, whose own files keep a checkpoint."""
+    """Say what became of a branch: adopted as the one that was right, or abandoned, which cancels it if
+    it goes on. It stays, closed. Adopting writes its outputs into its parent's log and its files into the parent's
+    workspace, whose own files keep a checkpoint."""
     core, caller = desk_of(ctx)
     found = await the_run(core, caller, run_id)
     work = core.close_branch(caller, found, outcome, reason, idempotency_key=idempotency_key)

@@ -36,9 +36,9 @@ ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_
 # A workflow may reach the world outside, so whatever sets one going may.
 STARTS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
 STEERS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=True)
-# A signal sets a node going; closing a branch only says something of it, the same again changes nothing more.
+# A signal sets a node going; closing a branch may end its run, the same again changes nothing more.
 SIGNALS = STARTS
-CLOSES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+CLOSES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 # A memory takes the place of the one under its key, which is gone then; either way the same call again changes nothing.
 REMEMBERS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 FORGETS = REMEMBERS

@@ -75,7 +75,7 @@ class Execution:
         self.width = Limit(program.workflow.max_parallel or 1_000_000)
         self.workspace = Limit(1_000_000)
         self.inputs: Any = None
-        self.written: str | None = None  # the tree of the files as a write that is under way will have it
+        self.tree_ahead: str | None = None  # the tree of the files as a write that is under way will have it
         self.armed: int | None = None  # when the engine's timer calls next
         self.finished: anyio.Event | None = None  # whoever stops the run waits for this
         self.closed = False  # the run's own end is written, or is in a write that is under way
@@ -114,8 +114,8 @@ class Execution:
                 self._behind = True
             if not self._behind:
                 self.folded = apply(self.folded, event, touched)
-            if self.written is not None and self.folded.tree == self.written:
-                self.written = None
+            if self.tree_ahead is not None and self.folded.tree == self.tree_ahead:
+                self.tree_ahead = None
             control = control or event.type in _CONTROL
             if event.type is E.NODE_ATTEMPT_FAILED:
                 self.recall.hear(event)
@@ -432,7 +432,7 @@ class Execution:
         return self.stopping is not None or self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
 
     async def _rebuild(self, turn: Turn) -> None:
-        self.parked, self.children, self.closed, self.written = {}, {}, False, None
+        self.parked, self.children, self.closed, self.tree_ahead = {}, {}, False, None
         self.recall.forget_items()
         if self.inputs is None or "inputs" in self.folded.overrides:
             given: Any = await self.engine.values.load(self.folded.inputs)

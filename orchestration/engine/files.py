@@ -57,7 +57,7 @@ class RunFiles:
                 return before.tree_start
             await self._need().restore(run.run_id, Tree(before.tree_start))
             return before.tree_start
-        present = run.written or run.folded.tree
+        present = run.tree_ahead or run.folded.tree
         if present is not None:
             return present
         tree = await self._need().capture(run.run_id, "start")

@@ -68,7 +68,7 @@ def follow_rule(run: Execution, turn: Turn, node_id: NodeId, told: dict[str, Any
         _ask_about(run, turn, node_id, told)
     elif rule.do == "abort":
         turn.commands.append(c.FailAttempt(node_id, state.generation, state.attempt, told, retries=retries))
-        turn.commands.append(c.FailRun({"node": node_id, **without_traceback(told)}))
+        turn.commands.append(c.FailRun({"node": node_id, **without_traceback(told)}, run.folded.generation))
         run.note(node_id, Outcome(NodeStatus.FAILED, error=told))
         run.closed = True
     elif run.folded.rollbacks.get(str(index), 0) >= rule.max:

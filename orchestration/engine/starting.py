@@ -340,7 +340,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
         if kept is not None and state.status is NodeStatus.PENDING:
             if kept.tree is not None:
                 await run.engine.workspaces.bring_to(run.run_id, kept.tree)
-                run.written = kept.tree
+                run.tree_ahead = kept.tree
             turn.commands.append(c.ReuseNode(node_id, state.generation, key))
             run.drop_attempt(node_id)
             run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))

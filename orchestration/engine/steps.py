@@ -148,7 +148,7 @@ async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.
     if attempt.node.workspace == "write":
         tree = await run.engine.workspaces.capture(run, attempt)
         turn.commands.append(c.CaptureWorkspace(tree, "suspended", attempt.node_id))
-        run.written = tree
+        run.tree_ahead = tree
     turn.commands.append(request)
     run.parked[attempt.node_id] = "approval"
     turn.wake(request.expires_at)
@@ -158,7 +158,7 @@ async def _complete(run: Execution, turn: Turn, attempt: NodeAttempt, ended: End
     node_id, node, done = attempt.node_id, attempt.node, ended.done
     assert done is not None
     tree = await run.engine.workspaces.capture(run, attempt) if node.workspace == "write" else None
-    run.written = tree or run.written
+    run.tree_ahead = tree or run.tree_ahead
     if node.expands:
         if tree is not None:
             turn.commands.append(c.CaptureWorkspace(tree, "planned", node_id))

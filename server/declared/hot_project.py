@@ -8,7 +8,7 @@ from pathlib import Path
 from omium.orchestration.definition.document import read_file, validate
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.stamps import look
-from omium.server.config import Config
+from omium.server.config import FILE_NAME, Config
 
 
 class ProjectStands:
@@ -47,4 +47,4 @@ class ProjectStands:
 def file_of(config: Config) -> Path | None:
     """The file that says what the project is; None for one that was put together in Python."""
     start = config.start
-    return start / "omium.yaml" if start is not None and start.is_dir() else start
+    return start / FILE_NAME if start is not None and start.is_dir() else start

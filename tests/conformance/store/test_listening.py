@@ -60,3 +60,19 @@ async def test_a_run_that_is_not_there_has_nothing_to_read(store: AnyStore) -> N
     assert await store.heads([nobody]) == {}
     assert await store.heads([run.id]) == {run.id: 3}
     await refused("not_found", store.state(nobody))
+
+
+async def test_one_who_fails_to_hear_harms_neither_the_write_nor_the_others(store: AnyStore) -> None:
+    run, called = await executing(store), []
+
+    def fails(*_: object) -> None:
+        raise ValueError("not mine")
+
+    ends = [store.on_change(fails), store.listen(fails), store.on_change(lambda: called.append(1))]
+    assert (await run.ask(PauseRun())).events
+    assert called
+    for end in ends:
+        end()
+    before = len(called)
+    await run.ask(Label(Seq(1), "later"))
+    assert len(called) == before
