@@ -165,7 +165,7 @@ class Batch:
         touched = self._touched.get(run_id) or Touched()
         try:
             about: Any = {"actor": write.actor, "at": self._at, "chain": self._chain, "touched": touched}
-            if any(type(command) is RollBack for command in write.commands):
+            if RollBack in map(type, write.commands):
                 appended = yield from append(state, write.commands, **about, pending=pending)
             else:
                 appended = append_at_head(state, write.commands, **about)
@@ -186,8 +186,8 @@ class Batch:
 
     def _snapshot_when_due(self, state: RunState, before: int, events: Sequence[Event]) -> None:
         every = max(SNAPSHOT_EVERY, len(state.nodes))
-        back = any(event.type is EventType.RUN_ROLLED_BACK for event in events)
-        if state.run_id not in self._shallow and (back or before // every != state.seq // every):
+        due = before // every != state.seq // every or any(event.type is EventType.RUN_ROLLED_BACK for event in events)
+        if due and state.run_id not in self._shallow:
             self._rows.snapshots.append((state.run_id, state.seq, orjson.dumps(to_document(state))))
 
     def _gather(self, write: Write, state: RunState, events: Sequence[Event], stored: Sequence[bytes]) -> None:
@@ -229,8 +229,10 @@ class Batch:
                     rows.statuses.append((state.status.value, run_id))
             rows.nodes += node_rows(state, touched.nodes)
             rows.gone_nodes += gone_node_rows(state, touched.nodes)
-            rows.approvals += approval_rows(state, touched.approvals)
-            rows.effects += effect_rows(state, touched.effects, touched.forgotten)
+            if touched.approvals:
+                rows.approvals += approval_rows(state, touched.approvals)
+            if touched.effects:
+                rows.effects += effect_rows(state, touched.effects, touched.forgotten)
         rows.wake = [(wake_at, run_id) for run_id, wake_at in self._wake.items()]
         return rows
 

@@ -22,7 +22,8 @@ Encoding: TypeAlias = Literal["raw", "zstd", "patch"]
 # Level 1 on JSON: 1 KB 5 us, 100 KB 0.1 ms, 1 MB 1.4 ms at 7:1; levels 2 and 3 are slower there and not smaller.
 # Random bytes need no probe of ours: zstd itself skips through 1 MB of them in 0.07 ms.
 _LEVEL: Final = 1
-_RAW_BELOW: Final = 512  # bytes; a row of the database costs as much as compression could save
+# Bytes. For less, compression costs more than the part of a page of 4 KB that it saves.
+_RAW_BELOW: Final = 2048
 _PATCH_FROM: Final = 4096  # bytes; below it a patch saves too little to pay for reading a second blob
 _MANY_AT_ONCE: Final = "multi_compress_to_buffer" in zstandard.backend_features
 _NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})

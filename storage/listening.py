@@ -36,13 +36,16 @@ class Listeners:
     def tell(self, heard: Iterable[tuple[RunId, Sequence[Event]]]) -> None:
         for run_id, events in heard:
             for hear in (*self._by_run.get(None, ()), *self._by_run.get(run_id, ())):
-                _tell(hear, run_id, events)
+                try:  # written out, since it is done for every commit
+                    hear(run_id, events)
+                except Exception:  # the write stands, and its caller and the other listeners are to hear of it
+                    _log.exception("a listener failed")
 
 
-def _tell(hear: Callable[..., None], *what: object) -> None:
+def _call(caller: Callable[[], None]) -> None:
     try:
-        hear(*what)
-    except Exception:  # the write stands, and its caller and the other listeners are to hear of it
+        caller()
+    except Exception:  # as above
         _log.exception("a listener failed")
 
 
@@ -72,13 +75,13 @@ class Callers:
     def committed(self) -> None:
         """This process has committed something."""
         for call in list(self._of_all.values()):
-            _tell(call)
+            _call(call)
 
     def changed(self) -> None:
         """Anybody may have committed something."""
         self.committed()
         for call in list(self._of_others.values()):
-            _tell(call)
+            _call(call)
 
     async def close(self) -> None:
         for iteration in list(self.iterations):

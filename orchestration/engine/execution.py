@@ -245,8 +245,10 @@ class Execution:
         while True:
             while board.ready or board.closing:
                 ready, board.ready = board.ready, []
+                alone = len(ready) == 1 and not board.closing
                 for node_id in ready:
-                    await starting.admit(self, turn, node_id)
+                    if await starting.admit(self, turn, node_id, alone):
+                        await starting.start(self, turn, node_id)
                 closing, board.closing = board.closing, []
                 for container in closing:
                     await steps.close(self, turn, container)

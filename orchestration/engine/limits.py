@@ -92,6 +92,18 @@ class ReadyQueue(Generic[T]):
         heapq.heappush(self._heap, ticket)
         return ticket
 
+    def at_once(self, item: T, limits: Sequence[tuple[Limit, int]], priority: int) -> Ticket[T] | None:
+        """`put` and `take` in one, for a node that nobody stands before and that every limit has room for; else None,
+        and nothing is done."""
+        if self._heap or not self.process.fits(1):
+            return None
+        for limit, slots in limits:
+            if not limit.fits(slots):
+                return None
+        ticket = Ticket(item, ((self.process, 1), *limits), (-priority, next(self._count)))
+        ticket.held = [(limit, limit.take(slots)) for limit, slots in ticket.limits]
+        return ticket
+
     def take(self) -> Iterator[Ticket[T]]:
         """The tickets that may run now; each has its slots when it comes out."""
         while self._heap:

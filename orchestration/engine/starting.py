@@ -14,7 +14,7 @@ from omium.orchestration.engine import gates, scopes
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.inputs import node_key, resolve
-from omium.orchestration.engine.limits import ALL
+from omium.orchestration.engine.limits import ALL, Limit
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, new_id
 from omium.orchestration.log import commands as c
@@ -34,12 +34,13 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _STOPPED = frozenset({"owner_lost", "handover", "paused", "rollback"})  # reasons of an interruption
 
 
-async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
-    """Decide what becomes of a node whose upstreams have all ended."""
+async def admit(run: Execution, turn: Turn, node_id: NodeId, alone: bool) -> bool:
+    """Decide what becomes of a node whose upstreams have all ended; whether it has its slots, and is to be started.
+    `alone`: no other node has come here with it, so that it need not queue for slots that are free."""
     if node_id in run.attempts or node_id in run.tickets or node_id in run.parked:
-        return
+        return False
     if run.folded.node(node_id).status not in (NodeStatus.PENDING, NodeStatus.PAUSED):
-        return  # it waits for its insides, a decision, a time: after building again, it is looked at apart
+        return False  # it waits for its insides, a decision, a time: after building again, it is looked at apart
     node = run.structure.node_def(node_id)
     program = run.program.node(node)
     try:
@@ -50,14 +51,12 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
             verdict = skip_verdict(run, node_id, node, scope)
             if verdict is not None:
                 skip(run, turn, node_id, *verdict)
-                return
+                return False
         if program.ungated and not run.folded.overrides and run.folded.node(node_id).due_at is None:
-            queue(run, node_id, node)  # as most nodes are
-            return
+            return _take_slots(run, node_id, node, alone)  # as most nodes are
         if "output" in overridden(run, node_id):
             _give(run, turn, node_id, overridden(run, node_id)["output"])
-            return
-        if node.for_each is not None and not node_id.endswith("]"):
+        elif node.for_each is not None and not node_id.endswith("]"):
             await _fan_out(run, turn, node_id, node, scope)
         elif node.repeat is not None and not node_id.endswith("]"):
             begin(run, turn, node_id)
@@ -68,6 +67,7 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId) -> None:
     except OmiumError as error:
         _unless_away(error)
         _fail_to_begin(run, turn, node_id, error)
+    return False
 
 
 def _unless_away(error: OmiumError) -> None:
@@ -254,10 +254,29 @@ def _ask(run: Execution, turn: Turn, request: c.RequestApproval) -> None:
 
 def queue(run: Execution, node_id: NodeId, node: NodeDef) -> None:
     """Have a node wait for its slots."""
+    place, limits, priority = (run, node_id), _limits(run, node), _priority(run, node)
+    run.tickets[node_id] = run.engine.queue.put(place, limits, priority)
+
+
+def _take_slots(run: Execution, node_id: NodeId, node: NodeDef, alone: bool) -> bool:
+    """Give a node its slots at once, if it is alone and they are free; otherwise have it wait for them."""
+    ticket = run.engine.queue.at_once((run, node_id), _limits(run, node), _priority(run, node)) if alone else None
+    if ticket is None:
+        queue(run, node_id, node)
+        return False
+    run.tickets[node_id] = ticket
+    return True
+
+
+def _limits(run: Execution, node: NodeDef) -> list[tuple[Limit, int]]:
     limits = [(run.width, 1), *run.engine.limits_of(node)]
     if node.workspace != "none":
         limits.append((run.workspace, ALL if node.workspace == "write" else 1))
-    run.tickets[node_id] = run.engine.queue.put((run, node_id), limits, run.folded.priority * 1000 + node.priority)
+    return limits
+
+
+def _priority(run: Execution, node: NodeDef) -> int:
+    return run.folded.priority * 1000 + node.priority
 
 
 def _wait(

@@ -6,7 +6,9 @@ Blobs are packed before the transaction begins, so that the lock is held for row
 
 Where the disk is quick, the way to the thread and back costs as much as the commit. So one small write that comes alone
 is committed where it stands, in the event loop: only while commits have lately taken less than a millisecond, never
-waiting for a lock, never reading a log, never checkpointing. Whatever else comes goes to the thread.
+waiting for a lock, never reading a log, never checkpointing. Whatever else comes goes to the thread. A write waits for
+the end of its turn of the event loop, to see whether it is alone; that of a task which was alone and writes again need
+not, but for every eighth, so that whoever else is there has his turn.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ MAX_BATCH = 512
 
 _QUICK_S = 0.001  # commits that lately took longer are made in the thread only
 _SMALL = 65_536  # bytes of values that are packed in the event loop
+_IN_A_ROW = 8  # writes of one task without a turn of the event loop between them
 _BUSY_MS = 5000
 _TIDY_EVERY = 256  # commits in place; then the thread checkpoints beside them
 _JOURNAL_PAGES = 2000  # 8 MB: when the write-ahead log is longer, it is checkpointed to its end and begun again
@@ -91,6 +94,9 @@ class Writer:
         self._packer = packer
         self._hear = hear
         self._arrived: list[_Item] = []  # in this turn of the event loop
+        self._wrote: asyncio.Task[Any] | None = None  # the last task that had to wait for the end of its turn
+        self._alone: asyncio.Task[Any] | None = None  # the one whose write was the only one then
+        self._in_a_row = 0  # its writes since
         self._ahead = 0  # batches that the thread was given and that are not settled yet
         self._batches: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._db: sqlite3.Connection | None = None
@@ -123,7 +129,10 @@ class Writer:
     def submit(self, write: Write) -> asyncio.Future[Written]:
         """Resolves once the write is durable."""
         future: asyncio.Future[Written] = self._loop.create_future()
-        self._arrive(_Item(write, future))
+        item, task = _Item(write, future), asyncio.current_task(self._loop)
+        if not (self._goes_on(task) and self._may_commit_here(write) and self._commit_here([item])):
+            self._wrote = task
+            self._arrive(item)
         return future
 
     def job(self, work: Callable[[sqlite3.Connection], T], about: Sequence[RunId] | None = None) -> asyncio.Future[T]:
@@ -143,12 +152,21 @@ class Writer:
     def _hand_over(self) -> None:
         """Have what this turn of the event loop has brought committed."""
         items, self._arrived = self._arrived, []
+        self._in_a_row = 0
+        self._alone = self._wrote if len(items) == 1 and isinstance(items[0].work, Write) else None
         if items and not (len(items) == 1 and self._may_commit_here(items[0].work) and self._commit_here(items)):
             for start in range(0, len(items), MAX_BATCH):
                 self._ahead += 1
                 self._batches.put(items[start : start + MAX_BATCH])
 
     # --- in the event loop ------------------------------------------------------------------------------------------
+
+    def _goes_on(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether nobody but this task has written for a while, as in a chain of short nodes."""
+        if task is None or task is not self._alone or self._arrived or self._closing or self._in_a_row == _IN_A_ROW:
+            return False
+        self._in_a_row += 1
+        return True
 
     def _may_commit_here(self, work: Write | Callable[..., Any]) -> bool:
         return (

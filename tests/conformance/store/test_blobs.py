@@ -177,7 +177,7 @@ async def test_a_large_value_lies_in_a_file(database: Database, tmp_path: Path) 
 async def test_a_flipped_byte_is_found(database: Database) -> None:
     store = await database.open()
     text = words(20_000)
-    base, patch, raw, packed = encode({"t": text}), encode({"t": text, "n": 1}), encode({"n": 1}), encode(["x" * 2000])
+    base, patch, raw, packed = encode({"t": text}), encode({"t": text, "n": 1}), encode({"n": 1}), encode(["x" * 3000])
     await store.put([NewBlob(base), NewBlob(raw), NewBlob(packed)])
     await store.put([NewBlob(patch, base.digest)])
     for name, victim in (("patch", patch), ("raw", raw), ("zstd", packed)):

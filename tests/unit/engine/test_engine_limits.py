@@ -219,3 +219,18 @@ def test_many_that_wait_for_one_slot_cost_little_each() -> None:
     assert order == list(range(count))
     # Scanning all that wait at every turn would take 200 million looks.
     assert time.perf_counter() - began < 20
+
+
+def test_slots_that_are_free_are_taken_at_once() -> None:
+    gpu = Limit(1)
+    queue: ReadyQueue[str] = ReadyQueue(2, {})
+    first = queue.at_once("first", [(gpu, 1)], 0)
+    assert first is not None and (gpu.used, queue.process.used) == (1, 1)
+    assert queue.at_once("no gpu is left", [(gpu, 1)], 9) is None
+    queue.put("it came before", (), 0)
+    assert queue.at_once("others wait", (), 9) is None
+    assert [ticket.item for ticket in queue.take()] == ["it came before"]
+    assert queue.at_once("the process is full", (), 9) is None
+    queue.drop(first)
+    assert (gpu.used, queue.process.used) == (0, 1)
+    assert queue.at_once("now it fits", [(gpu, 1)], 0) is not None

@@ -81,8 +81,8 @@ def test_arbitrary_bytes_are_refused_or_give_at_most_the_limit(encoding: str, da
 
 
 def test_small_content_is_stored_as_it_is() -> None:
-    assert pack(b"a" * 511).encoding == "raw"
-    assert pack(b"a" * 512).encoding == "zstd"
+    assert pack(b"a" * 2047).encoding == "raw"
+    assert pack(b"a" * 2048).encoding == "zstd"
     assert pack(b"").data == b""
 
 
@@ -94,10 +94,10 @@ def test_what_does_not_shrink_is_stored_as_it_is() -> None:
 
 
 def test_many_at_once_give_what_each_gives_alone() -> None:
-    contents = [as_json(state(size, seed)) for seed, size in enumerate((100, 600, 1000, 1000, 3000, 5000))]
-    contents += [noise(1000), b"", contents[2]]
+    contents = [as_json(state(size, seed)) for seed, size in enumerate((100, 2100, 3000, 3000, 3500, 5000))]
+    contents += [noise(3000), b"", contents[2]]
     known = compressed(contents)
-    assert set(known) == {content for content in contents if 512 <= len(content) < 4096}
+    assert set(known) == {content for content in contents if 2048 <= len(content) < 4096}
     assert [pack(content, None, known) for content in contents] == [pack(content) for content in contents]
     assert compressed(contents[2:3]) == {}  # one alone is packed when its turn comes
 

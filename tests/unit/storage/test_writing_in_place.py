@@ -60,6 +60,44 @@ async def test_a_lone_small_write_is_committed_where_it_stands(store: SqliteStor
     assert (await run.state()).seq == (await store.heads([run.id]))[run.id]
 
 
+async def test_a_task_that_goes_on_alone_waits_for_every_eighth_turn_only(
+    store: SqliteStore, threads: list[str]
+) -> None:
+    run = await running(store)
+    store._writer._here = writing._GROW_AFTER  # nothing for the thread to do meanwhile
+    turns, done = 0, False
+
+    async def turn() -> None:
+        nonlocal turns
+        while not done:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    await run.do(note(0))
+    store._writer._in_a_row = 0
+    threads.clear()
+    seen = []
+    for number in range(20):
+        await run.do(note(number))
+        seen.append(turns)
+    done = True
+    await turning
+    assert [seen.count(value) for value in dict.fromkeys(seen)] == [8, 9, 3]
+    assert threads == ["MainThread"] * 20
+
+
+async def test_a_task_that_is_alone_no_more_waits_for_the_others(store: SqliteStore, threads: list[str]) -> None:
+    runs = [await running(store), await running(store)]
+    await runs[0].do(note(0))
+    threads.clear()
+    other = asyncio.create_task(runs[1].do(note(0)))
+    await asyncio.sleep(0)  # it has come, and waits for the end of the turn
+    await runs[0].do(note(1))
+    await other
+    assert threads == ["omium-writer"]
+
+
 async def test_what_comes_together_is_left_to_the_thread(store: SqliteStore, threads: list[str]) -> None:
     runs = [await running(store), await running(store)]
     threads.clear()
