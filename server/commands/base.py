@@ -41,6 +41,13 @@ EXIT_CODES: Final[dict[ErrorCode, int]] = {
     "plan_required": CONFLICT,
     "plan_expired": CONFLICT,
 }
+_LISTING: Final = {
+    "List the runs": "omium runs",
+    "List the checkpoints": "omium checkpoints RUN",
+    "List the approvals": "omium approvals",
+    "List the agents": "omium agent list",
+    "List the workflows": "omium workflows",
+}
 RUN_EXIT_CODES: Final = {
     "completed": DONE,
     "failed": FAILED,
@@ -167,5 +174,13 @@ def report(console: Console, error: OmiumError) -> int:
         else:
             click.echo(f"error: {lines[0]}", err=True)
         if error.hint:
-            click.echo(f"hint: {safe(error.hint, lines=True)}", err=True)
+            click.echo(f"hint: {safe(_with_command(error.hint), lines=True)}", err=True)
     return EXIT_CODES.get(error.code, FAILED)
+
+
+def _with_command(hint: str) -> str:
+    """A hint of the core, which knows no commands, with the one that does it."""
+    for beginning, command in _LISTING.items():
+        if hint.startswith(beginning) and hint.endswith("."):
+            return f"{hint[:-1]}: {command}"
+    return hint

@@ -65,21 +65,22 @@ async def opened(
     executes: bool = False,
     hands: bool = False,
     definitions: bool = False,
-    existing: bool = False,
+    makes: bool = False,
 ) -> AsyncIterator[tuple[Core, Caller]]:
     """The core of a process that executes no runs, and who calls.
 
     executes: the command may set a run going, so that afterwards somebody has to be there who executes it. hands: it
     needs what works on files and calls functions: to put files back, undo effects, or tell which code has changed.
     definitions: it needs what is registered. A command that needs neither works with a broken project file as well.
-    existing: where `--database` names none that is there, `not_found` is raised instead of making one.
+    makes: it may be the first one to use a database. For others, as for all that need nothing that is registered, a
+    `--database` that is not there is a slip of the keyboard: `not_found` is raised instead of making one.
     """
     from omium.orchestration.errors import OmiumError
     from omium.server.app import open_omium
 
     _set_up_logging()
     config = configuration(invocation, definitions=definitions or hands)
-    if existing and invocation.database and _is_absent(config):
+    if not (makes or definitions) and invocation.database and _is_absent(config):
         raise OmiumError("not_found", f"there is no database at {config.database}.", "Look at what --database says.")
     own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
     async with open_omium(own, engine=hands) as core:

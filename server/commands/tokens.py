@@ -52,7 +52,7 @@ async def create(
     except ValueError as error:
         raise OmiumError("invalid_argument", f"--expires: {error}.") from None
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, makes=True) as (core, caller):
         made = await create_token(
             core.store, caller, core.clock, role, name=principal, sees=sees, expires_s=expires_s, note=note
         )

@@ -54,7 +54,7 @@ async def verify(invocation: Invocation, run: str | None, anchor: str | None, ex
     target = Path(export) if export else None
     if target is not None and await anyio.Path(target).exists():
         raise _exists(target)
-    async with opened(invocation, existing=True) as (core, caller):
+    async with opened(invocation) as (core, caller):
         run_ids = [await core.find_run(caller, run)] if run else None
         keeping = keeper(core.store)
         found = await check(keeping, run_ids, heads)
@@ -113,7 +113,7 @@ async def backup(invocation: Invocation, directory: Path) -> int:
     from omium.storage.maintenance import SqliteKeeper, keeper
     from omium.storage.maintenance import backup as copy
 
-    async with opened(invocation, existing=True) as (core, _):
+    async with opened(invocation) as (core, _):
         keeping = keeper(core.store)
         if not isinstance(keeping, SqliteKeeper):
             dump = dump_command(configuration(invocation, definitions=False).database, directory)

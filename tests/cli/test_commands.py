@@ -308,7 +308,7 @@ def test_backup_sweep_and_restore(used_project: Place, tmp_path: Path) -> None:
     assert call(used_project, "restore", str(target), "--database", elsewhere).exit_code == 5
     assert call(used_project, "verify", "--database", elsewhere).exit_code == 0
     absent = tmp_path / "back" / "typo.db"
-    for words in (["verify"], ["backup", str(tmp_path / "copy")]):
+    for words in (["verify"], ["backup", str(tmp_path / "copy")], ["runs"], ["show", "last"], ["cancel", "last"]):
         done = call(used_project, *words, "--database", str(absent))
         assert done.exit_code == 4 and f"there is no database at {absent}" in done.output
     assert not absent.exists()

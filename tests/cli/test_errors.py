@@ -35,6 +35,18 @@ def test_every_code_has_its_exit_code(code: ErrorCode) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        ("List the runs to see their ids.", "List the runs to see their ids: omium runs"),
+        ("List the checkpoints.", "List the checkpoints: omium checkpoints RUN"),
+        ("Look at the list of runs.", "Look at the list of runs."),
+    ],
+)
+def test_a_hint_to_list_something_names_the_command(hint: str, told: str) -> None:
+    assert run(OmiumError("not_found", "there is none.", hint)).stderr == f"error: there is none.\nhint: {told}\n"
+
+
 def test_the_exit_codes_are_the_contract() -> None:
     codes: dict[int, set[str]] = {}
     for code in get_args(ErrorCode):

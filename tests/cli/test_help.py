@@ -60,7 +60,7 @@ def test_the_help_of_a_command_loads_nothing_slow(command: str) -> None:
 
 def test_a_slow_import_would_be_seen(tmp_path: Path) -> None:
     assert {"pydantic", "omium.server.config"} <= loaded(
-        "runs", "--project", str(tmp_path), "--database", str(tmp_path / "o.db")
+        "workflows", "--project", str(tmp_path), "--database", str(tmp_path / "o.db")
     )
 
 
