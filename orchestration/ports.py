@@ -84,7 +84,9 @@ class Write:
     """One atomic change of one run: all of its commands, or none.
 
     `fence`: the owner's token, needed by execution commands. `claim`: on creation, the worker that owns the run from
-    the start. `priority` and `project` are taken for the queue on creation.
+    the start. `priority` and `project` are taken for the queue on creation. `faults`: of how many of its writes the
+    owner has heard, by now, that the store could not make them; one that was submitted without knowing of the last is
+    not made either, since it may follow from that.
     """
 
     run_id: RunId
@@ -94,6 +96,7 @@ class Write:
     blobs: Sequence[NewBlob] = ()
     claim: WorkerId | None = None
     idempotency: IdempotencyKey | None = None
+    faults: int = 0
 
 
 @record

@@ -45,7 +45,7 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_blobs", "_draws", "_execution", "_kept", "_over", "_pending", "agent", "asked", "attempt", "base",
+        "_blobs", "_calls", "_draws", "_execution", "_kept", "_over", "_pending", "agent", "asked", "attempt", "base",
         "cancelled", "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id",
         "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree", "vars",
         "workspace",
@@ -79,6 +79,7 @@ class NodeAttempt:
         self.points: Points | None = None  # checkpoints that the function sets itself
         self.restored: Mapping[str, Value] = {}  # by call: what they are to give again, since the run was taken back
         self.asked: c.RequestApproval | None = None  # a person has to decide before the work goes on
+        self._calls: dict[str, anyio.Event] | None = None  # those of its ledger that are under way, by key
         self._draws = 0
         self._pending: list[c.Command] = []
         self._blobs: list[NewBlob] = []  # that the pending commands name
@@ -320,6 +321,31 @@ class NodeAttempt:
         detail: Mapping[str, Any] | None = None,
         approval: ApprovalId | None = None,
     ) -> Value:
+        async with self._alone_with(call):
+            return await self._effect(call, action, kind, on_unknown, detail, approval)
+
+    @asynccontextmanager
+    async def _alone_with(self, call: str) -> AsyncIterator[None]:
+        """Asked for twice at once, a call is made once: the second waits, and then finds what the first has given."""
+        calls = self._calls = self._calls if self._calls is not None else {}
+        while (under_way := calls.get(call)) is not None:
+            await under_way.wait()
+        done = calls[call] = anyio.Event()
+        try:
+            yield
+        finally:
+            del calls[call]
+            done.set()
+
+    async def _effect(
+        self,
+        call: str,
+        action: Callable[[], Awaitable[Value]],
+        kind: str,
+        on_unknown: str | None,
+        detail: Mapping[str, Any] | None,
+        approval: ApprovalId | None,
+    ) -> Value:
         known = await self._intend(call, kind, on_unknown, detail, approval)
         if known is not None:
             return await self._execution.engine.values.load(known)
@@ -338,8 +364,11 @@ class NodeAttempt:
         encoded = encode(result)
         settle = c.SettleEffect(identity, "done", encoded.digest, encoded.size)
         with anyio.CancelScope(shield=True):  # it has happened: a cancellation must not leave it unknown
-            await self._commit(settle, blobs=(NewBlob(encoded),))
+            await self._commit(settle, *await self._files(), blobs=(NewBlob(encoded),))
         return result
+
+    async def _files(self) -> list[c.Command]:
+        return await self.engine.workspaces.capture_call(self._execution, self)
 
     async def _settle_failed(self, identity: EffectId, error: Exception) -> None:
         told: dict[str, Any] = {"type": type(error).__qualname__, "message": str(error)[:2000]}
@@ -393,7 +422,7 @@ class NodeAttempt:
         if data["ok"]:
             encoded = encode(data["result"])
             settle = c.SettleEffect(identity, "done", encoded.digest, encoded.size)
-            await self._commit(settle, blobs=(NewBlob(encoded),))
+            await self._commit(settle, *await self._files(), blobs=(NewBlob(encoded),))
         else:
             told = {"type": str(data["error_type"]), "message": str(data["message"])[:2000]}
             await self._commit(c.SettleEffect(identity, "failed", error=told))

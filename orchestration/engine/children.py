@@ -100,6 +100,8 @@ class Children:
         waiting = self._waiting.pop(child, None)
         execution = self._engine.owned(waiting or parent)
         if execution is not None:
+            if execution.is_resting:
+                execution.nudge()  # it is just being given up: somebody is to take it again at once
             self._engine.spawn(execution.on_child, child)
         if parent is not None or waiting is None:
             self._engine.spawn(self._wake, child, parent)

@@ -45,6 +45,7 @@ from omium.orchestration.values import Value
 _log = logging.getLogger(__name__)
 
 _ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
+_LOOK_S = 15.0  # between looks at the wall clock while a timer runs
 _TOLD_OF_REMEDIES = frozenset({"agent", "cli"})  # whoever can make something of them; a lookup in other runs
 
 
@@ -389,7 +390,8 @@ class Engine:
             heapq.heapify(self._timers)
 
     async def _timer_loop(self) -> None:
-        """Waits on the monotonic clock; the wall clock only says how long, so that a jump of it delays nothing."""
+        """Waits on the monotonic clock; the wall clock only says how long, so that a jump of it delays nothing. The
+        first stands still while the machine sleeps, so the second is looked at now and then."""
         while True:
             self._timer_set = anyio.Event()
             if not self._timers:
@@ -397,7 +399,7 @@ class Engine:
                 continue
             wait_s = (self._timers[0][0] - self.clock.now_us()) / 1e6
             if wait_s > 0:
-                with anyio.move_on_after(wait_s):
+                with anyio.move_on_after(min(wait_s, _LOOK_S)):
                     await self._timer_set.wait()
                 continue
             due_us, _, run_id = heapq.heappop(self._timers)

@@ -23,21 +23,20 @@ from omium.orchestration.engine.limits import Limit, Ticket
 from omium.orchestration.engine.programs import Program
 from omium.orchestration.engine.recall import Recall
 from omium.orchestration.engine.turn import Turn
+from omium.orchestration.engine.writing import MAX_PAUSE_S, PAUSE_S, REFUSED, Writing
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import Digest, Fence, NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.fold import Touched, apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
-from omium.orchestration.ports import NewBlob, Write
+from omium.orchestration.ports import NewBlob
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
-
-ENGINE = Principal("engine")
 
 Place: TypeAlias = "tuple[Execution, NodeId]"
 
@@ -49,11 +48,9 @@ _CONTROL = frozenset(
     }
 )  # fmt: skip
 _REACHES_BACK = frozenset({E.RUN_ROLLED_BACK, E.RUN_PLAYED_FROM})
-_REFUSED = frozenset({"conflict", "not_allowed", "not_found", "already_decided"})
 _LINGER_US = 2_000_000  # a timer that is due sooner is waited for here; for a later one the run is given up
 _LATER_US = 60_000_000
 _MAX_REFUSALS = 50  # in a row, each after building again: then it is a bug, and the run ends rather than spins
-_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0  # between tries of a database that is away
 
 
 class Execution:
@@ -92,6 +89,7 @@ class Execution:
         self._building = False  # everything is, or is about to be, built again
         self._again = False  # and once more after that
         self._refusals = 0
+        self._writing = Writing()
         self._timing: anyio.Lock | None = None  # one turn at a time takes up what is due
         self._queued = 0  # those that wait for it
         self._released = False
@@ -125,6 +123,7 @@ class Execution:
 
     def nudge(self) -> None:
         """Look at everything again, soon."""
+        self._writing.call()
         if self._released:
             self._called = True
         elif not self._again:
@@ -135,19 +134,8 @@ class Execution:
 
     async def commit(self, commands: Sequence[c.Command], blobs: Iterable[NewBlob] = ()) -> None:
         """Write; a disk that is full or a database that is away is waited for, since what was done must not be lost.
-        Raises what `Store.write` raises otherwise."""
-        write = Write(self.run_id, commands, ENGINE, fence=self.fence, blobs=tuple(blobs))
-        pause = _PAUSE_S
-        while True:
-            try:
-                await self.engine.store.write(write)
-                return
-            except OmiumError as error:
-                if error.code != "storage_unavailable" or self.stopping is not None:
-                    raise
-                _log.warning("run %s cannot be written, trying again: %s", self.run_id, error)
-                await anyio.sleep(pause)
-                pause = min(pause * 2, _MAX_PAUSE_S)
+        Raises what `Store.write` raises otherwise, and `not_allowed` if the run has ended meanwhile."""
+        await self._writing.write(self, commands, tuple(blobs))
 
     # --- turns ----------------------------------------------------------------------------------------------------
 
@@ -230,13 +218,36 @@ class Execution:
         try:
             turn = Turn()
             if not self._released:
-                await what(turn)
-                await self._advance(turn)
+                await self._advance(turn, what)
             return await self._commit(turn)
         finally:
             self._leave()
 
-    async def _advance(self, turn: Turn) -> None:
+    async def _advance(self, turn: Turn, what: Callable[[Turn], Awaitable[None]] | None = None) -> None:
+        """Do `what`, and go on from there. When the database is away, what has ended is written all the same, once it
+        can be, and the rest is looked at again."""
+        try:
+            if what is not None:
+                await what(turn)
+            await self._go_on(turn)
+        except OmiumError as error:
+            if error.code != "storage_unavailable" or self.stopping is not None:
+                raise
+            _log.warning("run %s cannot go on, trying again: %s", self.run_id, error)
+            self._take_back(turn)
+            self._behind = True
+            self.nudge()
+
+    def _take_back(self, turn: Turn) -> None:
+        """Leave of a turn only the end of an attempt, which stands whatever becomes of the rest."""
+        del turn.commands[turn.facts :]
+        unstarted = [node_id for node_id, one in self.tickets.items() if one.held and node_id not in self.attempts]
+        for node_id in (*turn.started, *unstarted):
+            self.drop_attempt(node_id)
+        turn.started.clear()
+        turn.children.clear()
+
+    async def _go_on(self, turn: Turn) -> None:
         """Go as far as possible without waiting for anything."""
         if self.is_over() or self.closed:
             self.engine.deal(None)  # what has ended is noted; the rest is built again when the run goes on
@@ -295,14 +306,14 @@ class Execution:
         if error.code == "fenced":
             self._lost()
             return
-        if error.code not in _REFUSED or self._refusals >= _MAX_REFUSALS:
+        if error.code not in REFUSED or self._refusals >= _MAX_REFUSALS:
             raise error
         self._refusals += 1
         if turn is not None and 0 < turn.facts < len(turn.commands):
             try:
                 await self.commit(turn.commands[: turn.facts], turn.blobs)
             except OmiumError as refused:  # it is of an older generation, or the run has ended
-                if refused.code not in _REFUSED:
+                if refused.code not in REFUSED:
                     await self._refused(refused)
         self._behind = True
         self.nudge()
@@ -362,7 +373,7 @@ class Execution:
     async def _resync(self) -> None:
         """Build everything in memory from what is committed, with no turn under way, until nothing more is heard."""
         self._open = False
-        pause = _PAUSE_S
+        pause = PAUSE_S
         try:
             while self._again and not self._released:
                 while self._busy:
@@ -375,7 +386,7 @@ class Execution:
                     if error.code == "storage_unavailable" and self.stopping is None:
                         _log.warning("run %s cannot be read, trying again: %s", self.run_id, error)
                         await anyio.sleep(pause)
-                        pause = min(pause * 2, _MAX_PAUSE_S)
+                        pause = min(pause * 2, MAX_PAUSE_S)
                         self._again = self._behind = True
                     else:
                         await self._refused(error)
@@ -412,7 +423,7 @@ class Execution:
         turn = Turn()
         if not self.is_over():
             await self._rebuild(turn)
-            await self._advance(turn)
+            await self._go_on(turn)
         return await self._commit(turn)
 
     async def _read(self) -> None:
@@ -473,16 +484,23 @@ class Execution:
 
     async def _release_as_it_is(self) -> None:
         """Leave a run that cannot go on here. One that could not even be failed is looked at again in a minute."""
-        try:
-            for _ in range(3):  # the log may grow meanwhile
+        pause, last = PAUSE_S, None
+        while True:
+            try:
                 row = await self.engine.store.run(self.run_id)
-                if row is None:
-                    return
+                if row is None or row.seq == last:
+                    return  # it is another one's by now
+                last = row.seq  # the log may grow meanwhile
                 wake_at = None if row.ended_at is not None else self.engine.clock.now_us() + _LATER_US
                 if await self.engine.store.release(self.run_id, self.fence, row.seq, wake_at):
                     return
-        except OmiumError as refused:
-            _log.error("run %s cannot be released: %s", self.run_id, refused)
+            except OmiumError as refused:
+                _log.error("run %s cannot be released: %s", self.run_id, refused)
+                if refused.code != "storage_unavailable" or self.stopping is not None:
+                    return
+                last = None
+                await anyio.sleep(pause)  # a claim that nobody gives back would have the run stand still for good
+                pause = min(pause * 2, MAX_PAUSE_S)
 
     async def fail_waiting(self, node_id: NodeId, wait: Mapping[str, Any], error: OmiumError) -> None:
         """What a node waits for cannot come: its child run could not be created."""
@@ -515,10 +533,11 @@ class Execution:
         elif self.stopping is not None and self.folded.status not in RUN_TERMINAL | {RunStatus.PAUSED}:
             wake_at = self.engine.clock.now_us()  # for the next worker, at once
         self._released = True
-        pause = _PAUSE_S
+        pause = PAUSE_S
         while True:
+            seq = self.folded.seq
             try:
-                free = await self.engine.store.release(self.run_id, self.fence, self.folded.seq, wake_at)
+                free = await self.engine.store.release(self.run_id, self.fence, seq, wake_at)
                 break
             except OmiumError as error:
                 if error.code != "storage_unavailable" or self.stopping is not None:
@@ -526,16 +545,27 @@ class Execution:
                     self._lost()
                     return
                 await anyio.sleep(pause)
-                pause = min(pause * 2, _MAX_PAUSE_S)
+                pause = min(pause * 2, MAX_PAUSE_S)
         if free:
             self._gone()
             if self._called:
                 await self.engine.store.wake([self.run_id], self.engine.clock.now_us())
                 self.engine.look()
+        elif await self._is_anothers(seq):
+            self._lost()
         else:  # the log has grown: look again
             self._released = self._called = False
             self._behind = True
             self.nudge()
+
+    async def _is_anothers(self, seq: Seq) -> bool:
+        """Whether the run could not be released because it was taken away, or is released already: its log ends where
+        it did."""
+        try:
+            row = await self.engine.store.run(self.run_id)
+        except OmiumError:
+            return False
+        return row is None or row.seq == seq
 
     def _lost(self) -> None:
         """Another process owns the run: stop everything, write nothing."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Principal, RunId
+from omium.orchestration.ids import Fence, NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Store, Write
@@ -17,6 +18,8 @@ from omium.orchestration.ports_workspace import FileChange, FileEntry, Tree, Wor
 if TYPE_CHECKING:
     from omium.orchestration.engine.attempt import NodeAttempt
     from omium.orchestration.engine.execution import Execution
+
+_log = logging.getLogger(__name__)
 
 ENGINE = Principal("engine")
 
@@ -55,7 +58,9 @@ class RunFiles:
         if attempt.node.workspace == "write" and before.tree_start is not None and before.attempt > 0:
             if before.kept is not None:  # it goes on in the middle, with the files as it left them
                 return before.tree_start
-            await self._need().restore(run.run_id, Tree(before.tree_start))
+            # Calls that are known to have been made are not made again: what they wrote was captured with them.
+            made = _has_made_calls(run.folded, attempt.node_id) and run.folded.tree is not None
+            await self._need().restore(run.run_id, Tree(str(run.folded.tree) if made else before.tree_start))
             return before.tree_start
         present = run.tree_ahead or run.folded.tree
         if present is not None:
@@ -70,6 +75,20 @@ class RunFiles:
         crash_point("workspace.captured")
         return tree
 
+    async def capture_call(self, run: Execution, attempt: NodeAttempt) -> list[c.Command]:
+        """The files as a call of a writer has left them, to be written with its result: should the node run again, that
+        call is not made again. An agent goes on from where it was, with the files as they are."""
+        if attempt.node.workspace != "write" or attempt.node.kind not in ("function", "cli"):
+            return []
+        try:
+            tree = await self._need().capture(run.run_id, attempt.node_id)
+        except OmiumError as error:  # the call was made, and that must be written
+            _log.warning(
+                "the files of a call of %s in run %s were not captured: %s", attempt.node_id, run.run_id, error
+            )
+            return []
+        return [c.CaptureWorkspace(tree, "call", attempt.node_id)]
+
     async def bring_to(self, run_id: RunId, tree: str) -> None:
         """Make the directory equal to a tree; for a reused node that wrote files."""
         await self._need().restore(run_id, Tree(tree))
@@ -79,22 +98,25 @@ class RunFiles:
         workspaces = self._need()
         return await workspaces.capture(run_id, "present") if await workspaces.path(run_id) is not None else None
 
-    async def finish_restore(self, run_id: RunId, tree: str) -> None:
+    async def finish_restore(self, run_id: RunId, tree: str, fence: Fence | None = None) -> None:
         """Do, or repeat after a crash, a restore that a history operation asked for. The present files are captured
-        first, so that nothing that somebody left there is lost."""
+        first, so that nothing that somebody left there is lost. fence: of the run's owner; raises `fenced` for one that
+        no longer is."""
         workspaces = self._need()
         state = await self._store.state(run_id)
         if await workspaces.path(run_id) is not None:
             present = await workspaces.capture(run_id, "before restore")
-            await self._write(run_id, c.CaptureWorkspace(present, "before restore"), c.StartRestore(tree, "history"))
+            await self._write(
+                run_id, fence, c.CaptureWorkspace(present, "before restore"), c.StartRestore(tree, "history")
+            )
             crash_point("restore.started")
             report = await workspaces.restore(run_id, Tree(tree))
             crash_point("restore.done")
-            await self._write(run_id, c.FinishRestore(tree, report.changed, report.removed, report.added))
+            await self._write(run_id, fence, c.FinishRestore(tree, report.changed, report.removed, report.added))
         else:
-            await self._write(run_id, c.StartRestore(tree, "history"))
+            await self._write(run_id, fence, c.StartRestore(tree, "history"))
             await workspaces.open(run_id, self._spec(state), Tree(tree))
-            await self._write(run_id, c.FinishRestore(tree))
+            await self._write(run_id, fence, c.FinishRestore(tree))
 
     async def diff(self, a: str, b: str, *, patch_limit: int = 0) -> list[FileChange]:
         """What changed from one captured tree to another, by path, with patches of at most `patch_limit` bytes."""
@@ -113,8 +135,8 @@ class RunFiles:
         """The content of one file of a captured tree; of a link its target."""
         return await self._need().read(Tree(tree), path)
 
-    async def _write(self, run_id: RunId, *commands: c.Command) -> None:
-        await self._store.write(Write(run_id, commands, ENGINE))
+    async def _write(self, run_id: RunId, fence: Fence | None, *commands: c.Command) -> None:
+        await self._store.write(Write(run_id, commands, ENGINE, fence))
 
     def scratch(self, attempt: NodeAttempt) -> Path | None:
         """A directory of the attempt's own."""
@@ -126,3 +148,11 @@ class RunFiles:
         """Remove the directory of a run that has ended; its captured trees stay."""
         if self._workspaces is not None:
             await self._workspaces.release(run_id)
+
+
+def _has_made_calls(state: RunState, node_id: NodeId) -> bool:
+    generation = state.node(node_id).generation
+    return any(
+        (effect.node, effect.generation, effect.outcome) == (node_id, generation, "done")
+        for effect in state.effects.values()
+    )

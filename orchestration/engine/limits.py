@@ -13,6 +13,8 @@ from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+_MOST_PASSED: Final = 64  # how many with fewer slots may go before one that waits for many
+
 ALL: Final = 0
 """As the number of slots: every one of them, to nobody else's use, as a writer of a workspace has it."""
 
@@ -31,6 +33,19 @@ class Limit:
 
     def fits(self, slots: int) -> bool:
         return self.used == 0 if slots == ALL else not self.alone and self.used + min(slots, self.size) <= self.size
+
+    def admits(self, ticket: Ticket[Any], slots: int) -> bool:
+        """Whether the ticket may have its slots: they are free, and whoever comes before it and waits for more of them
+        has not let too many pass: one that needs many would never have them together."""
+        if not self.fits(slots):
+            return False
+        waiting = self.waiting
+        while waiting and waiting[0][0].dead:
+            heapq.heappop(waiting)
+        if waiting and waiting[0][0] < ticket:
+            waiting[0][0].passed += 1
+            return waiting[0][0].passed <= _MOST_PASSED
+        return True
 
     def take(self, slots: int) -> int:
         """How many were taken, which is what is to be given back."""
@@ -59,9 +74,10 @@ class Limit:
 
 class Ticket(Generic[T]):
     """A node that wants to run, and the limits that it counts against: (limit, slots). It waits, then holds slots until
-    it gives them back; `dead` is one that nobody wants any more. held: what it has of each; None while it waits."""
+    it gives them back; `dead` is one that nobody wants any more. held: what it has of each; None while it waits.
+    passed: how many went before it though they came later."""
 
-    __slots__ = ("dead", "held", "item", "limits", "order")
+    __slots__ = ("dead", "held", "item", "limits", "order", "passed")
 
     def __init__(self, item: T, limits: Sequence[tuple[Limit, int]], order: tuple[int, int]) -> None:
         self.item = item
@@ -69,6 +85,7 @@ class Ticket(Generic[T]):
         self.order = order
         self.dead = False
         self.held: list[tuple[Limit, int]] | None = None
+        self.passed = 0
 
     def __lt__(self, other: Ticket[T]) -> bool:
         return self.order < other.order
@@ -98,7 +115,7 @@ class ReadyQueue(Generic[T]):
         if self._heap or not self.process.fits(1):
             return None
         for limit, slots in limits:
-            if not limit.fits(slots):
+            if limit.waiting or not limit.fits(slots):
                 return None
         ticket = Ticket(item, ((self.process, 1), *limits), (-priority, next(self._count)))
         ticket.held = [(limit, limit.take(slots)) for limit, slots in ticket.limits]
@@ -113,7 +130,7 @@ class ReadyQueue(Generic[T]):
             full: Limit | None = None
             if not ticket.dead:
                 for limit, slots in ticket.limits:
-                    if not limit.fits(slots):
+                    if not limit.admits(ticket, slots):
                         heapq.heappush(limit.waiting, (ticket, slots))
                         full = limit
                         break

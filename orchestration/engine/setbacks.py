@@ -17,7 +17,7 @@ from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.engine import gates
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.failures import without_traceback
-from omium.orchestration.ids import EffectId, NodeId
+from omium.orchestration.ids import EffectId, Fence, NodeId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus, RunState
 
@@ -40,13 +40,20 @@ class Back:
     undone: bool = False
 
 
-TakeBack: TypeAlias = Callable[[RunState, NodeId, FailureRule, Mapping[str, Any], frozenset[EffectId]], Awaitable[Back]]
-"""Works out how a run goes back for a node and a rule, and undoes effects. The last two: the setback as in
-`RunState.setbacks`, and the calls that a person has agreed to have repeated."""
+TakeBack: TypeAlias = Callable[
+    [RunState, Fence, NodeId, FailureRule, Mapping[str, Any], frozenset[EffectId]], Awaitable[Back]
+]
+"""Works out how a run goes back for a node and a rule, and undoes effects, as its owner only. The last two: the setback
+as in `RunState.setbacks`, and the calls that a person has agreed to have repeated."""
 
 
 async def nobody(
-    state: RunState, node_id: NodeId, rule: FailureRule, setback: Mapping[str, Any], agreed: frozenset[EffectId]
+    state: RunState,
+    fence: Fence,
+    node_id: NodeId,
+    rule: FailureRule,
+    setback: Mapping[str, Any],
+    agreed: frozenset[EffectId],
 ) -> Back:
     """A worker without a history cannot go back by itself."""
     return Back(None, "This worker cannot take the run back.", possible=False)
@@ -114,7 +121,7 @@ async def take_up(run: Execution) -> None:
     index = int(setback["rule"])
     rule = run.program.workflow.on_failure[index]
     crash_point("setback.noted")
-    back = await run.engine.take_back(run.folded, node_id, rule, setback, _agreed(run.folded, setback))
+    back = await run.engine.take_back(run.folded, run.fence, node_id, rule, setback, _agreed(run.folded, setback))
     if back.command is not None:
         crash_point("setback.undone")
         await run.commit([back.command])

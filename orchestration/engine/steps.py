@@ -429,6 +429,9 @@ async def _close_run(run: Execution, turn: Turn) -> None:
             value, base = await _outputs(run, None, leaves), _largest(run, None, leaves)
         encoded = starting.keep(run, turn, value, base)
     except OmiumError as error:
+        if error.code == "storage_unavailable":
+            run.closed = False
+            raise
         turn.commands.append(c.FailRun(describe(error), run.folded.generation))
         return
     turn.commands.append(c.CompleteRun(encoded.digest, encoded.size, run.folded.generation))
@@ -532,7 +535,7 @@ async def restore_workspace(run: Execution) -> None:
     if tree is None:
         return
     try:
-        await run.engine.workspaces.finish_restore(run.run_id, tree)
+        await run.engine.workspaces.finish_restore(run.run_id, tree, run.fence)
     except OmiumError as error:
         if error.code != "not_found":
             raise

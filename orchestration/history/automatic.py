@@ -19,7 +19,7 @@ from omium.orchestration.history.ledger import Deed, deeds_below
 from omium.orchestration.history.positions import find, is_left, parse, start_of
 from omium.orchestration.history.rollback import Back as Planned
 from omium.orchestration.history.rollback import plan_rollback
-from omium.orchestration.ids import EffectId, NodeId, Principal, Seq
+from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
@@ -35,12 +35,13 @@ _GONE_ON = frozenset({"integrity", "not_found"})  # an older checkpoint may stil
 async def take_back(
     ground: Ground,
     state: RunState,
+    fence: Fence,
     node_id: NodeId,
     rule: FailureRule,
     setback: Mapping[str, Any],
     agreed: frozenset[EffectId],
 ) -> Back:
-    """See `engine.setbacks.TakeBack`. Raises `storage_unavailable`."""
+    """See `engine.setbacks.TakeBack`. Raises `storage_unavailable`, and `fenced` when the run has another owner now."""
     try:
         planned, label = await _plan(ground, state, node_id, rule)
     except OmiumError as error:
@@ -56,7 +57,7 @@ async def take_back(
         return _asking("Taking the run back would repeat what nothing undoes", standing, undone)
     to_undo = [deed for deed in deeds if deed.can_be_undone]
     if to_undo:
-        await undo(ground, await ground.recorded(planned.now), deeds, ENGINE)
+        await undo(ground, await ground.recorded(planned.now), deeds, ENGINE, fence)
         left = [deed for deed in to_undo if deed.compensated != "done"]
         if any(deed.id not in agreed for deed in left):
             undone = undone or len(left) < len(to_undo)

@@ -20,7 +20,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.recorded import Recorded
-from omium.orchestration.ids import Digest, NodeId, Principal, RunId
+from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Clock, NewBlob, Write
 from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation
@@ -106,19 +106,22 @@ def _only_functions(what: str) -> OmiumError:
     return OmiumError("unsupported", f"a compensation {what}.", "It is a registered function, run once.")
 
 
-async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal) -> None:
+async def undo(
+    ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence | None = None
+) -> None:
     """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does
-    not keep the others from being undone."""
+    not keep the others from being undone. fence: of the owner that does it; raises `fenced` before one that is none
+    any more undoes anything."""
     for deed in reversed(deeds):
         if deed.can_be_undone:
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
-                await _undo(ground, recorded, deed, actor)
+                await _undo(ground, recorded, deed, actor, fence)
 
 
-async def _undo(ground: Ground, recorded: Recorded, deed: Deed, actor: Principal) -> None:
+async def _undo(ground: Ground, recorded: Recorded, deed: Deed, actor: Principal, fence: Fence | None) -> None:
     run_id = recorded.folded.run_id
     assert deed.compensate is not None
-    await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor))
+    await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor, fence))
     deed.compensated, deed.error = "started", None
     result: Digest | None = None
     blobs: list[NewBlob] = []

@@ -42,7 +42,7 @@ RUN_COMMANDS: Mapping[type, frozenset[R]] = {
     c.StartNode: frozenset({R.EXECUTING}),
     c.ReuseNode: frozenset({R.EXECUTING}),
     c.SkipNode: frozenset({R.EXECUTING}),
-    c.ExpandNode: frozenset({R.EXECUTING}),
+    c.ExpandNode: frozenset({R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL}),  # a plan is what a node in flight came to
     c.RequestApproval: frozenset({R.PLANNING, R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL}),
     c.WaitNode: _LIVE,
     c.NoteProgress: _LIVE,
@@ -501,6 +501,8 @@ def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
     if known is None:  # an unsettled intent stays known, whatever became of its node
         raise OmiumError("conflict", f"effect {m.effect} of run {state.run_id} is settled, or was never intended.")
     if known.outcome not in (None, "unknown"):
+        if (known.outcome, known.result) == (m.outcome, m.result):
+            return []  # written before by one who was not told that it was
         raise OmiumError("conflict", f"effect {m.effect} is settled: {known.outcome}.", outcome=known.outcome)
     data = present(
         effect=m.effect,

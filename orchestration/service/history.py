@@ -22,7 +22,7 @@ from omium.orchestration.history.positions import find, parse, parse_run
 from omium.orchestration.history.recorded import instances
 from omium.orchestration.history.replaying import replay
 from omium.orchestration.history.rollback import Back
-from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq, new_id
+from omium.orchestration.ids import Digest, EffectId, Fence, NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
@@ -93,13 +93,14 @@ class HistoryService(Reading):
     async def take_back(
         self,
         state: RunState,
+        fence: Fence,
         node_id: NodeId,
         rule: FailureRule,
         setback: Mapping[str, Any],
         agreed: frozenset[EffectId],
     ) -> TakenBack:
         """For the engine: how a run goes back by a rule of its workflow. See `engine.setbacks.TakeBack`."""
-        return await automatic.take_back(self._ground, state, node_id, rule, setback, agreed)
+        return await automatic.take_back(self._ground, state, fence, node_id, rule, setback, agreed)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from omium.orchestration.ports import Clock, NewBlob, Write, Written
 from omium.storage.batch import Rows, Spoiled, StateCache
 from omium.storage.blobs import Packer
 from omium.storage.codec import compressed
+from omium.storage.faults import Faults
 from omium.storage.postgres import statements as sql
 from omium.storage.postgres.attempt import Attempt, Desk, Heard, Item, Moved, Result, roll_back
 from omium.storage.postgres.connection import Connection, Link
@@ -61,6 +62,7 @@ class Writer:
         self._link = link
         self._clock = clock
         self._cache = StateCache()
+        self._faults = Faults()
         self._desk = Desk(link, clock, chain, packer, self._cache)
         self._hear = hear
         self._writes: deque[Item] = deque()
@@ -141,18 +143,19 @@ class Writer:
         known = compressed(blob.encoded.data for item in items for blob in item.work.blobs)
         for item in items:
             try:
+                self._faults.check(item.work)
                 if item.work.blobs:
                     item.blobs = await self._desk.packed(item.work.blobs, known)
                 ready.append(item)
             except Exception as error:
-                self._deliver(Result([(item, self._explained(error))]))
+                self._deliver(Result([(item, self._failed(item, error))]))
         if not ready:
             return
         try:
             result = await self._together(ready)
         except Exception as error:
             if len(ready) == 1 or _concerns_all(error):
-                result = Result([(item, self._explained(error)) for item in ready])
+                result = Result([(item, self._failed(item, error)) for item in ready])
             else:
                 for item in ready:
                     self._deliver(await self._alone(item))
@@ -161,22 +164,27 @@ class Writer:
 
     async def _alone(self, item: Item) -> Result:
         try:
+            self._faults.check(item.work)
             return await self._together([item])
         except Exception as error:
-            return Result([(item, self._explained(error))])
+            return Result([(item, self._failed(item, error))])
 
-    def _explained(self, error: BaseException) -> BaseException:
+    def _failed(self, item: Item, error: BaseException) -> BaseException:
+        """What whoever waits is told of a failure."""
         if isinstance(error, Spoiled) and error.__cause__ is not None:
             error = error.__cause__
         told = translated(error)
         if not isinstance(told, OmiumError):
             _log.error("a write failed", exc_info=told)
+        self._faults.failed(item.work, told)
         return told
 
     def _deliver(self, result: Result) -> None:
         if result.heard:
             self._hear(result.heard)
         for item, outcome in result.outcomes:
+            if isinstance(outcome, Written):
+                self._faults.made(item.work)
             if item.future.done():  # the caller was cancelled; the write stands
                 continue
             if isinstance(outcome, BaseException):

@@ -39,6 +39,7 @@ from omium.orchestration.values import decode
 from omium.storage.batch import Batch, Spoiled, StateCache, drive
 from omium.storage.blobs import BlobRow, Packer
 from omium.storage.codec import compressed
+from omium.storage.faults import Faults
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
 
@@ -106,6 +107,7 @@ class Writer:
         self._log_is_long = False  # the thread is to commit next, and to checkpoint with that
         self._patient = True
         self._cache = StateCache()
+        self._faults = Faults()
         self._owners: dict[RunId, int] = {}  # fencing tokens of the runs written lately
         self._version = -1
         self._closing = False
@@ -289,14 +291,16 @@ class Writer:
         ready, outcomes = [], []
         known: Mapping[bytes, bytes] | None = {} if len(items) == 1 else None
         for item in items:
-            if isinstance(item.work, Write) and item.work.blobs:
+            if isinstance(item.work, Write):
                 try:
-                    if known is None:
-                        known = {}  # whatever fails here concerns this item alone
-                        known = compressed(_contents(items))
-                    item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest), known)
+                    self._faults.check(item.work)
+                    if item.work.blobs:
+                        if known is None:
+                            known = {}  # whatever fails here concerns this item alone
+                            known = compressed(_contents(items))
+                        item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest), known)
                 except Exception as error:
-                    outcomes.append((item, self._reason(error)))
+                    outcomes.append((item, self._failed(item, error)))
                     continue
             ready.append(item)
         if not ready:
@@ -308,7 +312,7 @@ class Writer:
         except BaseException as error:
             self.forget()
             if len(ready) == 1:
-                return [*outcomes, (ready[0], self._reason(error))], []
+                return [*outcomes, (ready[0], self._failed(ready[0], error))], []
             self._note(error)
             told, heard = [], []
             for item in ready:
@@ -319,16 +323,21 @@ class Writer:
 
     def _commit_one(self, db: sqlite3.Connection, item: _Item) -> tuple[Outcome, list[Heard]]:
         try:
+            if isinstance(item.work, Write):
+                self._faults.check(item.work)
             told, heard = self._transaction(db, [item])
             return told[0], heard
         except BaseException as error:
             self.forget()
-            return (item, self._reason(error)), []
+            return (item, self._failed(item, error)), []
 
-    def _reason(self, error: BaseException) -> BaseException:
+    def _failed(self, item: _Item, error: BaseException) -> BaseException:
         """What whoever waits is told of a failure."""
         self._note(error)
-        return translated(error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error, self._path)
+        told = translated(error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error, self._path)
+        if isinstance(item.work, Write):
+            self._faults.failed(item.work, told)
+        return told
 
     def _note(self, error: BaseException) -> None:
         if not isinstance(
@@ -378,6 +387,9 @@ class Writer:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        for item, outcome in outcomes:
+            if isinstance(item.work, Write) and isinstance(outcome, Written):
+                self._faults.made(item.work)
         return outcomes, heard
 
     def _do(self, db: sqlite3.Connection, item: _Item) -> Any:

@@ -21,6 +21,17 @@ def put(ctx, name):
     (Path(ctx.workspace) / name).write_text(name)
     return name
 
+def send(ctx):
+    def sent():
+        (Path(ctx.workspace) / "sent.txt").write_text("sent")
+        TRIES.open("a").write("x")
+        return len(TRIES.read_text())
+    found = ctx.effect("send", sent)
+    (Path(ctx.workspace) / f"rubbish{ctx.attempt}.md").write_text("of an attempt that fails")
+    if ctx.attempt == 1:
+        raise ConnectionError("the first time")
+    return found
+
 def look(ctx):
     found = sorted(path.name for path in Path(ctx.workspace).iterdir() if path.name.endswith(".txt"))
     (Path(ctx.workspace) / "rubbish.txt").write_text("of an attempt that fails")
@@ -33,12 +44,16 @@ def look(ctx):
 PROJECT = """
 project: demo
 database: db/omium.db
-functions: {put: "work:put", look: "work:look"}
+functions: {put: "work:put", look: "work:look", send: "work:send"}
 workflows:
 - name: two
   nodes:
   - {id: one, kind: function, use: put, workspace: write, with: {name: one.txt}}
   - {id: two, kind: function, use: look, workspace: write, needs: one, retry: {max_attempts: 2}}
+- name: sending
+  nodes:
+  - {id: one, kind: function, use: put, workspace: write, with: {name: one.txt}}
+  - {id: two, kind: function, use: send, workspace: write, needs: one, retry: {max_attempts: 2}}
 - name: side
   nodes:
   - {id: one, kind: function, use: put, workspace: write, with: {name: one.txt}}
@@ -65,3 +80,22 @@ async def test_they_are_there_again(tmp_path: Path, workflow: str, there: list[s
             again = await core.wait(me, branch.id, 40)
             assert again.status == "completed", again.error
             assert await core.node_output(me, branch.id, "two") == there
+
+
+async def test_what_a_call_wrote_is_there_when_the_call_is_not_made_again(tmp_path: Path) -> None:
+    for name, text in (("work.py", WORK), ("omium.yaml", PROJECT)):
+        (tmp_path / name).write_text(text)
+    config = config_of(tmp_path)
+    me = caller(config)
+    async with open_omium(config) as core:
+        with anyio.fail_after(60):
+            run = await core.wait(me, (await core.run_workflow(me, "sending")).id, 40)
+            assert run.status == "completed", run.error
+            assert await core.node_output(me, run.id, "two") == 1
+            tree = (await core.store.state(run.id)).tree
+            assert tree is not None and core.engine is not None
+            assert sorted(one.path for one in await core.engine.workspaces.files(tree)) == [
+                "one.txt",
+                "rubbish2.md",
+                "sent.txt",
+            ]

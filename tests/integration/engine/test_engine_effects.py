@@ -236,8 +236,11 @@ async def test_a_settlement_that_comes_late_is_taken_and_the_call_not_repeated(t
         identity = effect_id(run, "a", 0, "unknown")
         settle = c.SettleEffect(identity, "done", *await stored(w, "late"))
         await w.machine.store.write(Write(run, [settle], "user:me"))  # type: ignore[arg-type]
+        again = await w.machine.store.write(Write(run, [settle], "user:me"))  # type: ignore[arg-type]
+        assert not again.events  # by one who was not told that it was taken
+        other = c.SettleEffect(identity, "done", *await stored(w, "another"))
         with pytest.raises(OmiumError) as twice:
-            await w.machine.store.write(Write(run, [settle], "user:me"))  # type: ignore[arg-type]
+            await w.machine.store.write(Write(run, [other], "user:me"))  # type: ignore[arg-type]
         assert twice.value.code == "conflict"
         await w.approve(run, "retry")
         await w.finished(run)

@@ -337,7 +337,7 @@ async def unreadable(w: World, bad: RunId) -> Machine:
 async def test_a_database_that_is_away_for_a_moment_costs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omium.orchestration.engine.execution._PAUSE_S", 0.01)
+    monkeypatch.setattr("omium.orchestration.engine.writing.PAUSE_S", 0.01)
     async with world(tmp_path, FLOW) as w:
         away = 6
 

@@ -25,7 +25,8 @@ nodes:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omium.orchestration.engine.execution._PAUSE_S", 0.001)
+    for module in ("execution", "writing"):
+        monkeypatch.setattr(f"omium.orchestration.engine.{module}.PAUSE_S", 0.001)
     monkeypatch.setattr("omium.orchestration.engine.values._PAUSES_S", (0.001, 0.001))
 
 

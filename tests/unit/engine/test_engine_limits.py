@@ -234,3 +234,26 @@ def test_slots_that_are_free_are_taken_at_once() -> None:
     queue.drop(first)
     assert (gpu.used, queue.process.used) == (0, 1)
     assert queue.at_once("now it fits", [(gpu, 1)], 0) is not None
+
+
+def test_one_that_needs_many_slots_lets_only_so_many_pass() -> None:
+    queue: ReadyQueue[int] = ReadyQueue(1_000, {"memory": 10})
+    memory = queue.named("memory")
+    assert memory is not None
+    held = [queue.at_once(-number, [(memory, 5)], 0) for number in (1, 2)]
+    queue.put(0, [(memory, 10)], 9)
+    assert items(queue) == []
+    for number in range(1, 1_000):
+        first = held.pop(0)
+        assert first is not None
+        queue.put(number, [(memory, 5)], 0)
+        queue.drop(first)
+        taken = list(queue.take())
+        held += taken
+        if not taken:
+            break
+    assert number == 65  # the one that came after those that were let pass
+    last = held.pop()
+    assert last is not None and not held
+    queue.drop(last)
+    assert items(queue) == [0]
