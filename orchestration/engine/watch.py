@@ -2,12 +2,14 @@
 
 A worker's heartbeat is a counter in its one row. A process on this host that no longer exists is taken over at once; a
 counter that did not move for `stale_s` of the observer's own monotonic time makes its worker stale, and one of this
-host is killed before its runs are taken.
+host is killed before its runs are taken. An observer that stood still itself (stopped, or its machine asleep) has not
+observed meanwhile: it begins anew.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,12 +28,21 @@ _log = logging.getLogger(__name__)
 class Watch:
     """Beats for this worker and observes the others."""
 
-    def __init__(self, store: Store, processes: Processes, worker: WorkerId, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        store: Store,
+        processes: Processes,
+        worker: WorkerId,
+        config: EngineConfig,
+        now: Callable[[], float] = anyio.current_time,
+    ) -> None:
         self._store = store
         self._processes = processes
         self._worker = worker
         self._config = config
         self._seen: dict[WorkerId, tuple[int, float]] = {}  # counter, and when it was first seen at that
+        self._now = now
+        self._looked = -math.inf
 
     async def register(self) -> None:
         """Make this worker known, and free what dead ones of this host left."""
@@ -70,6 +81,11 @@ class Watch:
     async def look(self) -> int:
         """Free the runs of workers that are dead or stale; how many runs."""
         freed = 0
+        # Taken before the counters are read: whatever holds this process up from here on belongs to the next gap.
+        now = self._now()
+        if now - self._looked > max(self._config.stale_s / 2, 2 * self._config.beat_s):
+            self._seen.clear()
+        self._looked = now
         workers = await self._store.workers()
         known = {worker.id for worker in workers}
         self._seen = {worker: seen for worker, seen in self._seen.items() if worker in known}
@@ -77,7 +93,7 @@ class Watch:
             # Taken for dead while it slept. What it claims from now on must be found by others should it die.
             await self._sign_up()
         for worker in workers:
-            if worker.id != self._worker and self._is_gone(worker):
+            if worker.id != self._worker and self._is_gone(worker, now):
                 count = await self._store.retire(worker.id)
                 _log.warning(
                     "worker %s (pid %s on %s) is gone: %s runs are free", worker.id, worker.pid, worker.host, count
@@ -85,12 +101,11 @@ class Watch:
                 freed += count
         return freed
 
-    def _is_gone(self, worker: WorkerRow) -> bool:
+    def _is_gone(self, worker: WorkerRow, now: float) -> bool:
         alive = self._processes.alive(worker)
         if alive is False:
             self._processes.kill(worker)  # what it had started may live on
             return True
-        now = anyio.current_time()
         beat, since = self._seen.get(worker.id, (-1, now))
         if beat != worker.beat:
             self._seen[worker.id] = (worker.beat, now)
