@@ -127,7 +127,8 @@ async def _until_idle(
 async def _is_busy(config: Config, core: Core, horizon_s: float) -> bool:
     assert core.engine is not None
     try:
-        return core.engine.busy > 0 or await has_work(config, core.store, horizon_s)
+        # The database is asked first: nodes that wait for one that is gone keep the engine busy for good.
+        return await has_work(config, core.store, horizon_s) or core.engine.busy > 0
     except OmiumError as error:
         if error.data.get("gone"):
             raise  # nothing that could be waited for: what it served is no longer there

@@ -58,8 +58,8 @@ class Watch:
     async def retire(self) -> None:
         try:
             await self._store.retire(self._worker)
-        except OmiumError:
-            _log.exception("this worker cannot be signed off; its runs are free once it is seen to be dead")
+        except OmiumError as error:
+            _log.error("this worker cannot be signed off, its runs are free once it is seen to be dead: %s", error)
 
     async def run(self, freed: Callable[[], None]) -> None:
         """Beat and observe until cancelled; `freed` is called when runs may have become free. A database that cannot be

@@ -110,7 +110,12 @@ class SqliteStore(ProjectLog, Reads, SqliteOutbox, SqliteGraphs, Counting, Memor
         await self._dispose()
 
     async def _fetch(self, statement: Select[Any], **values: Any) -> Sequence[Any]:
+        self._writer.standing.refuse()
         return await self._reader.fetch(statement, values)
+
+    async def _all(self, statement: Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        self._writer.standing.refuse()
+        return await super()._all(statement, values)
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from omium.storage.codec import compressed
 from omium.storage.faults import Faults
 from omium.storage.sqlite import statements as sql
 from omium.storage.sqlite.errors import translated
+from omium.storage.sqlite.standing import Standing
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Writer:
         hear: Callable[[list[Heard]], None],
     ) -> None:
         self._path = path
+        self.standing = Standing(path)
         self._synchronous = synchronous
         self._clock = clock
         self._chain = chain
@@ -352,6 +354,7 @@ class Writer:
         self._version = -1
 
     def _transaction(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[Outcome], list[Heard]]:
+        self.standing.check(now=self._patient)  # in place, a look costs more than it is worth for each commit
         _begin(db, self._patient)
         try:
             self._refresh(db)
