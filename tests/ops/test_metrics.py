@@ -162,6 +162,18 @@ async def test_a_locked_database_is_degraded(tmp_path: Path) -> None:
                 await anyio.sleep(0.01)
 
 
+async def test_writes_are_tried_with_a_page_which_a_full_disk_refuses_and_nothing_grows(tmp_path: Path) -> None:
+    async with open_studio(tmp_path) as studio:
+        store, now = studio.store, studio.core.clock.now_us()
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            seen = [other.execute("PRAGMA data_version").fetchone()]
+            for later in range(2):
+                assert (await health_of(store, P, HostProcesses(), now + later)).status == "healthy"
+                seen.append(other.execute("PRAGMA data_version").fetchone())
+            assert len(set(seen)) == 3
+            assert other.execute("SELECT count(*) FROM leases").fetchone() == (1,)
+
+
 async def test_a_database_that_does_not_answer_is_unhealthy() -> None:
     class Gone:
         async def count(self, project: ProjectId) -> Counted:
