@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 import anyio
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -27,9 +29,13 @@ async def hosted(serve: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIt
     async def host() -> None:
         try:
             async with serve() as value:
-                ready.set_result(value)
+                if not ready.done():  # it is when the caller was cancelled meanwhile
+                    ready.set_result(value)
                 await leave.wait()
         except BaseException as error:
+            if ready.cancelled() and isinstance(error, Exception):  # nobody is left who could be told
+                _log.warning("a part of the process failed while it was being left: %r", error)
+                return
             if ready.done():
                 raise
             ready.set_exception(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -42,6 +44,37 @@ async def test_a_cancelled_caller_has_it_left_in_the_ordinary_way() -> None:
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert told == ["stopped"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_caller_that_is_cancelled_while_it_is_entered_hears_of_nothing_else(fails: bool) -> None:
+    told: list[str] = []
+    entering = anyio.Event()
+    loop = asyncio.get_running_loop()
+    unheard: list[object] = []
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
+
+    @asynccontextmanager
+    async def part() -> AsyncIterator[None]:
+        entering.set()
+        await anyio.lowlevel.checkpoint()
+        if fails:
+            raise ValueError("no")
+        yield
+        told.append("left")
+
+    async def call() -> None:
+        async with hosted(part):
+            pytest.fail("it was entered")
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await entering.wait()
+            tasks.cancel_scope.cancel()
+    gc.collect()
+    assert told == ([] if fails else ["left"])
+    assert unheard == []
 
 
 async def test_what_it_raises_on_entering_is_raised() -> None:
