@@ -245,7 +245,7 @@ async def _find(core: Core, caller: Caller, text: str) -> ApprovalView:
             if found:
                 break
     if not found:
-        hint = f"That is a run; its questions: omium approvals {text}" if is_id(text, "run") else None
+        hint = f"That is a run; its questions: omium approvals --run {text}" if is_id(text, "run") else None
         raise OmiumError("not_found", f"there is no approval {text!r}.", hint or "List what waits: omium approvals")
     return _only(text, found)
 

@@ -27,7 +27,8 @@ def test_a_run_is_no_approval_but_leads_to_its_own(project: Place) -> None:
     run = project.json("approvals")[0]["run_id"]
     refused = project.call("approve", run)
     assert refused.exit_code == 4
-    assert f"omium approvals {run}" in refused.stderr
+    assert f"omium approvals --run {run}" in refused.stderr
+    assert [one["run_id"] for one in project.json("approvals", "--run", run)] == [run]
 
 
 def test_nothing_that_waits_is_said_so(project: Place) -> None:
