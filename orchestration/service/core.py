@@ -369,7 +369,8 @@ class RunService(Reading):
         row = await self.row(caller, run_id)
         if RunStatus(row.status) in there:
             return await self.view_of(row)
-        key = self.idempotency(caller, verb, idempotency_key, [run_id, *arguments], {"run": run_id})
+        # One scope for all of them: a key is of one request, and what that asks for is an argument.
+        key = self.idempotency(caller, "control_run", idempotency_key, [verb, run_id, *arguments], {"run": run_id})
         await self.store.write(Write(run_id, [command, *more], caller.principal, idempotency=key))
         return await self.get_run(caller, run_id)
 

@@ -135,6 +135,20 @@ async def test_pause_resume_cancel(studio: Studio, mode: Mode) -> None:
             assert both["code"] == "invalid_argument"
 
 
+async def test_a_key_of_one_control_is_refused_for_another(studio: Studio) -> None:
+    async with studio.client() as visitor:
+        with anyio.fail_after(20):
+            run_id = (await visitor.ok("run_workflow", workflow="held"))["run_id"]
+            await studio.holding.wait()
+            for _ in range(2):
+                paused = await visitor.ok("control_run", run_id=run_id, action="pause", idempotency_key="k")
+                assert paused["status"] == "paused"
+            for action in ("resume", "cancel"):
+                refused = await visitor.error("control_run", run_id=run_id, action=action, idempotency_key="k")
+                assert refused["code"] == "conflict" and "other arguments" in refused["message"]
+            assert (await visitor.ok("get_run", run_id=run_id))["status"] == "paused"
+
+
 async def test_a_repeated_control_changes_nothing_more(studio: Studio) -> None:
     async with studio.client() as visitor:
         with anyio.fail_after(20):
