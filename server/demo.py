@@ -31,6 +31,7 @@ from omium.orchestration.ids import ApprovalId, Principal, RunId
 from omium.orchestration.service.core import Core
 from omium.orchestration.service.views import Caller
 from omium.server.app import open_omium
+from omium.server.commands.base import INTERRUPTED
 from omium.server.config import Config, load_config
 from omium.storage.maintenance import keeper, verify
 
@@ -65,21 +66,33 @@ class Figures:
 
 
 async def run_demo(directory: Path | None = None, *, say: Say) -> int:
-    """Run it in `directory` (kept afterwards), or in a temporary one. Gives an exit code: 0 when all held."""
+    """Run it in `directory` (kept afterwards), or in a temporary one. Gives an exit code: 0 when all held. A signal to
+    go ends its workers and takes the temporary directory away, as the end does."""
     git = shutil.which("git")
     if git is None:
         raise OmiumError("unsupported", "the demo shows files going back in time, which needs git.", "Install git.")
     place = directory or Path(tempfile.mkdtemp(prefix="omium-demo-"))
-    place.mkdir(parents=True, exist_ok=True)
-    if any(place.iterdir()):
-        raise OmiumError("conflict", f"{place} is not empty.", "Name a directory that is, or none.")
+    code = INTERRUPTED
     try:
-        demo = Demo(place, say)
-        await demo.prepare()
-        return await demo.play()
+        place.mkdir(parents=True, exist_ok=True)
+        if any(place.iterdir()):
+            raise OmiumError("conflict", f"{place} is not empty.", "Name a directory that is, or none.")
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async with anyio.create_task_group() as tasks:
+
+                async def heed() -> None:
+                    async for _ in signals:
+                        tasks.cancel_scope.cancel()
+
+                tasks.start_soon(heed)
+                demo = Demo(place, say)
+                await demo.prepare()
+                code = await demo.play()
+                tasks.cancel_scope.cancel()
     finally:
         if directory is None:
             shutil.rmtree(place, ignore_errors=True)
+    return code
 
 
 class Demo:

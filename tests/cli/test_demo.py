@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
 from omium.server.cli import cli
+from tests.cli.harness import PATIENCE_S, PROGRAM
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -33,3 +40,24 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     assert done.exit_code == 5
     assert json.loads(done.stderr)["error"]["code"] == "conflict"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_that_is_told_to_go_leaves_neither_its_directory_nor_its_workers(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-c", PROGRAM.format("omium"), "demo"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        assert demo.stdout.readline().startswith(b"1. Start")
+        assert b"run_" in demo.stdout.readline()
+        workers: list[psutil.Process] = []
+        until = time.monotonic() + PATIENCE_S
+        while not workers and time.monotonic() < until:
+            workers = psutil.Process(demo.pid).children()
+        demo.send_signal(number)
+        _, said = demo.communicate(timeout=PATIENCE_S)
+    assert (demo.returncode, said) == (130, b"")
+    assert list(tmp_path.iterdir()) == []
+    assert workers and not any(worker.is_running() for worker in workers)
