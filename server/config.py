@@ -259,6 +259,11 @@ def resolve_database(text: str, base: Path) -> str:
     return str((base / path).absolute())
 
 
+def is_without_project() -> bool:
+    """Whether `load_config` without a start finds no `omium.yaml` from here."""
+    return _get(os.environ, "OMIUM_PROJECT", Path, "a path") is None and _find(Path.cwd(), explicit=False) is None
+
+
 def _find(begin: Path, *, explicit: bool) -> Path | None:
     """The nearest `omium.yaml`, upwards. One above belongs to this user or to root: it decides what is executed."""
     if not begin.is_dir():

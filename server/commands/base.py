@@ -105,7 +105,8 @@ def command(*examples: str, name: str | None = None, located: bool = True) -> Ca
         @functools.wraps(body)
         def call(json: bool, project: Path | None = None, database: str | None = None, **parameters: Any) -> None:
             invocation = Invocation(Console(json=json), project, database)
-            click.get_current_context().exit(_run(invocation, functools.partial(body, invocation, **parameters)))
+            ready = functools.partial(body, invocation, **parameters)
+            click.get_current_context().exit(_run(invocation, ready, located and project is None))
 
         made = click.command(name or body.__name__.replace("_", "-"), cls=OmiumCommand)(call)
         made.params += [*_LOCATION, _JSON] if located else [_JSON]
@@ -131,7 +132,7 @@ _LOCATION: Final = (
 _JSON: Final = click.Option(["--json"], is_flag=True, help="Print JSON, in a stable shape.")
 
 
-def _run(invocation: Invocation, body: Callable[[], Awaitable[int | None]]) -> int:
+def _run(invocation: Invocation, body: Callable[[], Awaitable[int | None]], located: bool) -> int:
     from omium.server.loop import run
 
     try:
@@ -142,14 +143,25 @@ def _run(invocation: Invocation, body: Callable[[], Awaitable[int | None]]) -> i
         leaves = list(_leaves(group))
         anticipated = [leaf for leaf in leaves if isinstance(leaf, OmiumError)]
         if len(anticipated) == len(leaves):
-            return report(invocation.console, anticipated[0])
+            return report(invocation.console, _explained(anticipated[0], located))
         if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
             return INTERRUPTED
         if all(isinstance(leaf, BrokenPipeError) for leaf in leaves):
             raise leaves[0] from None
         raise
     except OmiumError as error:
-        return report(invocation.console, error)
+        return report(invocation.console, _explained(error, located))
+
+
+def _explained(error: OmiumError, located: bool) -> OmiumError:
+    """An error about something that is not there, with its most frequent reason: that there is no project either.
+    located: whether the command looked for one from here."""
+    if located and error.code == "not_found" and error.hint.startswith(("List the runs", "List the workflows")):
+        from omium.server.config import FILE_NAME, is_without_project
+
+        if is_without_project():
+            error.hint += f"\nNo {FILE_NAME} was found from here; --project names its directory."
+    return error
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -180,7 +192,8 @@ def report(console: Console, error: OmiumError) -> int:
 
 def _with_command(hint: str) -> str:
     """A hint of the core, which knows no commands, with the one that does it."""
+    first, end, more = hint.partition("\n")
     for beginning, command in _LISTING.items():
-        if hint.startswith(beginning) and hint.endswith("."):
-            return f"{hint[:-1]}: {command}"
+        if first.startswith(beginning) and first.endswith("."):
+            return f"{first[:-1]}: {command}{end}{more}"
     return hint

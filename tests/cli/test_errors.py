@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 from typing import get_args
 
 import click
@@ -16,8 +17,8 @@ from omium.server.commands.base import EXIT_CODES, FAILED, Invocation, command
 from tests.cli.harness import HOSTILE
 
 
-def run(error: BaseException, *arguments: str) -> Result:
-    @command("omium broken", name="broken", located=False)
+def run(error: BaseException, *arguments: str, located: bool = False) -> Result:
+    @command("omium broken", name="broken", located=located)
     async def broken(invocation: Invocation) -> None:
         """Raise."""
         raise error
@@ -45,6 +46,23 @@ def test_every_code_has_its_exit_code(code: ErrorCode) -> None:
 )
 def test_a_hint_to_list_something_names_the_command(hint: str, told: str) -> None:
     assert run(OmiumError("not_found", "there is none.", hint)).stderr == f"error: there is none.\nhint: {told}\n"
+
+
+def test_where_no_project_is_what_is_not_found_is_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(hint: str, *arguments: str) -> str:
+        return run(OmiumError("not_found", "there is none.", hint), *arguments, located=True).stderr
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMIUM_PROJECT", raising=False)
+    hint, more = "List the runs to see their ids.", "No omium.yaml was found from here; --project names its directory."
+    assert told(hint) == f"error: there is none.\nhint: List the runs to see their ids: omium runs\n{more}\n"
+    assert json.loads(told(hint, "--json"))["error"]["hint"] == f"{hint}\n{more}"
+    assert more not in told("Look at the run.")
+    assert more not in told(hint, "--project", str(tmp_path))
+    (tmp_path / "omium.yaml").write_text("project: here\n")
+    assert more not in told(hint)
 
 
 def test_the_exit_codes_are_the_contract() -> None:
