@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anyio import EndOfStream
 from mcp.shared.message import SessionMessage
-from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCNotification
 from pydantic import ValidationError
 from pydantic_core import from_json
 
@@ -43,11 +43,11 @@ class Readable:
         while True:
             item = await self._messages.receive()
             line = self._lines.popleft()
-            if not isinstance(item, Exception):
-                return item
-            answer = answer_to(line)
+            answer = answer_to(line) if isinstance(item, Exception) or _may_ask(item, line) else None
             if answer is not None:
                 await self._answers.send(SessionMessage(answer))
+            elif not isinstance(item, Exception):
+                return item
 
     def __aiter__(self) -> Readable:
         return self
@@ -93,6 +93,13 @@ def answer_to(line: str) -> JSONRPCError | None:
     return _error(
         id_, PARSE_ERROR, "Parse error: a text in it is no Unicode (a lone surrogate), or it nests too deeply."
     )
+
+
+def _may_ask(item: SessionMessage, line: str) -> bool:
+    """Whether it may be a request whose id is none (1.5, null), which the SDK takes for a notification. What is called
+    a notification is one, whatever else it carries."""
+    said = item.message
+    return isinstance(said, JSONRPCNotification) and not said.method.startswith("notifications/") and '"id"' in line
 
 
 def _readable(line: str) -> bool:

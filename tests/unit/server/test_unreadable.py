@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCError, jsonrpc_message_adapter
 
-from omium.server.unreadable import TOO_LONG, answer_to
+from omium.server.unreadable import TOO_LONG, Readable, answer_to
 
 PARSE, INVALID = -32700, -32600
 DEEP = '{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":' + "[" * 100_000 + "]" * 100_000 + "}}"
@@ -44,6 +47,33 @@ def test_the_sender_is_told_of_its_request(line: str, id_: object, code: int) ->
 )
 def test_what_asks_for_nothing_gets_nothing(line: str) -> None:
     assert answer_to(line) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("line", "answered"),
+    [
+        ('{"jsonrpc":"2.0","id":1.5,"method":"ping"}', True),
+        ('{"jsonrpc":"2.0","id":{},"method":"ping"}', True),
+        ('{"jsonrpc":"2.0","id":null,"method":"ping"}', True),
+        ('{"jsonrpc":"2.0","id":1,"method":"ping"}', False),
+        ('{"jsonrpc":"2.0","method":"ping","params":{"id":1.5}}', False),
+        ('{"jsonrpc":"2.0","id":null,"method":"notifications/initialized"}', False),
+    ],
+)
+async def test_a_request_whose_id_is_none_is_refused_and_a_notification_is_not(line: str, answered: bool) -> None:
+    give, messages = anyio.create_memory_object_stream[SessionMessage | Exception](1)
+    answers, said = anyio.create_memory_object_stream[SessionMessage](1)
+    with give, messages, answers, said:
+        readable = Readable(messages, answers)  # type: ignore[arg-type]
+        readable.taken(line)
+        give.send_nowait(SessionMessage(jsonrpc_message_adapter.validate_json(line)))
+        give.close()
+        received = [item async for item in readable]
+        assert len(received) == (not answered)
+        if answered:
+            error = said.receive_nowait().message
+            assert isinstance(error, JSONRPCError) and (error.id, error.error.code) == (None, INVALID)
 
 
 @given(st.text())
