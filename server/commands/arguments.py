@@ -68,8 +68,13 @@ def document(path: str) -> dict[str, Any]:
     read = read_document(sys.stdin.read(), "standard input") if path == STDIN else read_file(Path(path))
     value = read.value
     if not isinstance(value, dict):
-        kind = type(value).__name__
-        raise OmiumError("invalid_argument", f"{path!r} holds a {kind}, not an object of names and values.")
+        where = "standard input" if path == STDIN else repr(path)
+        what = "is empty" if value is None else f"holds a {type(value).__name__}"
+        raise OmiumError(
+            "invalid_argument",
+            f"{where} {what}, where an object of names and values is expected.",
+            'Such as {"name": "value"}, as JSON or YAML.',
+        )
     return value
 
 

@@ -88,6 +88,14 @@ def test_inputs_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> Non
     assert document("-") == {"name": "ada", "count": 3}
 
 
+def test_an_empty_standard_input_is_said_to_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(OmiumError) as raised:
+        document("-")
+    assert raised.value.code == "invalid_argument"
+    assert raised.value.message == "standard input is empty, where an object of names and values is expected."
+
+
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(OmiumError) as raised:
         document(str(tmp_path / "none.yaml"))
