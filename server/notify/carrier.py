@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ProjectId, RunId, Seq, new_id
@@ -60,6 +61,7 @@ class Carrier:
         self._wanted = frozenset(kind for one in endpoints for kind in one.types)
         self._since: dict[str, int] = {}
         self._woken = anyio.Event()
+        self._busy: set[str] = set()  # the endpoints that `serve` delivers to right now
 
     # --- finding ----------------------------------------------------------------------------------------------
 
@@ -110,17 +112,22 @@ class Carrier:
         attempts were made."""
         made = 0
 
-        async def serve(endpoint: Endpoint) -> None:
+        async def deliver(endpoint: Endpoint) -> None:
             nonlocal made
-            while taken := await self._take(endpoint):
-                made += len(taken)
-                async with anyio.create_task_group() as tasks:
-                    for notice in taken:
-                        tasks.start_soon(self._attempt, endpoint, notice)
+            made += await self._deliver_to(endpoint)
 
         async with anyio.create_task_group() as tasks:
             for endpoint in self._endpoints.values():
-                tasks.start_soon(serve, endpoint)
+                tasks.start_soon(deliver, endpoint)
+        return made
+
+    async def _deliver_to(self, endpoint: Endpoint) -> int:
+        made = 0
+        while taken := await self._take(endpoint):
+            made += len(taken)
+            async with anyio.create_task_group() as tasks:
+                for notice in taken:
+                    tasks.start_soon(self._attempt, endpoint, notice)
         return made
 
     async def _take(self, endpoint: Endpoint) -> list[NoticeRow]:
@@ -181,30 +188,51 @@ class Carrier:
             self._woken.set()
 
     async def serve(self) -> None:
-        """Go on until it is cancelled. What the database refuses is tried again at the next look."""
+        """Go on until it is cancelled. What the database refuses is tried again at the next look. Each endpoint is
+        delivered to beside the others and beside the looks: one that hangs holds nobody up."""
         ends = self._store.listen(self._hear), self._store.on_change(lambda: self._woken.set(), own=False)
         try:
-            while True:
-                self._woken = anyio.Event()
-                began = self._clock.monotonic()
-                try:
-                    await self.look()
-                    looked = self._clock.monotonic() - began
-                    await self.deliver()
-                    wait = await self._until_due()
-                except OmiumError as error:
-                    _log.warning("who is to be told of what has to wait: %s", error)
-                    looked, wait = 0.0, _LOOK_S
-                with anyio.move_on_after(wait):
-                    await self._woken.wait()
-                await anyio.sleep(max(_GATHER_S, looked * _SHARE))
+            async with anyio.create_task_group() as deliveries:
+                while True:
+                    self._woken = anyio.Event()
+                    began = self._clock.monotonic()
+                    try:
+                        await self.look()
+                        looked = self._clock.monotonic() - began
+                        wait = await self._begin_what_is_due(deliveries)
+                    except OmiumError as error:
+                        _log.warning("who is to be told of what has to wait: %s", error)
+                        looked, wait = 0.0, _LOOK_S
+                    with anyio.move_on_after(wait):
+                        await self._woken.wait()
+                    await anyio.sleep(max(_GATHER_S, looked * _SHARE))
         finally:
+            self._busy.clear()
             for end in ends:
                 end()
 
-    async def _until_due(self) -> float:
-        due = await self._store.next_notice(self._project, list(self._endpoints))
-        return _LOOK_S if due is None else max(0.0, min(_LOOK_S, (due - self._clock.now_us()) / 1e6))
+    async def _begin_what_is_due(self, deliveries: TaskGroup) -> float:
+        """Deliver to the endpoints that have something due and are not delivered to yet. In how many seconds another
+        one will have; the end of a delivery wakes `serve` by itself."""
+        wait = _LOOK_S
+        for name in [name for name in self._endpoints if name not in self._busy]:
+            due = await self._store.next_notice(self._project, [name])
+            left = _LOOK_S if due is None else (due - self._clock.now_us()) / 1e6
+            if left > 0:
+                wait = min(wait, left)
+            else:
+                self._busy.add(name)
+                deliveries.start_soon(self._deliver_beside, self._endpoints[name])
+        return wait
+
+    async def _deliver_beside(self, endpoint: Endpoint) -> None:
+        try:
+            await self._deliver_to(endpoint)
+            self._woken.set()
+        except* OmiumError as errors:  # of any attempt; it has to wait for the next look
+            _log.warning("%s cannot be told now: %s", endpoint.name, errors.exceptions[0])
+        finally:
+            self._busy.discard(endpoint.name)
 
 
 @asynccontextmanager

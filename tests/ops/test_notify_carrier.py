@@ -256,6 +256,37 @@ async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(store: Sq
     assert len(await store.notices(P, status="delivered")) == 2
 
 
+async def test_what_happens_while_an_endpoint_hangs_is_told_to_the_others(tmp_path: Path) -> None:
+    heard, hanging = anyio.Event(), anyio.Event()
+    told: list[str] = []
+
+    class Hanging:
+        async def send(self, notice_id: str, document: Mapping[str, object]) -> None:
+            hanging.set()
+            await anyio.sleep_forever()
+
+    class Prompt:
+        async def send(self, notice_id: str, document: Mapping[str, object]) -> None:
+            told.append(notice_id)
+            if len(told) == 2:
+                heard.set()
+
+    store = await SqliteStore.open(tmp_path / "own.db")
+    notifiers: dict[str, Notifier] = {"slow": Hanging(), "quick": Prompt()}
+    endpoints = [hook("http://127.0.0.1:1/", name=name) for name in notifiers]
+    serving = Carrier(store, P, endpoints, lambda one: notifiers[one.name], store.clock)
+    await serving.look()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serving.serve)
+            await asked(store)
+            await hanging.wait()
+            await asked(store)
+            await heard.wait()
+            tasks.cancel_scope.cancel()
+    await store.close()
+
+
 async def test_what_happens_in_this_process_is_told_at_once(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "own.db")
     async with receiving() as receiver:
