@@ -85,7 +85,7 @@ async def plan_fork(
     recorded = await ground.check_loadable(base)
     if before is not None:
         reset = plan_reset(structure, base, NodeId(before.name))
-        fork = replace(fork, reset=reset.listed, again=reset.nodes, tree=await start_tree(ground, base, reset))
+        fork = replace(fork, reset=reset.listed, again=reset.nodes, tree=start_tree(base, reset))
     again = {*fork.reset, *fork.again}
     check_nodes(overrides, structure, base, lambda one: one in again or not stands(base.node(one)))
     inputs = merged_inputs(structure, recorded.inputs, overrides) if "inputs" in overrides else None

@@ -17,7 +17,7 @@ from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import Recorded, cost_of, has_run, instances, record
 from omium.orchestration.history.reset import Reset, plan_reset, spared_writers
 from omium.orchestration.history.rollback import asked
-from omium.orchestration.ids import NodeId, RunId, Seq
+from omium.orchestration.ids import NodeId, RunId
 from omium.orchestration.log.fold import merge_overrides
 from omium.orchestration.log.state import NodeStatus, RunState, RunStatus
 from omium.orchestration.service.views import Reuse
@@ -52,7 +52,7 @@ async def plan_play(
     check_nodes(overrides, structure, state, lambda one: one in again or not has_run(state, one))
     recorded = await ground.check_loadable(state)
     merged_inputs(structure, recorded.inputs, overrides)
-    tree = await start_tree(ground, state, reset)
+    tree = start_tree(state, reset)
     reruns = tuple(one for one in reset.nodes if has_run(state, one))
     reused = await predict_reuse(ground, recorded, reset, overrides) if preview and reuse == "unchanged" else ()
     notes = _notes(structure, state, reset, overrides)
@@ -101,15 +101,9 @@ def _notes(structure: Structure, state: RunState, reset: Reset, overrides: Mappi
     return tuple(notes)
 
 
-async def start_tree(ground: Ground, state: RunState, reset: Reset) -> str | None:
+def start_tree(state: RunState, reset: Reset) -> str | None:
     """The files from which the earliest of the writers that are reset started."""
-    if reset.first_writer is None:
-        return None
-    node = state.nodes[reset.first_writer]
-    if node.tree_start is not None:
-        return node.tree_start
-    before = await ground.state(state.run_id, Seq(node.seq - 1))  # it was reused: as the files were then
-    return before.tree
+    return None if reset.first_writer is None else state.nodes[reset.first_writer].tree_start
 
 
 async def predict_reuse(

@@ -80,7 +80,7 @@ def _has_expanded(state: RunState, instance: NodeId) -> bool:
 
 def _first_writer(structure: Structure, state: RunState, nodes: Iterable[NodeId]) -> NodeId | None:
     wrote = [
-        (state.nodes[one].started_at or 0, one)
+        (state.begun(state.nodes[one]), one)
         for one in nodes
         if state.nodes[one].tree is not None or state.nodes[one].tree_start is not None
         if structure.node_def(one).workspace == "write"
@@ -96,12 +96,12 @@ def spared_writers(structure: Structure, state: RunState, reset: Reset) -> list[
     """Nodes that keep their results although the files that they wrote are not in the tree that is returned to."""
     if reset.first_writer is None:
         return []
-    began = state.nodes[reset.first_writer].started_at or 0
+    began = state.begun(state.nodes[reset.first_writer])
     kept = set(state.nodes) - set(reset.nodes)
     return sorted(
         one
         for one in kept
         if state.nodes[one].tree is not None
-        and (state.nodes[one].started_at or 0) >= began
+        and state.begun(state.nodes[one]) >= began
         and structure.node_def(one).workspace == "write"
     )

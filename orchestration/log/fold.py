@@ -95,6 +95,7 @@ def _created(state: RunState, event: Event) -> None:
 def _inherit(state: RunState, base: RunState, reset: Iterable[NodeId]) -> None:
     """A branch keeps what its parent had finished by then, less what it resets, and nothing that was under way."""
     state.generation = base.generation + 1
+    state.origins = [*base.origins, state.generation]
     again = Again(reset, base)
     state.reusable = dict(base.reusable)
     for node_id, node in base.nodes.items():
@@ -125,7 +126,7 @@ def _revive(node: NodeState) -> None:
 
 def _put_aside(state: RunState, node_id: NodeId, node: NodeState) -> None:
     if node.status is N.COMPLETED and node.key is not None and node.output is not None:
-        state.reusable[node.key] = Reusable(node_id, node.output, node.size, node.tree, node.seq)
+        state.reusable[node.key] = Reusable(node_id, node.output, node.size, node.tree, node.seq, node.tree_start)
 
 
 def merge_overrides(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,6 +345,8 @@ def _forget_effects(state: RunState, node_id: NodeId, touched: Touched) -> None:
 def _node_reused(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     node = _node(state, data, touched)
     node.started_at, node.reused_from = at, data["source"]
+    node.began = node.began or seq
+    node.tree_start = state.reusable[data["key"]].tree_start  # a part of the key, and so the same
     _node_completed(state, data, at, seq, touched)
 
 

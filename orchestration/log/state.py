@@ -6,6 +6,7 @@ nothing about the nodes that it does not keep. Only `fold` changes these objects
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -59,7 +60,7 @@ class NodeState:
     attempt: int = 0  # of this generation; counts interruptions too
     failures: int = 0  # attempts of this generation that failed: what the retry limit counts
     seq: int = 0  # position of the event that brought the present status
-    began: int = 0  # position of the first start of this generation
+    began: int = 0  # position of the first start of this generation, or of its reuse
     started_at: int | None = None
     ended_at: int | None = None
     output: Digest | None = None
@@ -150,6 +151,7 @@ class Reusable:
     size: int
     tree: str | None
     seq: int
+    tree_start: str | None
 
 
 @dataclass(slots=True)
@@ -170,6 +172,7 @@ class RunState:
     ended_at: int | None = None
     deadline_at: int | None = None
     generation: int = 0  # counts history operations
+    origins: list[int] = field(default_factory=list)  # of a branch and those that it is of: their first generations
     left: list[list[int]] = field(default_factory=list)  # positions, from and to, that rollbacks went back behind
     output: Digest | None = None
     error: dict[str, Any] | None = None
@@ -208,6 +211,11 @@ class RunState:
         """The node as it stands; one that nothing happened to is pending at the run's generation."""
         known = self.nodes.get(node_id)
         return known if known is not None else _untouched(self.generation)
+
+    def begun(self, node: NodeState) -> tuple[int, int]:
+        """Where a node began, comparable between nodes that the run inherited and its own: times are not, as several
+        begin in one commit and clocks are set back."""
+        return bisect_right(self.origins, node.generation), node.began
 
     def answered(self) -> ApprovalId | None:
         """A question of a node that has been decided, or has expired, and that its node still waits for."""
@@ -256,6 +264,8 @@ def to_document(state: RunState) -> dict[str, Any]:
 
 
 def from_document(document: dict[str, Any]) -> RunState:
+    if absent := [name for name in _PLAIN if name not in document]:
+        raise KeyError(*absent)
     plain = dict(document)
     plain["head"] = bytes.fromhex(plain["head"])
     plain["status"] = RunStatus(plain["status"])

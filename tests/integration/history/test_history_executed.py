@@ -307,6 +307,43 @@ async def test_files_follow_history_while_runs_are_executed(tmp_path: Path) -> N
         assert [state.nodes[NodeId(one)].reused_from is not None for one in ("w1", "w2")] == [True, True]
 
 
+async def append(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+    """The node's own letter behind those of the nodes before it."""
+    assert attempt.workspace is not None
+    log = attempt.workspace / "log.txt"
+    log.write_text((log.read_text() if log.exists() else "") + attempt.node_id)
+    return log.read_text()
+
+
+def chain(*names: str) -> tuple[NodeDef, ...]:
+    """Nodes that append, one after the other."""
+    before: tuple[str | None, ...] = (None, *names)
+    return tuple(
+        NodeDef(name, "function", use="append", workspace="write", needs=(Need(up),) if up is not None else ())
+        for up, name in zip(before, names, strict=False)
+    )
+
+
+async def test_files_of_runs_with_reused_results_go_back_to_where_their_nodes_began(tmp_path: Path) -> None:
+    workflow = WorkflowDef("w", chain("z", "y", "x"))
+    async with opened(tmp_path, workflow, functions={"append": append}, executing=True, workspaces=True) as (core, _):
+        run = await core.run_workflow(ME, "w")
+        assert await finished(core, run.id) == {"x": "zyx"}
+        reused = (await core.play_from_node(ME, run.id, "z", reuse="unchanged")).run.id
+        assert await finished(core, reused) == {"x": "zyx"}
+        state = await core.store.state(reused)
+        assert all(state.nodes[NodeId(one)].reused_from is not None for one in "zyx")
+        branch = (await core.branch(ME, reused, name="b")).run.id
+        assert await finished(core, branch) == {"x": "zyx"}
+        for again in (
+            await core.play_from_node(ME, reused, "z"),
+            await core.branch(ME, reused, "before:z", name="z"),
+            await core.play_from_node(ME, branch, "y"),
+            await core.branch(ME, branch, "before:y", name="y"),
+        ):
+            assert await finished(core, again.run.id) == {"x": "zyx"}
+
+
 async def test_a_run_whose_files_cannot_be_put_back_fails_and_says_so(tmp_path: Path) -> None:
     workflow = WorkflowDef("files", (node("w", workspace="write"), node("x", "w")))
     async with opened(tmp_path, workflow, executing=True, workspaces=True) as (core, _):

@@ -42,7 +42,7 @@ def run_in(status: RunStatus, node: NodeStatus = NodeStatus.PENDING) -> RunState
     state = RunState(RUN, Seq(5), status=status, definition=BLOB, generation=0)
     state.nodes[NODE] = NodeState(status=node, attempt=1, approval=YES if node is NodeStatus.WAITING_APPROVAL else None)
     state.approvals = {OPEN: approval(None, None), YES: approval(NODE, "approve")}
-    state.reusable["key"] = Reusable(NodeId("old"), BLOB, 1, None, 2)  # type: ignore[arg-type]
+    state.reusable["key"] = Reusable(NodeId("old"), BLOB, 1, None, 2, None)  # type: ignore[arg-type]
     return state
 
 

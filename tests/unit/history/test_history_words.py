@@ -13,12 +13,14 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.branching import check_name
 from omium.orchestration.history.comparing import change_of, merge_order
 from omium.orchestration.history.overrides import check_form
+from omium.orchestration.history.playing import start_tree
 from omium.orchestration.history.positions import is_left, label_refusal, parse, parse_run
+from omium.orchestration.history.reset import plan_reset, spared_writers
 from omium.orchestration.ids import NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.again import Again
 from omium.orchestration.log.state import NodeState, NodeStatus, RunState
-from tests.history_help import Log
+from tests.history_help import Log, node, structure_of
 
 RUN, OTHER = RunId("run_" + "0" * 26), RunId("run_" + "1" * 26)
 
@@ -152,3 +154,21 @@ def test_what_came_after_the_plan_is_reset_with_what_it_is_inside_of() -> None:
     assert [one for one in (*resets, *stays) if again.reopens(NodeId(one))] == ["fix", "fix[1]"]
     items = Again([NodeId("fan[1].x"), NodeId("fan"), NodeId("fan[1]")], state)
     assert not items.resets(NodeId("fan[2]")), "items of a fan-out do not follow each other"
+
+
+def test_the_first_writer_is_known_by_the_logs_and_not_by_the_clock() -> None:
+    structure = structure_of(
+        node("top"), node("own", "top", workspace="write"), node("inherited", "top", workspace="write")
+    )
+    state = RunState(RUN, origins=[1], generation=1)
+    state.nodes = {
+        NodeId("top"): NodeState(NodeStatus.COMPLETED, began=2),
+        NodeId("own"): NodeState(NodeStatus.COMPLETED, 1, began=3, started_at=100, tree_start="2", tree="3"),
+        NodeId("inherited"): NodeState(NodeStatus.COMPLETED, 0, began=9, started_at=200, tree_start="1", tree="2"),
+    }
+    reset = plan_reset(structure, state, NodeId("top"))
+    assert (reset.first_writer, start_tree(state, reset)) == ("inherited", "1")
+    reset = plan_reset(structure, state, NodeId("own"))
+    assert spared_writers(structure, state, reset) == []
+    reset = plan_reset(structure, state, NodeId("inherited"))
+    assert spared_writers(structure, state, reset) == ["own"]
