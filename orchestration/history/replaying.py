@@ -188,12 +188,7 @@ async def _check_key(old: Recorded, new: Recorded, node_id: NodeId, node: NodeSt
         return changed
     if digest_of(before) != digest_of(after):
         return _told(node_id, "inputs_changed", digest_of(before), digest_of(after))
-    restored = node.reused_from is not None and node.tree is not None  # which tree it once started from is not known
-    if (
-        code is not None
-        and not restored
-        and node_key(new.program.node(definition).hash, code, after, node.tree_start) != node.key
-    ):
+    if code is not None and node_key(new.program.node(definition).hash, code, after, node.tree_start) != node.key:
         return _told(node_id, "code_changed", node.key, code)
     return None
 

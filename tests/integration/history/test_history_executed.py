@@ -344,6 +344,28 @@ async def test_files_of_runs_with_reused_results_go_back_to_where_their_nodes_be
             assert await finished(core, again.run.id) == {"x": "zyx"}
 
 
+async def test_reused_results_are_replayed_and_foretold_like_those_of_the_run_itself(tmp_path: Path) -> None:
+    async def look(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        assert attempt.workspace is not None
+        return sorted(one.name for one in attempt.workspace.iterdir())
+
+    reader = NodeDef("b", "function", use="look", workspace="read", needs=(Need("a"),))
+    functions = {"append": append, "look": look}
+    workflow = WorkflowDef("w", (*chain("a"), reader))
+    async with opened(tmp_path, workflow, functions=functions, executing=True, workspaces=True) as (core, executor):
+        run = await core.run_workflow(ME, "w")
+        await finished(core, run.id)
+        reused = (await core.play_from_node(ME, run.id, "a", reuse="unchanged")).run.id
+        assert await finished(core, reused) == {"b": ["log.txt"]}
+        assert (await core.replay(ME, reused)).divergence is None
+        plan = await core.preview_play_from(ME, reused, "a", reuse="unchanged")
+        assert (plan.reruns, plan.reused) == ((), ("a", "b"))
+        executor.versions["append"] = "2"
+        found = await core.replay(ME, reused)
+        assert found.divergence is not None
+        assert (found.divergence["node"], found.divergence["reason"]) == ("a", "code_changed")
+
+
 async def test_a_run_whose_files_cannot_be_put_back_fails_and_says_so(tmp_path: Path) -> None:
     workflow = WorkflowDef("files", (node("w", workspace="write"), node("x", "w")))
     async with opened(tmp_path, workflow, executing=True, workspaces=True) as (core, _):
