@@ -24,6 +24,7 @@ _ID = re.compile(rf"\A{ID_PATTERN}\Z")
 _KEY_CHARACTERS = r"A-Za-z0-9_.@/+:=~,%-"
 _SEGMENT = re.compile(rf"({ID_PATTERN})(?:\[([{_KEY_CHARACTERS}]{{1,128}})\])?")
 _INDEX = re.compile(rf"\A[{_KEY_CHARACTERS}]{{1,128}}\Z")
+_INDICES = re.compile(r"\[[^\]]*\]")
 _KEY_SAFE = "_.@/+:=~,-"
 _KEY_MAX = 128
 _ADDRESS_MAX = 4096
@@ -95,6 +96,11 @@ def container_of(instance: str) -> NodeId | None:
         return NodeId(instance[: instance.rindex("[")])
     dot = instance.rfind(".")
     return None if dot < 0 else NodeId(instance[:dot])
+
+
+def vertex_of(instance: str) -> str:
+    """The node that it is an expansion of, wherever that stands: `fix[2].test` -> `fix.test`."""
+    return _INDICES.sub("", instance)
 
 
 def containers_of(instance: str) -> list[NodeId]:

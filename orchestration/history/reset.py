@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from omium.orchestration.definition.address import container_of
+from omium.orchestration.definition.address import child, container_of, vertex_of
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.recorded import expansions
@@ -90,6 +90,19 @@ def _first_writer(structure: Structure, state: RunState, nodes: Iterable[NodeId]
 
 def _uses_files(structure: Structure, node_id: NodeId, node: NodeState) -> bool:
     return node.in_flight and structure.node_def(node_id).workspace != "none"
+
+
+def readers(structure: Structure, state: RunState) -> frozenset[str]:
+    """The vertices that use the files and do not write: those of the definition, and of plans as far as they began."""
+    began = (one for one, node in state.nodes.items() if node.tree_start is not None)
+    found = {vertex_of(one) for one in began if structure.node_def(one).workspace == "read"}
+    todo = [(child(None, node.id), node) for node in structure.workflow.nodes]
+    while todo:
+        name, node = todo.pop()
+        if node.workspace == "read":
+            found.add(name)
+        todo += [(child(name, one.id), one) for one in node.body]
+    return frozenset(found)
 
 
 def spared_writers(structure: Structure, state: RunState, reset: Reset) -> list[NodeId]:

@@ -31,6 +31,11 @@ class Back:
     reset: tuple[NodeId, ...]
     tree: str | None
 
+    @property
+    def bare(self) -> bool:
+        """Whether the run has no files yet."""
+        return self.now.tree is None and self.now.restoring is None
+
 
 async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool) -> Back:
     """What going back to a position that exists would do. Raises `integrity` when it cannot be gone on from, and

@@ -117,10 +117,15 @@ class RollBack:
     category: str | None = None
     approval: ApprovalId | None = None
     agents: Digest | None = None  # those that it goes on with; None: those that it has
+    bare: bool = False  # planned when the run had no files; where it has some by now, this is a `conflict`
 
 
 @record
 class PlayFrom:
+    """`planned`: the run's generation when this was planned, if the plan is to be checked: where another operation of
+    history came in between, or nothing was to be restored and a node that is reset has begun to write since, it is a
+    `conflict`. `readers`: the vertices that use the files and are known not to write."""
+
     node: NodeId
     nodes: Digest  # blob: the list of node ids that are reset; what is inside of them is reset with them
     affected: tuple[NodeId, ...]
@@ -129,6 +134,8 @@ class PlayFrom:
     reason: str | None = None
     restore: str | None = None
     agents: Digest | None = None  # as for `RollBack`
+    planned: int | None = None
+    readers: frozenset[str] = frozenset()
 
 
 @record

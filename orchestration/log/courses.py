@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from omium.orchestration.definition.address import vertex_of
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.again import Again
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.records import Draft, present
 from omium.orchestration.log.state import AT_REST, RunState
 
 
+def overtaken(state: RunState) -> OmiumError:
+    """The refusal of an operation that was planned before something came that its plan would have to know."""
+    told = f"run {state.run_id} has gone on since this was planned."
+    return OmiumError("conflict", told, "Ask for it again.", overtaken=True)
+
+
+def is_overtaken(error: OmiumError) -> bool:
+    return error.code == "conflict" and "overtaken" in error.data
+
+
 def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
+    if m.planned is not None and (m.planned != state.generation or (m.restore is None and _writes(state, m))):
+        raise overtaken(state)
     data = present(
         node=m.node,
         nodes=m.nodes,
@@ -22,6 +36,13 @@ def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
         agents=m.agents,
     )
     return [(E.RUN_PLAYED_FROM, data)]
+
+
+def _writes(state: RunState, m: c.PlayFrom) -> bool:
+    """Whether a node that is reset may have written files."""
+    again = Again(m.affected, state)
+    started = (one for one, node in state.nodes.items() if node.tree_start is not None)
+    return any(again.resets(one) and vertex_of(one) not in m.readers for one in started)
 
 
 def note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:

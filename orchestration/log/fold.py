@@ -187,7 +187,8 @@ def _played_from(state: RunState, data: Mapping[str, Any], nodes: Iterable[NodeI
     generation = state.generation = int(data["generation"])
     again = Again((data["node"], *nodes), state)
     for node_id, node in list(state.nodes.items()):
-        if again.resets(node_id) or (node.status is N.CANCELLED and node.expansion is None):
+        beneath = "restore" in data and node.in_flight and node.tree_start is not None  # it works with those files
+        if again.resets(node_id) or beneath or (node.status is N.CANCELLED and node.expansion is None):
             _put_aside(state, node_id, node)
             state.nodes[node_id] = NodeState(generation=generation)
             touched.nodes.add(node_id)

@@ -21,9 +21,11 @@ from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.positions import find, parse, parse_run
 from omium.orchestration.history.recorded import instances
 from omium.orchestration.history.replaying import replay
+from omium.orchestration.history.reset import readers
 from omium.orchestration.history.rollback import Back
 from omium.orchestration.ids import Digest, EffectId, Fence, NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.courses import is_overtaken
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from omium.orchestration.engine.engine import Engine
     from omium.orchestration.ports import Clock
 
-_TRIES = 3
+_TRIES = 5
 _BRANCHES = 1_000  # of one run, in a tree
 
 
@@ -176,16 +178,22 @@ class HistoryService(Reading):
             return await self._land(caller, run_id, await self._rolled_back(run_id, int(earlier["generation"])))
         place = parse(to, run_id)
         seq = await find(self.store, row, place, self.store.state)
-        planned = await rollback.plan_rollback(self._ground, run_id, seq, preview=False)
-        if plan_token is None and planned.draft.unsafe:
-            seen = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
-            raise plans.required(await self._preview(caller, seen.draft))
         label = place.name if place.kind == "label" else None
-        agents, blobs = self._agents_for(planned.now)
-        command = c.RollBack(seq, reason, planned.tree, label, agents=agents)
-        async with self._redeemed(caller, planned.draft, plan_token):
-            write = Write(run_id, [command], caller.principal, blobs=blobs, idempotency=key)
-            written = await self.store.write(write)
+        for attempt in range(1, _TRIES + 1):
+            planned = await rollback.plan_rollback(self._ground, run_id, seq, preview=False)
+            if plan_token is None and planned.draft.unsafe:
+                seen = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
+                raise plans.required(await self._preview(caller, seen.draft))
+            agents, blobs = self._agents_for(planned.now)
+            command = c.RollBack(seq, reason, planned.tree, label, agents=agents, bare=planned.bare)
+            try:
+                async with self._redeemed(caller, planned.draft, plan_token):
+                    write = Write(run_id, [command], caller.principal, blobs=blobs, idempotency=key)
+                    written = await self.store.write(write)
+                break
+            except OmiumError as error:
+                if not is_overtaken(error) or attempt == _TRIES:
+                    raise
         if written.replayed is not None:
             return await self._land(
                 caller, run_id, await self._rolled_back(run_id, int(written.replayed["generation"]))
@@ -431,8 +439,10 @@ class HistoryService(Reading):
                     return await self._play(caller, planned, node, reason, told)
             except OmiumError as error:
                 ended = (await self.row(caller, run_id)).status in (RunStatus.COMPLETED, RunStatus.CANCELLED)
-                if error.code != "not_allowed" or not ended or attempt == _TRIES or plan_token is not None:
-                    raise  # else it has ended just now: what is played again is a child
+                # One that has ended just now gets a child; one that has gone on is looked at again.
+                again = is_overtaken(error) or (error.code == "not_allowed" and ended and plan_token is None)
+                if not again or attempt == _TRIES:
+                    raise
         raise AssertionError("the last attempt returns or raises")
 
     async def _play(
@@ -449,6 +459,8 @@ class HistoryService(Reading):
             reason,
             planned.tree,
             agents,
+            planned.state.generation,
+            readers(planned.structure, planned.state),
         )
         write = Write(run_id, [command], caller.principal, blobs=[NewBlob(listed), *blobs], idempotency=key)
         written = await self.store.write(write)

@@ -1,0 +1,134 @@
+"""Operations of history whose run goes on between their plan and their write."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from omium.orchestration.definition import ForEach, Need, NodeDef, WorkflowDef
+from omium.orchestration.history import playing, rollback
+from omium.orchestration.ids import NodeId, Seq
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.state import NodeStatus
+from tests.history_core import ME, Hand, by_hand, opened
+from tests.history_help import node
+
+pytestmark = pytest.mark.anyio
+
+WRITERS = WorkflowDef(
+    "w", (node("top"), node("a", "top", workspace="write"), node("b", "a"), node("look", workspace="read"))
+)
+EMPTY, FULL = "0" * 40, "1" * 40
+
+
+def overtake(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, *then: Callable[[], Awaitable[Any]]
+) -> list[Any]:
+    """Have these things happen, one after each plan that is made; the plans."""
+    planned: list[Any] = []
+    real = getattr(module, name)
+
+    async def plan(*args: Any, **more: Any) -> Any:
+        planned.append(await real(*args, **more))
+        if len(planned) <= len(then):
+            await then[len(planned) - 1]()
+        return planned[-1]
+
+    monkeypatch.setattr(module, name, plan)
+    return planned
+
+
+async def first_writer(hand: Hand) -> None:
+    await hand.do(c.CaptureWorkspace(EMPTY, "start"))
+    await hand.start("a", tree=EMPTY)
+
+
+async def test_files_of_a_writer_that_begins_once_a_rollback_is_planned_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        await hand.run("top")
+        core._ground._claim_wait_s = 0.0
+        planned = overtake(monkeypatch, rollback, "plan_rollback", lambda: first_writer(hand))
+        await core.rollback(ME, hand.run_id, "start")
+        assert ((await hand.state()).restoring, len(planned)) == (EMPTY, 2)
+
+
+@pytest.mark.parametrize("with_token", [False, True])
+async def test_files_of_writers_that_begin_once_a_replay_is_planned_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_token: bool
+) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        await hand.run("top")
+        token = (await core.preview_play_from(ME, hand.run_id, "top")).plan_token if with_token else None
+
+        async def went_on() -> None:
+            await first_writer(hand)
+            await hand.end("a", tree=FULL)
+            await hand.start("b")
+
+        planned = overtake(monkeypatch, playing, "plan_play", went_on)
+        done = await core.play_from_node(ME, hand.run_id, "top", plan_token=token)
+        state = await hand.state()
+        assert (state.restoring, done.reset, len(planned)) == (EMPTY, ("a", "b", "top"), 2)
+        assert {state.nodes[one].status for one in done.reset} == {NodeStatus.PENDING}
+
+
+async def test_readers_that_begin_meanwhile_are_no_reason_to_plan_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fan = NodeDef("fan", "function", use="f", workspace="read", needs=(Need("top"),), for_each=ForEach("${{ [1, 2] }}"))
+    workflow = WorkflowDef("w", (node("top"), fan))
+    async with opened(tmp_path, workflow) as (core, _):
+        hand = await by_hand(core, workflow)
+        await hand.run("top")
+
+        async def went_on() -> None:
+            await hand.do(c.CaptureWorkspace(EMPTY, "start"))
+            await hand.start("fan")
+            await hand.do(c.ExpandNode(NodeId("fan"), 0, 2))
+            await hand.start("fan[0]", tree=EMPTY)
+
+        planned = overtake(monkeypatch, playing, "plan_play", went_on)
+        await core.play_from_node(ME, hand.run_id, "top")
+        state = await hand.state()
+        assert (state.restoring, len(planned)) == (None, 1)
+        assert state.nodes[NodeId("fan[0]")].status is NodeStatus.PENDING
+
+
+async def test_what_begins_to_work_with_files_that_are_put_back_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        await hand.run("top")
+        await first_writer(hand)
+        await hand.end("a", tree=FULL)
+        planned = overtake(monkeypatch, playing, "plan_play", lambda: hand.start("look", tree=FULL))
+        await core.play_from_node(ME, hand.run_id, "a")
+        state = await hand.state()
+        assert (state.restoring, len(planned)) == (EMPTY, 1)
+        assert (state.nodes[NodeId("look")].status, state.nodes[NodeId("look")].generation) == (NodeStatus.PENDING, 1)
+
+
+async def test_a_replay_is_planned_again_where_the_run_was_taken_elsewhere_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        await hand.do(c.CaptureWorkspace(EMPTY, "start"))
+        await hand.start("look", tree=EMPTY)
+        await hand.end("look")
+        await hand.run("top")
+        await hand.start("a", tree=FULL)
+        before = (await hand.state()).nodes[NodeId("look")].seq
+        planned = overtake(monkeypatch, playing, "plan_play", lambda: hand.do(c.RollBack(Seq(before), None, EMPTY)))
+        await core.play_from_node(ME, hand.run_id, "a")
+        state = await hand.state()
+        assert (state.restoring, len(planned), planned[0].tree) == (EMPTY, 2, FULL)
