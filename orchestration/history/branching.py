@@ -21,8 +21,9 @@ from omium.orchestration.history.positions import Place
 from omium.orchestration.history.recorded import cost_of, has_run
 from omium.orchestration.history.reset import plan_reset
 from omium.orchestration.history.rollback import asked, went_back
-from omium.orchestration.ids import Digest, NodeId, RunId, Seq
+from omium.orchestration.ids import Digest, NodeId, RunId, Seq, made_at_ms
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.courses import name_taken
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import RUN_TERMINAL, RunStatus
@@ -35,6 +36,7 @@ MAX_DEPTH = 64
 
 _NAME = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_./-]{0,99}\Z")
 _MAX_HYPOTHESIS = 4_000
+_BEING_MADE_MS = 60_000  # between the note of a branch and its first event lies one write
 _AFTER_ERASING = 8  # events that are looked at from the end of a log
 
 
@@ -153,17 +155,36 @@ async def note(
     name: str,
     hypothesis: str | None,
     key: IdempotencyKey | None,
-) -> Written:
+) -> tuple[RunId, Written]:
     """Have the parent's log name the child before there is one, so that its name is the child's alone and a crash in
-    between leaves nothing that nobody knows of. Raises `conflict` when the name is taken."""
-    command = c.NoteBranch(child, fork.at, name, hypothesis)
-    return await ground.store.write(Write(fork.parent.id, [command], caller.principal, idempotency=key))
+    between leaves nothing that nobody knows of. The child that was noted: where such a crash has left a name without
+    a run, it may be that one. Raises `conflict` when the name is taken."""
+
+    async def write(child: RunId, replaces: RunId | None) -> Written:
+        command = c.NoteBranch(child, fork.at, name, hypothesis, replaces)
+        told = None if key is None else replace(key, result={**key.result, "run": child})
+        return await ground.store.write(Write(fork.parent.id, [command], caller.principal, idempotency=told))
+
+    try:
+        return child, await write(child, None)
+    except OmiumError as error:
+        if error.code != "conflict" or error.data.get("run") is None:
+            raise
+        known = RunId(error.data["run"])
+        if await ground.store.run(known) is not None:
+            raise
+    # Whoever noted it may be about to create it: with the same id, only one of both is created. An older one was cut
+    # off, or was dropped since; what is dropped does not come back under its id.
+    if ground.clock.now_us() // 1000 - made_at_ms(known) < _BEING_MADE_MS:
+        child = known
+    return child, await write(child, known)
 
 
 async def create(
     ground: Ground, caller: Caller, fork: Fork, child: RunId, name: str, hypothesis: str | None, start: bool
 ) -> Written:
-    """Write the child's log: a pointer to its parent, and what differs."""
+    """Write the child's log: a pointer to its parent, and what differs. Raises `conflict` when somebody else has just
+    made the branch that `note` found without a run."""
     data, blobs = fork.created.data, []
     inputs, reset = Digest(data["inputs"]), None
     if fork.inputs is not None:
@@ -203,7 +224,10 @@ async def create(
     commands: list[c.Command] = [command]
     if start:
         commands += [c.PlanRun(), c.StartRun()]
-    written = await ground.store.write(Write(child, commands, caller.principal, blobs=blobs))
+    try:
+        written = await ground.store.write(Write(child, commands, caller.principal, blobs=blobs))
+    except OmiumError as error:
+        raise name_taken(fork.parent.id, name, child) if error.code == "conflict" else error from error
     if ground.engine is not None and start:
         ground.engine.look()
     return written

@@ -140,10 +140,13 @@ class PlayFrom:
 
 @record
 class NoteBranch:
+    """`replaces`: the run that the name was noted for before, if there is none of that id."""
+
     child: str
     at: Seq
     name: str | None = None
     hypothesis: str | None = None
+    replaces: str | None = None
 
 
 @record

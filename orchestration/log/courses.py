@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omium.orchestration.definition.address import vertex_of
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.again import Again
 from omium.orchestration.log.events import EventType as E
@@ -45,14 +46,14 @@ def _writes(state: RunState, m: c.PlayFrom) -> bool:
     return any(again.resets(one) and vertex_of(one) not in m.readers for one in started)
 
 
+def name_taken(run_id: RunId, name: str, by: str | None) -> OmiumError:
+    told = f"run {run_id} has a branch {name!r} already: {by}."
+    return OmiumError("conflict", told, "Give the branch another name.", run=by)
+
+
 def note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
-    if m.name is not None and m.name in state.branches:
-        raise OmiumError(
-            "conflict",
-            f"run {state.run_id} has a branch {m.name!r} already: {state.branches[m.name]}.",
-            "Give the branch another name.",
-            run=state.branches[m.name],
-        )
+    if m.name is not None and state.branches.get(m.name) != m.replaces:
+        raise name_taken(state.run_id, m.name, state.branches.get(m.name))
     if not 1 <= m.at <= state.seq:
         raise OmiumError(
             "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."

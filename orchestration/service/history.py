@@ -25,7 +25,7 @@ from omium.orchestration.history.reset import readers
 from omium.orchestration.history.rollback import Back
 from omium.orchestration.ids import Digest, EffectId, Fence, NodeId, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.courses import is_overtaken
+from omium.orchestration.log.courses import is_overtaken, name_taken
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
@@ -303,12 +303,15 @@ class HistoryService(Reading):
         operation: str,
     ) -> HistoryResult:
         if earlier is None:
-            noted = await branching.note(self._ground, caller, fork, child, name, hypothesis, key)
+            child, noted = await branching.note(self._ground, caller, fork, child, name, hypothesis, key)
             earlier = noted.replayed
         child = child if earlier is None else RunId(earlier["run"])
         if earlier is not None and await self.store.run(child) is not None:
             view = await self.get_run(caller, child)
-        else:  # a repeat of a request that was cut off in between finishes it
+        else:  # a repeat of a request that was cut off in between finishes it, unless its name was given away
+            noted_for = (await self.store.state(fork.parent.id)).branches if earlier is not None else {name: child}
+            if child not in noted_for.values():
+                raise name_taken(fork.parent.id, name, noted_for.get(name))
             view = _created_view(
                 child, await branching.create(self._ground, caller, fork, child, name, hypothesis, start)
             )

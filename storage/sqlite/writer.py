@@ -430,8 +430,8 @@ class Writer:
         creating = isinstance(first, CreateRun)
         if not isinstance(first, CreateRun):
             self._check_fence(db, write)
-        elif first.caller is not None and sql.heads(db, [write.run_id]):
-            # Only the id of a child run is known before it is created, so only that may be created twice.
+        elif (first.caller or first.parent) is not None and sql.heads(db, [write.run_id]):
+            # Only the id of a child run or a branch is known before it is created, so only that may be created twice.
             raise OmiumError("conflict", f"run {write.run_id} exists.")
         events = drive(batch.apply(write), lambda need: self.read(db, need))
         if write.idempotency is not None:
