@@ -51,24 +51,27 @@ def _is_expanded(structure: Structure, container: NodeId) -> bool:
 
 def check_exists(structure: Structure, state: RunState, node_id: NodeId) -> None:
     """Raises `not_found`, with the nearest ids, unless the run has this node, or would have it if it came so far."""
+    problem = _missing(structure, state, node_id)
+    if problem is None:
+        return
+    names = {*state.nodes, *structure.children_of(None)}
+    close = difflib.get_close_matches(node_id, sorted(names), n=20) if len(names) <= 2000 else []
+    near = [one for one in close if _missing(structure, state, NodeId(one)) is None][:3]
+    hint = f"Did you mean {', '.join(near)}?" if near else "Look at the run to see its nodes."
+    raise OmiumError("not_found", f"run {state.run_id} has no node {node_id!r}: {problem}.", hint)
+
+
+def _missing(structure: Structure, state: RunState, node_id: NodeId) -> str | None:
+    """Why there is no such node; None when there is."""
     try:
         structure.node_def(node_id)
-        unknown = [
-            one
-            for one in (node_id, *structure.containers(node_id))
-            if one.endswith("]") and not _has_expanded(state, one)
-        ]
-        if not unknown:
-            return
-        problem = f"{unknown[-1]!r} has not expanded in this run"
     except OmiumError as error:
         if error.code == "invalid_argument":
             raise
-        problem = f"the workflow {structure.workflow.name!r} has no such node"
-    names = {*state.nodes, *structure.children_of(None)}
-    near = difflib.get_close_matches(node_id, sorted(names), n=3) if len(names) <= 2000 else []
-    hint = f"Did you mean {', '.join(near)}?" if near else "Look at the run to see its nodes."
-    raise OmiumError("not_found", f"run {state.run_id} has no node {node_id!r}: {problem}.", hint)
+        return f"the workflow {structure.workflow.name!r} has no such node"
+    around = (node_id, *structure.containers(node_id))
+    unknown = [one for one in around if one.endswith("]") and not _has_expanded(state, one)]
+    return f"{unknown[-1]!r} has not expanded in this run" if unknown else None
 
 
 def _has_expanded(state: RunState, instance: NodeId) -> bool:

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omium.orchestration.definition import ForEach
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.branching import check_name
 from omium.orchestration.history.comparing import change_of, merge_order
 from omium.orchestration.history.overrides import check_form
 from omium.orchestration.history.playing import start_tree
 from omium.orchestration.history.positions import is_left, label_refusal, parse, parse_run
-from omium.orchestration.history.reset import plan_reset, spared_writers
+from omium.orchestration.history.reset import check_exists, plan_reset, spared_writers
 from omium.orchestration.ids import NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.again import Again
@@ -172,3 +173,16 @@ def test_the_first_writer_is_known_by_the_logs_and_not_by_the_clock() -> None:
     assert spared_writers(structure, state, reset) == []
     reset = plan_reset(structure, state, NodeId("inherited"))
     assert spared_writers(structure, state, reset) == ["own"]
+
+
+def test_what_is_suggested_for_a_node_that_is_not_there_is_there() -> None:
+    structure = structure_of(node("sub", for_each=ForEach("${{ [1, 2] }}")), node("subs"))
+    state = RunState(RUN, nodes={NodeId(one): NodeState() for one in ("sub[0]", "sub[1]")})  # from before a rollback
+    with pytest.raises(OmiumError) as caught:
+        check_exists(structure, state, NodeId("sub[0]"))
+    assert "sub[" not in caught.value.hint and "subs" in caught.value.hint
+    state.nodes[NodeId("sub")] = NodeState(expansion={"count": 1, "items": "x"})
+    check_exists(structure, state, NodeId("sub[0]"))
+    with pytest.raises(OmiumError) as caught:
+        check_exists(structure, state, NodeId("sub[1]"))
+    assert "sub[0]" in caught.value.hint and "sub[1]" not in caught.value.hint
