@@ -21,6 +21,7 @@ FREE = "rerun"
 the way in which a node is recovered, and each of them counts."""
 
 _LATER = frozenset({E.EFFECT_SETTLED, E.EFFECT_COMPENSATED})  # what becomes of a deed, whenever that is
+_RESULTS = frozenset({E.NODE_COMPLETED, E.NODE_REUSED})
 _PAGE = 2_000
 _MAX_DEPTH = 16  # runs that start runs, as deep as they may go
 
@@ -143,16 +144,42 @@ def _note_completion(found: dict[str, Deed], data: Mapping[str, Any], run_id: Ru
 
 
 async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], bool]) -> list[Deed]:
-    """What the nodes that are `wanted` did, as they stand now: in this run, in the runs that it is a branch of, and
-    in the runs that those nodes started."""
-    found = [
-        deed
-        for run_id in await lineage(store, state)
-        for deed in map(_deed, await store.effects(run_id))
-        if wanted(deed.node) and deed.generation == state.node(deed.node).generation
-    ]
+    """What the nodes that are `wanted` did for the results that they have now: in this run, in the runs that it is a
+    branch of, and in the runs that those nodes started."""
+    runs = await lineage(store, state)
+    reused = await _reused(store, runs, state, wanted)
+    found = []
+    for run_id in runs:
+        for deed in map(_deed, await store.effects(run_id)):
+            if wanted(deed.node) and deed.generation == state.node(deed.node).generation:
+                found.append(deed)
+            elif (deed_of := reused.get((run_id, deed.node, deed.generation))) is not None:
+                deed.node = deed_of
+                found.append(deed)
     found += await _deeds_of_children(store, state.run_id, wanted)
     return [deed for deed in found if deed.happened]
+
+
+async def _reused(
+    store: Store, runs: Collection[RunId], state: RunState, wanted: Callable[[NodeId], bool]
+) -> dict[tuple[RunId, NodeId, int], NodeId]:
+    """Where the results that nodes took over were made, as run, node and generation, each with who has it now: what
+    was done for it is in the ledger there, and nothing of it here."""
+    made: dict[tuple[RunId, NodeId, int], NodeId] = {}
+    for node_id, node in state.nodes.items():
+        source = node.reused_from if wanted(node_id) else None
+        followed: set[str] = set()
+        while source is not None and source not in followed:
+            followed.add(source)
+            of, _, seq = source.rpartition("@")
+            source = None
+            for run_id in runs:  # the position does not say whose it is; the output does
+                for event in await store.events(run_id, Seq(int(seq) - 1), 1):
+                    data = event.data
+                    if event.type in _RESULTS and (data["node"], data["output"]) == (of, node.output):
+                        made[run_id, NodeId(of), data["generation"]] = node_id
+                        source = data.get("source", source)
+    return made
 
 
 async def deeds_below(store: Store, run_id: RunId, nodes: Collection[NodeId]) -> list[Deed]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.automatic import ENGINE
-from omium.orchestration.history.ledger import is_unsafe
+from omium.orchestration.history.ledger import deeds_of
 from omium.orchestration.history.recorded import has_run
 from omium.orchestration.history.reset import Reset, plan_reset
 from omium.orchestration.ids import Digest, NodeId, Principal, RunId, Seq
@@ -96,13 +96,7 @@ class RecountService(Reading):
         state = await self.store.state(run_id)
         structure = await self.structure(state)
         starts = await self._starts(run_id)
-        calls = Counter(
-            NodeId(one.node)
-            for one in await self.store.effects(run_id)
-            if one.outcome in (None, "done", "unknown")
-            and is_unsafe(one.kind, one.on_unknown)
-            and one.generation == state.node(NodeId(one.node)).generation
-        )
+        calls = Counter(one.node for one in await deeds_of(self.store, state, lambda _: True) if one.unsafe)
         sound: dict[Digest, bool] = {}
         found = []
         for node_id, node in nodes_of(state, structure):

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from omium.orchestration.definition import ApprovalSpec, ForEach, Need, NodeDef, Repeat, WorkflowDef
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Attempt, Write
@@ -385,3 +386,40 @@ async def test_a_run_whose_files_cannot_be_put_back_fails_and_says_so(tmp_path: 
             view = await core.wait(ME, run.id, 20, detail=True)
         assert view.status == "failed" and "cannot be put back" in str(view.error), view
         assert (await core.store.state(run.id)).seq < before + 10  # it was not tried over and over
+
+
+async def test_what_a_reused_result_rests_on_is_not_repeated_unseen(tmp_path: Path) -> None:
+    paid: list[str] = []
+
+    async def pay(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        async def action() -> Any:
+            paid.append(attempt.node_id)
+            return "paid"
+
+        return await attempt.effect("pay", action, kind="command", on_unknown="ask")
+
+    nodes = (node("a"), NodeDef("pay", "function", use="pay", needs=(Need("a"),)))
+    ends = WorkflowDef("ends", nodes)
+    waits = WorkflowDef(
+        "waits", (*nodes, NodeDef("ok", "approval", approval=ApprovalSpec("Go?"), needs=(Need("pay"),)))
+    )
+    async with opened(tmp_path, ends, waits, functions={"pay": pay}, executing=True) as (core, _):
+        for workflow in ("ends", "waits"):  # which is played again in a child, and in place
+            run = (await core.run_workflow(ME, workflow)).id
+            for times in range(3):
+                with anyio.fail_after(20):
+                    await core.wait(ME, run, 20)
+                for again in (
+                    core.play_from_node(ME, run, "a"),
+                    core.play_from_node(ME, run, "pay"),
+                    core.branch(ME, run, "before:pay", name=f"b{times}"),
+                ):
+                    with pytest.raises(OmiumError) as refused:
+                        await again
+                    told = [(one["node"], one["call"]) for one in refused.value.data["plan"]["repeated_effects"]]
+                    assert (refused.value.code, told) == ("plan_required", [("pay", "pay")])
+                assert [one.repeats for one in await core.resumable(ME, run)][:2] == [1, 1]
+                plan = await core.preview_play_from(ME, run, "a", reuse="unchanged")
+                done = await core.play_from_node(ME, run, "a", reuse="unchanged", plan_token=plan.plan_token)
+                run = done.run.id
+    assert paid == ["pay", "pay"]
