@@ -15,7 +15,7 @@ from omium.orchestration.engine.setbacks import Back
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import Deed, deeds_below
+from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.positions import find, is_left, parse, start_of
 from omium.orchestration.history.rollback import Back as Planned
 from omium.orchestration.history.rollback import plan_rollback
@@ -49,8 +49,7 @@ async def take_back(
             raise
         return Back(None, f"The run cannot be taken back: {error.message}", possible=False)
     deeds = list(planned.draft.behind)
-    below = await deeds_below(ground.store, state.run_id, set(planned.reset))
-    standing = [deed for deed in (*deeds, *below) if _stands_against(deed)]
+    standing = [deed for deed in deeds if _stands_against(deed)]
     # By a try before this one: what an earlier rollback undid belongs to an older generation of its node.
     undone = any(one.compensated == "done" and one.generation == state.node(one.node).generation for one in deeds)
     if any(deed.id not in agreed for deed in standing):

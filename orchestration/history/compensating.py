@@ -120,6 +120,8 @@ async def undo(
 
 async def _undo(ground: Ground, recorded: Recorded, deed: Deed, actor: Principal, fence: Fence | None) -> None:
     run_id = recorded.folded.run_id
+    if deed.below is not None:
+        run_id, fence = deed.below[0], None  # a sub-run's log, which has an owner of its own
     assert deed.compensate is not None
     await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor, fence))
     deed.compensated, deed.error = "started", None
@@ -139,18 +141,22 @@ async def _undo(ground: Ground, recorded: Recorded, deed: Deed, actor: Principal
 async def _call(ground: Ground, recorded: Recorded, deed: Deed) -> Value:
     if ground.engine is None:
         raise OmiumError("unsupported", "this process executes nothing.")
+    node_id, call = deed.node, deed.call
+    if deed.below is not None:
+        run_id, node_id, call = deed.below
+        recorded = await ground.recorded(await ground.state(run_id))
     executor = ground.engine.executor(NodeDef("compensation", "function", use=deed.compensate))
     told = {
         "effect": deed.id,
-        "node": deed.node,
-        "call": deed.call,
+        "node": node_id,
+        "call": call,
         "kind": deed.kind,
         "detail": dict(deed.detail) if deed.detail is not None else None,
         "arguments": await _sent(ground, deed),
         "result": await ground.values.load(deed.result) if deed.result is not None else None,
-        "input": await input_of(recorded, deed.node),
+        "input": await input_of(recorded, node_id),
     }
-    undoing = Undoing(ground.clock, recorded.folded.run_id, deed.node, deed.generation)
+    undoing = Undoing(ground.clock, recorded.folded.run_id, node_id, deed.generation)
     with anyio.move_on_after(TIMEOUT_S) as limit:
         done = await executor.run(str(deed.compensate), told, undoing)
     if limit.cancelled_caught:

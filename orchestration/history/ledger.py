@@ -23,7 +23,7 @@ the way in which a node is recovered, and each of them counts."""
 _LATER = frozenset({E.EFFECT_SETTLED, E.EFFECT_COMPENSATED})  # what becomes of a deed, whenever that is
 _RESULTS = frozenset({E.NODE_COMPLETED, E.NODE_REUSED})
 _PAGE = 2_000
-_MAX_DEPTH = 16  # runs that start runs, as deep as they may go
+MAX_DEPTH = 16  # runs that start runs, as deep as they may go
 
 
 @dataclass(slots=True)
@@ -44,6 +44,8 @@ class Deed:
     compensated: str | None = None
     error: Mapping[str, Any] | None = None
     what: str = ""  # as a person knows it
+    at: int = 0  # when it began; 0 when that was before the position that is looked at
+    below: tuple[RunId, NodeId, str] | None = None  # of a sub-run: the run, and node and call as they are named there
 
     def __post_init__(self) -> None:
         self.what = self.what or called(self.call, self.detail)
@@ -111,7 +113,7 @@ def _note(found: dict[str, Deed], event: Event, run_id: RunId, structure: Struct
     if event.type is E.EFFECT_INTENDED:
         found[data["effect"]] = Deed(
             data["effect"], data["node"], data["generation"], data["call"], data["kind"], data["on_unknown"],
-            compensate=data.get("compensate"), detail=data.get("detail"),
+            compensate=data.get("compensate"), detail=data.get("detail"), at=event.at,
         )  # fmt: skip
     elif event.type is E.EFFECT_SETTLED and data["effect"] in found:
         deed = found[data["effect"]]
@@ -120,11 +122,12 @@ def _note(found: dict[str, Deed], event: Event, run_id: RunId, structure: Struct
         deed = found[data["effect"]]
         deed.compensated, deed.error = data["outcome"], data.get("error")
     elif event.type is E.NODE_COMPLETED:
-        _note_completion(found, data, run_id, structure)
+        _note_completion(found, event, run_id, structure)
 
 
-def _note_completion(found: dict[str, Deed], data: Mapping[str, Any], run_id: RunId, structure: Structure) -> None:
+def _note_completion(found: dict[str, Deed], event: Event, run_id: RunId, structure: Structure) -> None:
     """A node with a compensation is undone as a whole when it has no effects that are undone one by one."""
+    data = event.data
     node_id, generation = data["node"], data["generation"]
     try:
         node = structure.node_def(node_id)
@@ -136,7 +139,7 @@ def _note_completion(found: dict[str, Deed], data: Mapping[str, Any], run_id: Ru
         return
     identity = effect_id(run_id, node_id, generation, "")
     found[identity] = Deed(
-        identity, node_id, generation, "", node.kind, "rerun", "done", data["output"], node.compensate
+        identity, node_id, generation, "", node.kind, "rerun", "done", data["output"], node.compensate, at=event.at
     )
 
 
@@ -182,11 +185,6 @@ async def _reused(
     return made
 
 
-async def deeds_below(store: Store, run_id: RunId, nodes: Collection[NodeId]) -> list[Deed]:
-    """What the runs did that these nodes started."""
-    return [deed for deed in await _deeds_of_children(store, run_id, nodes.__contains__) if deed.happened]
-
-
 async def _deeds_of_children(store: Store, run_id: RunId, wanted: Callable[[NodeId], bool]) -> list[Deed]:
     found: list[Deed] = []
     for child in await store.runs(RunQuery(caller=run_id, limit=100_000)):
@@ -201,7 +199,7 @@ async def _deeds_below(store: Store, run: RunRow, node_id: NodeId, depth: int) -
     for deed in found:
         deed.call, deed.what = (f"{run.id}/{deed.node}/{one}" for one in (deed.call, deed.what))
         deed.node = node_id
-    if depth < _MAX_DEPTH:
+    if depth < MAX_DEPTH:
         for child in await store.runs(RunQuery(caller=run.id, limit=100_000)):
             found += await _deeds_below(store, child, node_id, depth + 1)
     return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.behind import deeds_behind
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import Deed, deeds_after
+from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import cost_of, has_run
 from omium.orchestration.ids import NodeId, Principal, RunId, Seq
@@ -45,7 +46,7 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
     structure = await ground.structure(now)
     tree = await tree_at(ground, now, base)
     await ground.check_files(tree)
-    deeds = await deeds_after(ground.store, base, structure, Seq(now.seq + 1))
+    deeds = await deeds_behind(ground, now, base, structure)
     reset = went_back(now, base)
     draft = Draft(
         operation="rollback",
@@ -117,27 +118,37 @@ class Landed:
     notes: tuple[str, ...]
 
 
-async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, planned: Back | None) -> Landed:
+async def land(
+    ground: Ground,
+    run_id: RunId,
+    event: Event,
+    actor: Principal,
+    planned: Back | None,
+    stop: Callable[[Collection[NodeId]], Awaitable[None]],
+) -> Landed:
     """Finish a rollback that is in the log, or as much of it as is left after a crash: wait until its owner has stopped
-    what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was."""
+    what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was;
+    `stop` ends the runs that these nodes started."""
     if planned is not None and planned.now.seq == event.seq - 1:
         now, base, structure = planned.now, planned.base, planned.structure
         deeds = list(planned.draft.behind)
     else:
         now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
         structure = await ground.structure(now)
-        deeds = await deeds_after(ground.store, base, structure, event.seq)
+        deeds = await deeds_behind(ground, now, base, structure)
+    reset = went_back(now, base)
+    await stop(reset)
     notes: list[str] = []
     if "restore" in event.data or any(deed.can_be_undone for deed in deeds):
         async with ground.held(run_id) as ours:
             if ours and await _still_there(ground, run_id, event):
                 # What was in flight has stopped by now, and its last effects are in the ledger.
-                deeds = await deeds_after(ground.store, base, structure, event.seq)
+                deeds = await deeds_behind(ground, now, base, structure)
                 await undo(ground, await ground.recorded(now), deeds, actor)
                 notes += await _restore(ground, run_id)
             elif not ours:
                 notes.append(_waiting(any(deed.can_be_undone for deed in deeds)))
-    return Landed(went_back(now, base), deeds, await _restored(ground, run_id, event.seq), tuple(notes))
+    return Landed(reset, deeds, await _restored(ground, run_id, event.seq), tuple(notes))
 
 
 async def _still_there(ground: Ground, run_id: RunId, event: Event) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from omium.orchestration.definition.model import FailureRule
@@ -211,8 +212,8 @@ class HistoryService(Reading):
         raise OmiumError("internal", f"run {run_id} has no rollback after generation {generation}.")
 
     async def _land(self, caller: Caller, run_id: RunId, event: Event, planned: Back | None = None) -> HistoryResult:
-        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned)
-        await self._stop_children(caller, run_id, set(landed.reset))
+        stop = partial(self._stop_children, caller, run_id)
+        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned, stop)
         changed, removed, added = landed.files
         return HistoryResult(
             operation="rollback",
@@ -226,10 +227,11 @@ class HistoryService(Reading):
             notes=landed.notes,
         )
 
-    async def _stop_children(self, caller: Caller, run_id: RunId, reset: set[NodeId]) -> None:
+    async def _stop_children(self, caller: Caller, run_id: RunId, reset: Collection[NodeId]) -> None:
         """Runs that nodes started go on for nobody once those nodes are reset."""
+        nodes = set(reset)
         for child in await self.store.runs(RunQuery(caller=run_id, limit=100_000)):
-            if child.ended_at is None and child.caller_node in reset:
+            if child.ended_at is None and child.caller_node in nodes:
                 await self.cancel(caller, child.id, reason=f"the node {child.caller_node} of {run_id} was reset")
 
     # --- branches -------------------------------------------------------------------------------------------------
@@ -469,7 +471,7 @@ class HistoryService(Reading):
         written = await self.store.write(write)
         if written.replayed is not None:
             return await self._played(caller, run_id, written.replayed["reset"])
-        await self._stop_children(caller, run_id, set(planned.reset.nodes))
+        await self._stop_children(caller, run_id, planned.reset.nodes)
         return await self._played(caller, run_id, planned.reset.nodes)
 
     def _agents_for(self, state: RunState) -> tuple[Digest | None, list[NewBlob]]:

@@ -400,6 +400,19 @@ async def test_what_a_sub_run_did_counts_too(tmp_path: Path) -> None:
     assert till.done == ["paid"]
 
 
+async def test_what_a_sub_run_did_is_undone_before_it_happens_again(tmp_path: Path) -> None:
+    till, rule = Till(), "  - {do: rollback, to: start}"
+    below = "{name: below, nodes: [{id: pay, kind: function, use: pays, compensate: back}]}"
+    nodes = """
+  - {id: sub, kind: workflow, use: below}
+  - {id: b, kind: function, use: shaky, with: {value: 1}, needs: sub}
+"""
+    functions = {"shaky": Shaky(1), "pays": till.pays, "back": till.back}
+    async with world(tmp_path, flow(rule, nodes), below, functions=functions) as w:
+        await w.finished(await w.run("w"))
+    assert till.done == ["paid", "back", "paid"]
+
+
 # --- crashes ------------------------------------------------------------------------------------------------------
 
 

@@ -423,3 +423,53 @@ async def test_what_a_reused_result_rests_on_is_not_repeated_unseen(tmp_path: Pa
                 done = await core.play_from_node(ME, run, "a", reuse="unchanged", plan_token=plan.plan_token)
                 run = done.run.id
     assert paid == ["pay", "pay"]
+
+
+async def test_what_sub_runs_did_is_shown_and_undone_by_a_rollback_behind_them(tmp_path: Path) -> None:
+    world: list[str] = []
+
+    async def pay(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        async def action() -> Any:
+            world.append(f"paid {attempt.run_id}")
+            return "paid"
+
+        return await attempt.effect("pay", action, kind="command", on_unknown="ask")
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        world.append(f"{inputs['node']}, {inputs['call']}, {inputs['input']} undone in {attempt.run_id}")
+
+    below = (
+        NodeDef("pay", "function", use="pay", compensate="undo", input={"sum": "${{ inputs.sum }}"}),
+        NodeDef("mail", "function", use="pay", needs=(Need("pay"),)),
+    )
+    inputs = {"type": "object", "properties": {"sum": {"type": "integer"}}}
+    middle = WorkflowDef("middle", (NodeDef("deep", "workflow", use="below", input={"sum": 5}),))
+    gate = NodeDef("ok", "approval", approval=ApprovalSpec("Go?"), needs=(Need("s"),))
+    top = WorkflowDef("top", (node("a"), NodeDef("s", "workflow", use="middle", needs=(Need("a"),)), gate))
+    flows = (WorkflowDef("below", below, inputs=inputs), middle, top)
+    async with opened(tmp_path, *flows, functions={"pay": pay, "undo": undo}, executing=True) as (core, _):
+        with anyio.fail_after(20):
+            run = (await core.run_workflow(ME, "top")).id
+            await core.wait(ME, run, 20)
+            (paid,) = {one.removeprefix("paid ") for one in world}
+            with pytest.raises(OmiumError) as refused:
+                await core.rollback(ME, run, "node:a")
+            assert refused.value.code == "plan_required"
+            plan = await core.preview_rollback(ME, run, "node:a")
+            calls = {name: ("s", f"{paid}/{name}/pay") for name in ("pay", "mail")}
+            assert [(one.node, one.call) for one in plan.undone_effects] == [calls["pay"]]
+            assert [(one.node, one.call) for one in plan.not_undone_effects] == [calls["mail"]]
+            assert plan.repeated_effects == plan.not_undone_effects and len(plan.notes) == 1
+            done = await core.rollback(ME, run, "node:a", plan_token=plan.plan_token)
+            assert [(one.node, one.call) for one in done.undone] == [calls["pay"]]
+            assert [(one.node, one.call) for one in done.not_undone] == [calls["mail"]]
+            assert world[2:] == [f"pay, pay, {{'sum': 5}} undone in {paid}"]
+            assert [one.compensated for one in (await core.preview_rollback(ME, run, "start")).undone_effects] == [
+                "done"
+            ]
+            assert (await core.preview_rollback(ME, run, (await core.get_run(ME, run)).seq)).not_undone_effects == []
+            await core.resume(ME, run)
+            await core.wait(ME, run, 20)
+            assert len(world) == 5
+            plan = await core.preview_rollback(ME, run, "node:a")
+            assert len(plan.undone_effects) == len(plan.not_undone_effects) == 2  # each time that it was done

@@ -1,0 +1,51 @@
+"""What a rollback goes back behind: effects of the run itself, and of the runs that its nodes started."""
+
+from __future__ import annotations
+
+from heapq import merge
+
+from omium.orchestration.definition.graph import Structure
+from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.ledger import MAX_DEPTH, Deed, deeds_after
+from omium.orchestration.ids import NodeId, RunId, Seq
+from omium.orchestration.log.state import RunState
+from omium.orchestration.ports import RunQuery
+
+_MANY = 100_000
+
+
+async def deeds_behind(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:
+    """What began between a position and another, in the order of time: `base` and `now` are the states there.
+
+    What a sub-run did counts as deeds of its node, unless that node is undone as a whole."""
+    own = await deeds_after(ground.store, base, structure, Seq(now.seq + 1))
+    whole = {(deed.node, deed.generation) for deed in own if not deed.call}
+    below: list[Deed] = []
+    for child in await ground.store.runs(RunQuery(caller=now.run_id, limit=_MANY)):
+        caller = (await ground.store.events(child.id, limit=1))[0].data["caller"]
+        node_id, generation = NodeId(caller["node"]), int(caller["generation"])
+        known = base.node(node_id)
+        since = known.generation if known.ended_at is None else known.generation + 1
+        if since <= generation <= now.generation and (node_id, generation) not in whole:
+            below += await _all_of(ground, child.id, node_id, generation, 1)
+    return list(merge(own, sorted(below, key=_when), key=_when))
+
+
+def _when(deed: Deed) -> int:
+    return deed.at
+
+
+async def _all_of(ground: Ground, run_id: RunId, node_id: NodeId, generation: int, depth: int) -> list[Deed]:
+    """All that a run did that a node started, and the runs below it, as deeds of that node."""
+    state = await ground.state(run_id)
+    found = await deeds_after(ground.store, RunState(run_id), await ground.structure(state), Seq(state.seq + 1))
+    whole = {deed.node for deed in found if not deed.call}
+    for deed in found:
+        deed.below = run_id, deed.node, deed.call
+        deed.call, deed.what = (f"{run_id}/{deed.node}/{one}" for one in (deed.call, deed.what))
+        deed.node, deed.generation = node_id, generation
+    if depth < MAX_DEPTH:
+        for child in await ground.store.runs(RunQuery(caller=run_id, limit=_MANY)):
+            if child.caller_node not in whole:
+                found += await _all_of(ground, child.id, node_id, generation, depth + 1)
+    return found
