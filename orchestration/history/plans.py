@@ -25,7 +25,8 @@ Operation = Literal["rollback", "branch", "play_from_node"]
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A history operation, worked out and not done. `generation`: the run's, which every reset of any of its nodes
-    raises; when it has changed, the operation would do something else than was previewed.
+    raises; when it has changed, the operation would do something else than was previewed. So it would when calls were
+    made since; any other progress leaves a plan good.
 
     repeats: calls that have happened, or may have, and would happen again; behind: those that a rollback goes
     behind, whether they are undone or not."""
@@ -58,12 +59,18 @@ class Draft:
         undone by a call of their compensation."""
         return [deed for deed in self.repeats if deed.unsafe] + [deed for deed in self.behind if deed.can_be_undone]
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """What would become of these calls, by their ids: what a token has been given for."""
+        repeated = {deed.id: "repeated" for deed in self.repeats if deed.unsafe}
+        return repeated | {deed.id: "undone" for deed in self.behind if deed.can_be_undone}
+
 
 async def issue(store: Store, clock: Clock, caller: Caller, draft: Draft) -> PlanView:
     """Store the plan under a fresh token: good for one use by this caller within ten minutes."""
     now = clock.now_us()
     token = PlanToken(new_id("plan", now // 1000))
-    document = {"generation": draft.generation}
+    document = {"generation": draft.generation, "shown": draft.shown}
     row = PlanRow(token, caller.principal, draft.run_id, draft.operation, draft.binding, now + VALID_US, document)
     await store.put_plan(row)
     return view(draft, token, row.expires_at)
@@ -119,6 +126,8 @@ async def redeemed(store: Store, clock: Clock, caller: Caller, token: str, draft
         problem = "it was given for another operation, or for other arguments"
     elif row.document["generation"] != draft.generation:
         problem = "the history of the run has changed since"
+    elif new := draft.shown.items() - row.document.get("shown", {}).items():
+        problem = f"{len(new)} call(s) that it did not show would be repeated or undone"
     if problem is not None:
         await store.put_plan(row)
         raise _void(token, problem)

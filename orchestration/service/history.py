@@ -427,7 +427,9 @@ class HistoryService(Reading):
         if earlier is not None and earlier["run"] == run_id:
             return await self._played(caller, run_id, earlier["reset"])
         for attempt in range(1, _TRIES + 1):
-            planned = await playing.plan_play(self._ground, run_id, NodeId(node), changed, how, preview=False)
+            # A plan is held against what it showed, which is without the calls of what is taken over as it is.
+            exact = plan_token is not None and how == "unchanged"
+            planned = await playing.plan_play(self._ground, run_id, NodeId(node), changed, how, preview=exact)
             if earlier is None and plan_token is None and planned.draft.unsafe:
                 seen = await playing.plan_play(self._ground, run_id, NodeId(node), changed, how, preview=True)
                 if seen.draft.unsafe:  # what is taken over as it is repeats nothing

@@ -12,7 +12,8 @@ import pytest
 from omium.orchestration.definition import ApprovalSpec, Need, NodeDef, WorkflowDef
 from omium.orchestration.definition.model import WaitSpec
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import PlanToken, Principal
+from omium.orchestration.history.playing import key_of
+from omium.orchestration.ids import NodeId, PlanToken, Principal
 from omium.orchestration.ports import Attempt
 from omium.orchestration.service.views import Caller, PlanView
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
@@ -163,6 +164,56 @@ async def test_a_refused_try_leaves_the_plan_as_good_as_it_was_and_the_cause_is_
         late = await core.preview_branch(ME, hand.run_id, first)
         core.clock = _Later(core.clock)
         assert cause(await refused(branch(given=late.plan_token), "plan_expired")) == "it has expired."
+
+
+@pytest.mark.parametrize("compensate", [None, "f"])
+async def test_a_plan_is_void_once_a_call_was_made_that_it_did_not_show(tmp_path: Path, compensate: str | None) -> None:
+    async with opened(tmp_path, CHAIN) as (core, _):
+        hand = await by_hand(core, CHAIN)
+        first = await hand.run("a")
+        await hand.start("b")
+
+        async def plans() -> dict[str, Any]:
+            place = hand.run_id, first
+            back, other = await core.preview_rollback(ME, *place), await core.preview_branch(ME, *place)
+            again = await core.preview_play_from(ME, hand.run_id, "b")
+            return {
+                "rollback": lambda: core.rollback(ME, *place, plan_token=back.plan_token),
+                "branch": lambda: core.branch(ME, *place, name="x", plan_token=other.plan_token),
+                "play_from_node": lambda: core.play_from_node(ME, hand.run_id, "b", plan_token=again.plan_token),
+            }
+
+        early = await plans()
+        await hand.effect("b", "look", on_unknown="rerun")  # which may be repeated unseen
+        later = await plans()
+        await hand.effect("b", "pay", compensate=compensate)
+        for old in (early, later):
+            for call in old.values():
+                assert "1 call(s) that it did not show" in cause(await refused(call(), "plan_expired"))
+        seen = await plans()
+        await hand.end("b")
+        await hand.run("c")  # progress that makes no call leaves them good
+        await hand.let_go()
+        assert (await seen["branch"]()).operation == "branch"
+        assert (await seen["play_from_node" if compensate is None else "rollback"]()).run.generation == 1
+
+
+async def test_a_plan_that_takes_results_over_is_good_for_that(tmp_path: Path) -> None:
+    async with opened(tmp_path, CHAIN) as (core, functions):
+        hand = await by_hand(core, CHAIN)
+        await hand.run("a")
+        key = await key_of(await core._ground.recorded(await hand.state()), NodeId("b"), None)
+        await hand.start("b", key=key)
+        await hand.effect("b", "pay")
+        await hand.end("b")
+        plan = await core.preview_play_from(ME, hand.run_id, "b", reuse="unchanged")
+        assert (plan.reused, plan.repeated_effects) == (("b",), [])
+        functions.versions["f"] = "2"  # so that it would be called after all
+        again = core.play_from_node(ME, hand.run_id, "b", reuse="unchanged", plan_token=plan.plan_token)
+        await refused(again, "plan_expired")
+        functions.versions["f"] = "1"
+        again = core.play_from_node(ME, hand.run_id, "b", reuse="unchanged", plan_token=plan.plan_token)
+        assert (await again).reset == ("b",)
 
 
 class _Later:
