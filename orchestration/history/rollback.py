@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from omium.orchestration.definition.graph import Structure
@@ -16,9 +17,10 @@ from omium.orchestration.history.recorded import cost_of, has_run
 from omium.orchestration.ids import NodeId, Principal, RunId, Seq
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
-from omium.orchestration.log.state import RunState, RunStatus
+from omium.orchestration.log.state import NodeState, RunState, RunStatus
 
 _PAGE = 2_000
+_AT_WORK = frozenset({RunStatus.PLANNING, RunStatus.EXECUTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,31 @@ async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
     return None
 
 
+# --- doing it -----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> AsyncIterator[list[Deed]]:
+    """Undo effects before the block has the log go back, so that after a crash in between a repeat still finds what is
+    left to be undone; gives those that were tried. That is only done for a run in which nothing is under way: any other
+    one is stopped by the rollback itself, and `land` undoes what it did."""
+    now = planned.now
+    deeds = [deed for deed in planned.draft.behind if deed.can_be_undone]
+    if not deeds or now.status in _AT_WORK or any(map(_under_way, now.nodes.values())):
+        yield []
+        return
+    async with ground.held(now.run_id) as ours:
+        if not ours or (await ground.state(now.run_id)).seq != now.seq:
+            yield []
+            return
+        await undo(ground, await ground.recorded(now), deeds, actor)
+        yield deeds
+
+
+def _under_way(node: NodeState) -> bool:
+    return node.in_flight or (node.wait is not None and node.wait["kind"] == "child")
+
+
 # --- once it is in the log ----------------------------------------------------------------------------------------
 
 
@@ -125,10 +152,11 @@ async def land(
     actor: Principal,
     planned: Back | None,
     stop: Callable[[Collection[NodeId]], Awaitable[None]],
+    tried: Iterable[Deed] = (),
 ) -> Landed:
     """Finish a rollback that is in the log, or as much of it as is left after a crash: wait until its owner has stopped
     what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was;
-    `stop` ends the runs that these nodes started."""
+    `stop` ends the runs that these nodes started; `tried`: what was undone, or could not be, just before."""
     if planned is not None and planned.now.seq == event.seq - 1:
         now, base, structure = planned.now, planned.base, planned.structure
         deeds = list(planned.draft.behind)
@@ -139,15 +167,17 @@ async def land(
     reset = went_back(now, base)
     await stop(reset)
     notes: list[str] = []
-    if "restore" in event.data or any(deed.can_be_undone for deed in deeds):
+    past = {deed.id for deed in tried}
+    to_undo = [deed for deed in deeds if deed.can_be_undone and deed.id not in past]
+    if "restore" in event.data or to_undo:
         async with ground.held(run_id) as ours:
             if ours and await _still_there(ground, run_id, event):
                 # What was in flight has stopped by now, and its last effects are in the ledger.
                 deeds = await deeds_behind(ground, now, base, structure)
-                await undo(ground, await ground.recorded(now), deeds, actor)
+                await undo(ground, await ground.recorded(now), [one for one in deeds if one.id not in past], actor)
                 notes += await _restore(ground, run_id)
             elif not ours:
-                notes.append(_waiting(any(deed.can_be_undone for deed in deeds)))
+                notes.append(_waiting(bool(to_undo)))
     return Landed(reset, deeds, await _restored(ground, run_id, event.seq), tuple(notes))
 
 

@@ -118,6 +118,7 @@ class RollBack:
     approval: ApprovalId | None = None
     agents: Digest | None = None  # those that it goes on with; None: those that it has
     bare: bool = False  # planned when the run had no files; where it has some by now, this is a `conflict`
+    undone_since: Seq | None = None  # behind this position, effects were undone for it before it was written
 
 
 @record

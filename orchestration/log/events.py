@@ -89,7 +89,7 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (
             EventType.RUN_ROLLED_BACK,
             "to generation",
-            "reason restore label trigger rule cause category approval agents",
+            "reason restore label trigger rule cause category approval agents undone_since",
         ),
         (EventType.RUN_PLAYED_FROM, "node nodes count generation", "overrides reuse reason restore agents"),
         (EventType.RUN_BRANCHED, "child at", "name hypothesis"),

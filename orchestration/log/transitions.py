@@ -220,6 +220,7 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
         category=m.category,
         approval=m.approval,
         agents=m.agents,
+        undone_since=m.undone_since,
     )
     return [*drafts, (E.RUN_ROLLED_BACK, data)]
 

@@ -17,6 +17,7 @@ from omium.orchestration.history.adopting import Adopted
 from omium.orchestration.history.branching import Fork
 from omium.orchestration.history.comparing import compare
 from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.overrides import check_form
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.positions import find, parse, parse_run
@@ -186,9 +187,13 @@ class HistoryService(Reading):
                 seen = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
                 raise plans.required(await self._preview(caller, seen.draft))
             agents, blobs = self._agents_for(planned.now)
-            command = c.RollBack(seq, reason, planned.tree, label, agents=agents, bare=planned.bare)
+            ahead = rollback.undone_ahead(self._ground, planned, caller.principal)
             try:
-                async with self._redeemed(caller, planned.draft, plan_token):
+                async with self._redeemed(caller, planned.draft, plan_token), ahead as tried:
+                    since = planned.now.seq if tried else None
+                    command = c.RollBack(
+                        seq, reason, planned.tree, label, agents=agents, bare=planned.bare, undone_since=since
+                    )
                     write = Write(run_id, [command], caller.principal, blobs=blobs, idempotency=key)
                     written = await self.store.write(write)
                 break
@@ -199,7 +204,7 @@ class HistoryService(Reading):
             return await self._land(
                 caller, run_id, await self._rolled_back(run_id, int(written.replayed["generation"]))
             )
-        return await self._land(caller, run_id, written.events[-1], planned)
+        return await self._land(caller, run_id, written.events[-1], planned, tried)
 
     async def _rolled_back(self, run_id: RunId, generation: int) -> Event:
         """The first rollback of a run after it was in this generation."""
@@ -211,9 +216,16 @@ class HistoryService(Reading):
             after = page[-1].seq
         raise OmiumError("internal", f"run {run_id} has no rollback after generation {generation}.")
 
-    async def _land(self, caller: Caller, run_id: RunId, event: Event, planned: Back | None = None) -> HistoryResult:
+    async def _land(
+        self,
+        caller: Caller,
+        run_id: RunId,
+        event: Event,
+        planned: Back | None = None,
+        tried: Sequence[Deed] = (),
+    ) -> HistoryResult:
         stop = partial(self._stop_children, caller, run_id)
-        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned, stop)
+        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned, stop, tried)
         changed, removed, added = landed.files
         return HistoryResult(
             operation="rollback",

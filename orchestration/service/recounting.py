@@ -186,12 +186,17 @@ class RecountService(Reading):
         roles.check(caller, "rollbacks")
         await self.row(caller, run_id)
         found: list[_Back] = []
-        ahead: dict[str, str] = {}  # by effect: what a run that goes back by itself undoes before it does
-        for event in await self.store.events_among([run_id], _OF_ROLLBACKS, _MOST_OF_THEM):
+        ahead: dict[str, str] = {}  # by effect: what was undone before the run went back
+        events = await self.store.events_among([run_id], _OF_ROLLBACKS, _MOST_OF_THEM)
+        spans = [(one.data["undone_since"], one.seq) for one in events if "undone_since" in one.data]
+        for event in events:
             if event.type is EventType.RUN_ROLLED_BACK:
-                found.append(_Back(event, event.at, ahead if "trigger" in event.data else {}))
+                knows = "trigger" in event.data or "undone_since" in event.data
+                found.append(_Back(event, event.at, ahead if knows else {}))
                 ahead = {}
-            elif event.type is EventType.EFFECT_COMPENSATED and event.actor == ENGINE:
+            elif event.type is EventType.EFFECT_COMPENSATED and (
+                event.actor == ENGINE or any(since < event.seq < until for since, until in spans)
+            ):
                 ahead[event.data["effect"]] = event.data["outcome"]
             elif event.type is EventType.RUN_PLAYED_FROM:
                 found.append(_Back(event, event.at))  # what comes behind it belongs to no rollback before it

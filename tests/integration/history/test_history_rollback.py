@@ -227,6 +227,53 @@ async def test_a_request_that_was_cut_off_is_finished_by_its_repeat(tmp_path: Pa
         assert [one.call for one in done.undone] == ["call"]
 
 
+async def test_a_rollback_that_dies_before_it_has_undone_everything_has_not_gone_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone: list[str] = []
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        undone.append(inputs["call"])
+        if inputs["call"] == "never":
+            raise ValueError("it does not want to be undone")
+
+    workflow = WorkflowDef("w", (node("a"), node("b", "a", compensate="undo")))
+    async with opened(tmp_path, workflow, functions={"undo": undo}) as (core, _):
+        hand = await by_hand(core, workflow)
+        first = await hand.run("a")
+        await hand.start("b")
+        for call in ("first", "never", "last"):
+            await hand.effect("b", call, compensate="undo")
+        await hand.end("b")
+        await hand.complete()
+        await hand.let_go()
+        end = (await hand.state()).seq
+        write, left = core.store.write, 2  # what undoes "last" is begun, and ends
+
+        async def dies(one: Write) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return await write(one)
+
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        monkeypatch.setattr(core.store, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+        monkeypatch.undo()
+        assert (undone, (await core.get_run(ME, hand.run_id)).status) == (["last"], "completed")
+        await refused(core.resume(ME, hand.run_id), "not_allowed")
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        assert [one.compensated for one in plan.undone_effects] == [None, None, "done"]
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+        assert undone == ["last", "never", "first"]
+        assert [(one.call, one.compensated) for one in done.undone] == [("first", "done"), ("last", "done")]
+        assert [(one.call, one.compensated) for one in done.not_undone] == [("never", "failed")]
+        (told,) = await core.rollbacks(ME, hand.run_id)
+        assert (told.outcome, told.compensated, told.from_seq > end) == ("failed", {"done": 1, "failed": 1}, True)
+
+
 async def test_a_late_repeat_undoes_nothing_of_what_the_run_has_done_since(tmp_path: Path) -> None:
     undone: list[str] = []
 
