@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import merge
 
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import MAX_DEPTH, Deed, deeds_after
+from omium.orchestration.history.ledger import MAX_DEPTH, Deed, deeds_after, made_for
 from omium.orchestration.ids import NodeId, RunId, Seq
+from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import RunQuery
 
@@ -20,19 +22,41 @@ async def deeds_behind(ground: Ground, now: RunState, base: RunState, structure:
     What a sub-run did counts as deeds of its node, unless that node is undone as a whole."""
     own = await deeds_after(ground.store, base, structure, Seq(now.seq + 1))
     whole = {(deed.node, deed.generation) for deed in own if not deed.call}
-    below: list[Deed] = []
-    for child in await ground.store.runs(RunQuery(caller=now.run_id, limit=_MANY)):
-        caller = (await ground.store.events(child.id, limit=1))[0].data["caller"]
-        node_id, generation = NodeId(caller["node"]), int(caller["generation"])
+
+    def counts(node_id: NodeId, generation: int) -> bool:
         known = base.node(node_id)
         since = known.generation if known.ended_at is None else known.generation + 1
-        if since <= generation <= now.generation and (node_id, generation) not in whole:
-            below += await _all_of(ground, child.id, node_id, generation, 1)
+        return since <= generation <= now.generation and (node_id, generation) not in whole
+
+    below = await _below(ground, now.run_id, counts)
     return list(merge(own, sorted(below, key=_when), key=_when))
+
+
+async def undone_for(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:
+    """What was undone of what was done for the results that going to `base` makes stand again."""
+    again = {one for one, node in base.nodes.items() if stands(node) and now.nodes.get(one) != node}
+    if not again:
+        return []
+    made = {(one, base.node(one).generation) for one in again}
+    made |= {at[1:] for at in await made_for(ground.store, [base.run_id], base, again.__contains__)}
+    own = await deeds_after(ground.store, RunState(base.run_id), structure, Seq(base.seq + 1))
+    below = await _below(ground, base.run_id, lambda node_id, generation: (node_id, generation) in made)
+    return [deed for deed in (*own, *below) if deed.compensated == "done" and (deed.node, deed.generation) in made]
 
 
 def _when(deed: Deed) -> int:
     return deed.at
+
+
+async def _below(ground: Ground, run_id: RunId, counts: Callable[[NodeId, int], bool]) -> list[Deed]:
+    """All that the runs did that nodes started in the generations that count."""
+    found: list[Deed] = []
+    for child in await ground.store.runs(RunQuery(caller=run_id, limit=_MANY)):
+        caller = (await ground.store.events(child.id, limit=1))[0].data["caller"]
+        node_id, generation = NodeId(caller["node"]), int(caller["generation"])
+        if counts(node_id, generation):
+            found += await _all_of(ground, child.id, node_id, generation, 1)
+    return found
 
 
 async def _all_of(ground: Ground, run_id: RunId, node_id: NodeId, generation: int, depth: int) -> list[Deed]:

@@ -150,7 +150,7 @@ async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], boo
     """What the nodes that are `wanted` did for the results that they have now: in this run, in the runs that it is a
     branch of, and in the runs that those nodes started."""
     runs = await lineage(store, state)
-    reused = await _reused(store, runs, state, wanted)
+    reused = await made_for(store, runs, state, wanted)
     found = []
     for run_id in runs:
         for deed in map(_deed, await store.effects(run_id)):
@@ -163,7 +163,7 @@ async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], boo
     return [deed for deed in found if deed.happened]
 
 
-async def _reused(
+async def made_for(
     store: Store, runs: Collection[RunId], state: RunState, wanted: Callable[[NodeId], bool]
 ) -> dict[tuple[RunId, NodeId, int], NodeId]:
     """Where the results that nodes took over were made, as run, node and generation, each with who has it now: what

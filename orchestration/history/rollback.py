@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.behind import deeds_behind
+from omium.orchestration.history.behind import deeds_behind, undone_for
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
@@ -20,6 +20,7 @@ from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import NodeState, RunState, RunStatus
 
 _PAGE = 2_000
+_NAMED = 5
 _AT_WORK = frozenset({RunStatus.PLANNING, RunStatus.EXECUTING})
 
 
@@ -33,6 +34,7 @@ class Back:
     structure: Structure  # of the run as it is now
     reset: tuple[NodeId, ...]
     tree: str | None
+    forward: tuple[str, ...]  # what is to be known of results that stand again
 
     @property
     def bare(self) -> bool:
@@ -50,6 +52,7 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
     await ground.check_files(tree)
     deeds = await deeds_behind(ground, now, base, structure)
     reset = went_back(now, base)
+    forward = _forward(await undone_for(ground, now, base, structure))
     draft = Draft(
         operation="rollback",
         run_id=run_id,
@@ -63,9 +66,9 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
         behind=deeds,
         files=await ground.changed_files(now.tree, tree) if preview else (),
         cost=cost_of(now, reset),
-        notes=_notes(deeds),
+        notes=_notes(deeds) + forward,
     )
-    return Back(draft, now, base, structure, reset, tree)
+    return Back(draft, now, base, structure, reset, tree, forward)
 
 
 def went_back(now: RunState, base: RunState) -> tuple[NodeId, ...]:
@@ -89,6 +92,14 @@ def _notes(deeds: list[Deed]) -> tuple[str, ...]:
         return ()
     why = "nothing is declared that undoes them, or it is unknown whether they happened"
     return (f"{len(left)} effect(s) stay as they are: {why}.",)
+
+
+def _forward(undone: list[Deed]) -> tuple[str, ...]:
+    if not undone:
+        return ()
+    names = ", ".join(f"{deed.node} ({deed.what})" if deed.what else deed.node for deed in undone[:_NAMED])
+    more = f" and {len(undone) - _NAMED} more" if len(undone) > _NAMED else ""
+    return (f"{len(undone)} effect(s) were undone although their results stand again: {names}{more}.",)
 
 
 async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
@@ -159,14 +170,15 @@ async def land(
     `stop` ends the runs that these nodes started; `tried`: what was undone, or could not be, just before."""
     if planned is not None and planned.now.seq == event.seq - 1:
         now, base, structure = planned.now, planned.base, planned.structure
-        deeds = list(planned.draft.behind)
+        deeds, forward = list(planned.draft.behind), planned.forward
     else:
         now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
         structure = await ground.structure(now)
         deeds = await deeds_behind(ground, now, base, structure)
+        forward = _forward(await undone_for(ground, now, base, structure))
     reset = went_back(now, base)
     await stop(reset)
-    notes: list[str] = []
+    notes = [*forward]
     past = {deed.id for deed in tried}
     to_undo = [deed for deed in deeds if deed.can_be_undone and deed.id not in past]
     if "restore" in event.data or to_undo:

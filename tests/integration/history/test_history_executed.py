@@ -451,6 +451,7 @@ async def test_what_sub_runs_did_is_shown_and_undone_by_a_rollback_behind_them(t
         with anyio.fail_after(20):
             run = (await core.run_workflow(ME, "top")).id
             await core.wait(ME, run, 20)
+            end = (await core.get_run(ME, run)).seq
             (paid,) = {one.removeprefix("paid ") for one in world}
             with pytest.raises(OmiumError) as refused:
                 await core.rollback(ME, run, "node:a")
@@ -468,6 +469,8 @@ async def test_what_sub_runs_did_is_shown_and_undone_by_a_rollback_behind_them(t
                 "done"
             ]
             assert (await core.preview_rollback(ME, run, (await core.get_run(ME, run)).seq)).not_undone_effects == []
+            (note,) = (await core.preview_rollback(ME, run, end)).notes  # forward
+            assert f"stand again: s ({paid}/pay/pay)." in note
             await core.resume(ME, run)
             await core.wait(ME, run, 20)
             assert len(world) == 5

@@ -188,6 +188,32 @@ async def test_effects_behind_the_position_are_undone_newest_first_and_failures_
         assert [one[1] for one in undone] == ["second"]  # what is undone stays so, what failed is tried once more
 
 
+async def test_going_forward_names_what_was_undone_of_the_results_that_stand_again(tmp_path: Path) -> None:
+    workflow = WorkflowDef("w", (node("a"), node("b", "a"), node("c", "b", compensate="f"), node("d", "c")))
+    async with opened(tmp_path, workflow) as (core, _):
+        hand = await by_hand(core, workflow)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="f")
+        await hand.effect("b", "mail")
+        second = await hand.end("b")
+        last = await hand.run("c", "d")
+        await hand.let_go()
+
+        async def go(to: Seq) -> tuple[str, ...]:
+            plan = await core.preview_rollback(ME, hand.run_id, to)
+            done = await core.rollback(ME, hand.run_id, to, plan_token=plan.plan_token)
+            assert [one for one in plan.notes if "stand again" in one] == list(done.notes)
+            return tuple(done.notes)
+
+        told = "effect(s) were undone although their results stand again:"
+        assert await go(first) == ()
+        assert await go(second) == (f"1 {told} b (pay).",)
+        assert await go(last) == (f"1 {told} c.",)
+        assert await go(first) == ()
+        assert await go(last) == (f"2 {told} b (pay), c.",)
+
+
 async def test_a_repeated_request_is_answered_again_and_done_once(tmp_path: Path) -> None:
     async with opened(tmp_path, CHAIN) as (core, _):
         hand = await by_hand(core, CHAIN)
