@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ledger import Deed
-from omium.orchestration.ids import Digest, NodeId, PlanToken, RunId, Seq, made_at_ms, new_id
+from omium.orchestration.ids import Digest, EffectId, NodeId, PlanToken, RunId, Seq, made_at_ms, new_id
 from omium.orchestration.ports import Clock, PlanRow, Store
 from omium.orchestration.service.views import Caller, EffectView, PlanView
 from omium.orchestration.values import digest_of
@@ -60,7 +60,7 @@ class Draft:
         return [deed for deed in self.repeats if deed.unsafe] + [deed for deed in self.behind if deed.can_be_undone]
 
     @property
-    def shown(self) -> dict[str, str]:
+    def shown(self) -> dict[EffectId, str]:
         """What would become of these calls, by their ids: what a token has been given for."""
         repeated = {deed.id: "repeated" for deed in self.repeats if deed.unsafe}
         return repeated | {deed.id: "undone" for deed in self.behind if deed.can_be_undone}
