@@ -160,6 +160,8 @@ async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], boo
                 deed.node = deed_of
                 found.append(deed)
     found += await _deeds_of_children(store, state.run_id, wanted)
+    for ancestor in runs[1:]:
+        found += await _deeds_of_children(store, ancestor, wanted, state)
     return [deed for deed in found if deed.happened]
 
 
@@ -185,11 +187,19 @@ async def made_for(
     return made
 
 
-async def _deeds_of_children(store: Store, run_id: RunId, wanted: Callable[[NodeId], bool]) -> list[Deed]:
+async def _deeds_of_children(
+    store: Store, run_id: RunId, wanted: Callable[[NodeId], bool], heir: RunState | None = None
+) -> list[Deed]:
+    """`heir`: the state of a branch, for which only that counts of which it has the results."""
     found: list[Deed] = []
     for child in await store.runs(RunQuery(caller=run_id, limit=100_000)):
-        if child.caller_node is not None and wanted(child.caller_node):
-            found += await _deeds_below(store, child, child.caller_node, 1)
+        if child.caller_node is None or not wanted(child.caller_node):
+            continue
+        if heir is not None:
+            known, created = heir.node(child.caller_node), (await store.events(child.id, limit=1))[0]
+            if known.ended_at is None or known.generation != created.data["caller"]["generation"]:
+                continue
+        found += await _deeds_below(store, child, child.caller_node, 1)
     return found
 
 

@@ -476,3 +476,39 @@ async def test_what_sub_runs_did_is_shown_and_undone_by_a_rollback_behind_them(t
             assert len(world) == 5
             plan = await core.preview_rollback(ME, run, "node:a")
             assert len(plan.undone_effects) == len(plan.not_undone_effects) == 2  # each time that it was done
+
+
+async def test_what_an_inherited_sub_run_did_is_not_repeated_unseen(tmp_path: Path) -> None:
+    paid: list[str] = []
+
+    async def pay(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        async def action() -> Any:
+            paid.append(attempt.node_id)
+            return "paid"
+
+        return await attempt.effect("pay", action, kind="command", on_unknown="ask")
+
+    below = WorkflowDef("below", (NodeDef("pay", "function", use="pay"),))
+    top = WorkflowDef("top", (node("a"), NodeDef("s", "workflow", use="below", needs=(Need("a"),)), node("b", "s")))
+    async with opened(tmp_path, below, top, functions={"pay": pay}, executing=True) as (core, _):
+        run = (await core.run_workflow(ME, "top")).id
+        await finished(core, run)
+        early = (
+            await core.branch(
+                ME,
+                run,
+                "node:a",
+                name="early",
+                start=False,
+                plan_token=(await core.preview_branch(ME, run, "node:a")).plan_token,
+            )
+        ).run.id
+        assert (await core.preview_branch(ME, early, "before:a")).repeated_effects == []  # it has not come that far
+        child = (await core.play_from_node(ME, run, "b")).run.id
+        await finished(core, child)
+        for again in (core.play_from_node(ME, child, "s"), core.branch(ME, child, "before:s", name="x")):
+            with pytest.raises(OmiumError) as refused:
+                await again
+            assert refused.value.code == "plan_required"
+            assert [one["node"] for one in refused.value.data["plan"]["repeated_effects"]] == ["s"]
+    assert paid == ["pay"]
