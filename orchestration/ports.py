@@ -84,9 +84,8 @@ class Write:
     """One atomic change of one run: all of its commands, or none.
 
     `fence`: the owner's token, needed by execution commands. `claim`: on creation, the worker that owns the run from
-    the start. `priority` and `project` are taken for the queue on creation. `faults`: of how many of its writes the
-    owner has heard, by now, that the store could not make them; one that was submitted without knowing of the last is
-    not made either, since it may follow from that.
+    the start. `priority` and `project` are taken for the queue on creation. `faults`: of how many writes the owner has
+    heard that they could not be made; one that knows not of the last may follow from it, and is not made either.
     """
 
     run_id: RunId

@@ -392,8 +392,7 @@ def _broken_leaf(run: Execution, container: NodeId | None) -> NodeId | None:
 def _caused(run: Execution, node_id: NodeId) -> dict[str, Any]:
     """The error of a container or a run: the first node that really failed, going upstream from a broken one."""
     seen: set[NodeId] = set()
-    stack = [node_id]
-    found = node_id
+    stack, found = [node_id], node_id
     while stack:
         at = stack.pop()
         if at in seen:
@@ -405,7 +404,7 @@ def _caused(run: Execution, node_id: NodeId) -> dict[str, Any]:
             break
         stack += [up for up in run.structure.needs_of(at) if up in run.board.outcomes]
     known = run.board.outcomes.get(found)
-    error = known.error if known is not None and known.error is not None else {"category": "unknown", "message": ""}
+    error = (known.error if known is not None else None) or {"category": "unknown", "message": ""}
     return {"node": found, **without_traceback(dict(error))}
 
 
@@ -413,8 +412,7 @@ async def _close_run(run: Execution, turn: Turn) -> None:
     if run.closed:
         return
     run.closed = True
-    broken = _broken_leaf(run, None)
-    if broken is not None:
+    if (broken := _broken_leaf(run, None)) is not None:
         turn.commands.append(c.FailRun(_caused(run, broken), run.folded.generation))
         return
     workflow = run.program.workflow

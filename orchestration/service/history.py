@@ -179,8 +179,7 @@ class HistoryService(Reading):
         if earlier is not None:
             return await self._land(caller, run_id, await self._rolled_back(run_id, int(earlier["generation"])))
         place = parse(to, run_id)
-        seq = await find(self.store, row, place, self.store.state)
-        label = place.name if place.kind == "label" else None
+        seq, label = await find(self.store, row, place, self.store.state), place.name if place.kind == "label" else None
         for attempt in range(1, _TRIES + 1):
             planned = await rollback.plan_rollback(self._ground, run_id, seq, preview=False)
             if plan_token is None and planned.draft.unsafe:
@@ -191,11 +190,9 @@ class HistoryService(Reading):
             try:
                 async with self._redeemed(caller, planned.draft, plan_token), ahead as tried:
                     since = planned.now.seq if tried else None
-                    command = c.RollBack(
-                        seq, reason, planned.tree, label, agents=agents, bare=planned.bare, undone_since=since
-                    )
-                    write = Write(run_id, [command], caller.principal, blobs=blobs, idempotency=key)
-                    written = await self.store.write(write)
+                    how: Any = {"agents": agents, "bare": planned.bare, "undone_since": since}
+                    command = c.RollBack(seq, reason, planned.tree, label, **how)
+                    written = await self.store.write(Write(run_id, [command], caller.principal, None, blobs, None, key))
                 break
             except OmiumError as error:
                 if not is_overtaken(error) or attempt == _TRIES:

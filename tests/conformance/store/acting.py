@@ -67,10 +67,16 @@ class Run:
     store: Store
     id: RunId
     fence: Fence | None
+    faults: int = 0
 
     async def do(self, *commands: Command, blobs: Sequence[NewBlob] = ()) -> Written:
         """As its owner."""
-        return await self.store.write(Write(self.id, commands, ENGINE, fence=self.fence, blobs=blobs))
+        write = Write(self.id, commands, ENGINE, fence=self.fence, blobs=blobs, faults=self.faults)
+        try:
+            return await self.store.write(write)
+        except OmiumError:
+            self.faults = write.faults + 1
+            raise
 
     async def ask(self, *commands: Command, blobs: Sequence[NewBlob] = ()) -> Written:
         """As anybody."""
