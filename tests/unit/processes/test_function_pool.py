@@ -40,6 +40,10 @@ async def later(x):
     await asyncio.sleep(0)
     return [x, x]
 def pid(): return os.getpid()
+def meet(directory):
+    Path(directory, str(os.getpid())).touch()
+    while len(os.listdir(directory)) < 2: time.sleep(0.001)
+    return os.getpid()
 def echo(value): return value
 def fail(): raise Odd("no such thing")
 def leave(): sys.exit(4)
@@ -309,16 +313,22 @@ async def test_a_hundred_calls_at_once_over_two_workers(code: str, tmp_path: Pat
     async with FunctionPool(2, cwd=tmp_path) as pool:
         caller = Caller(pool, code)
         sums: list[int] = []
-        pids: set[int] = set()
+        pids: set[Value] = set()
+        there = tmp_path / "there"
+        there.mkdir()
+
+        async def meet() -> None:
+            pids.add(await caller("meet", directory=str(there)))
 
         async def one(number: int) -> None:
             total, pid = await caller("add", a=number, b=1), await caller("pid")
             assert isinstance(total, int)
-            assert isinstance(pid, int)
             sums.append(total)
             pids.add(pid)
 
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(meet)  # each in a worker of its own, or they would not meet
+            tasks.start_soon(meet)
             for number in range(100):
                 tasks.start_soon(one, number)
     assert sorted(sums) == list(range(1, 101))
