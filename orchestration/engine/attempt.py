@@ -23,7 +23,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import EffectOutcome, EffectState, NodeState, RunState
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation, Suspended
-from omium.orchestration.values import Value, encode
+from omium.orchestration.values import Encoded, Value, encode
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.engine import Engine
@@ -361,14 +361,14 @@ class NodeAttempt:
                 await self._commit(c.SettleEffect(identity, "not_sent", error={"message": "it asks a person first"}))
             raise
         crash_point("effect.made")
-        encoded = encode(result)
-        settle = c.SettleEffect(identity, "done", encoded.digest, encoded.size)
         with anyio.CancelScope(shield=True):  # it has happened: a cancellation must not leave it unknown
-            await self._commit(settle, *await self._files(), blobs=(NewBlob(encoded),))
+            await self._settle_done(identity, encode(result))
         return result
 
-    async def _files(self) -> list[c.Command]:
-        return await self.engine.workspaces.capture_call(self._execution, self)
+    async def _settle_done(self, identity: EffectId, result: Encoded) -> None:
+        tree = await self.engine.workspaces.capture_call(self._execution, self)
+        settle = c.SettleEffect(identity, "done", result.digest, result.size, tree=tree)
+        await self._commit(settle, blobs=(NewBlob(result),))
 
     async def _settle_failed(self, identity: EffectId, error: Exception) -> None:
         told: dict[str, Any] = {"type": type(error).__qualname__, "message": str(error)[:2000]}
@@ -420,9 +420,7 @@ class NodeAttempt:
         identity = effect_id(self.run_id, self.node_id, self.generation, str(data["key"]))
         crash_point("effect.made")
         if data["ok"]:
-            encoded = encode(data["result"])
-            settle = c.SettleEffect(identity, "done", encoded.digest, encoded.size)
-            await self._commit(settle, *await self._files(), blobs=(NewBlob(encoded),))
+            await self._settle_done(identity, encode(data["result"]))
         else:
             told = {"type": str(data["error_type"]), "message": str(data["message"])[:2000]}
             await self._commit(c.SettleEffect(identity, "failed", error=told))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Fence, NodeId, Principal, RunId
+from omium.orchestration.ids import Fence, Principal, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Store, Write
@@ -59,8 +59,7 @@ class RunFiles:
             if before.kept is not None:  # it goes on in the middle, with the files as it left them
                 return before.tree_start
             # Calls that are known to have been made are not made again: what they wrote was captured with them.
-            made = _has_made_calls(run.folded, attempt.node_id) and run.folded.tree is not None
-            await self._need().restore(run.run_id, Tree(str(run.folded.tree) if made else before.tree_start))
+            await self._need().restore(run.run_id, Tree(before.tree_made or before.tree_start))
             return before.tree_start
         present = run.tree_ahead or run.folded.tree
         if present is not None:
@@ -75,19 +74,19 @@ class RunFiles:
         crash_point("workspace.captured")
         return tree
 
-    async def capture_call(self, run: Execution, attempt: NodeAttempt) -> list[c.Command]:
-        """The files as a call of a writer has left them, to be written with its result: should the node run again, that
-        call is not made again. An agent goes on from where it was, with the files as they are."""
+    async def capture_call(self, run: Execution, attempt: NodeAttempt) -> str | None:
+        """The files as a call of a writer has left them, to be noted with its result: should the node run again, that
+        call is not made again. They are the node's only: to the run they count when it completes. An agent goes on from
+        where it was, with the files as they are."""
         if attempt.node.workspace != "write" or attempt.node.kind not in ("function", "cli"):
-            return []
+            return None
         try:
-            tree = await self._need().capture(run.run_id, attempt.node_id)
+            return await self._need().capture(run.run_id, attempt.node_id)
         except OmiumError as error:  # the call was made, and that must be written
             _log.warning(
                 "the files of a call of %s in run %s were not captured: %s", attempt.node_id, run.run_id, error
             )
-            return []
-        return [c.CaptureWorkspace(tree, "call", attempt.node_id)]
+            return None
 
     async def bring_to(self, run_id: RunId, tree: str) -> None:
         """Make the directory equal to a tree; for a reused node that wrote files."""
@@ -148,11 +147,3 @@ class RunFiles:
         """Remove the directory of a run that has ended; its captured trees stay."""
         if self._workspaces is not None:
             await self._workspaces.release(run_id)
-
-
-def _has_made_calls(state: RunState, node_id: NodeId) -> bool:
-    generation = state.node(node_id).generation
-    return any(
-        (effect.node, effect.generation, effect.outcome) == (node_id, generation, "done")
-        for effect in state.effects.values()
-    )

@@ -338,6 +338,7 @@ class SettleEffect:
     result: Digest | None = None
     size: int = 0
     error: Mapping[str, Any] | None = None
+    tree: str | None = None  # the files as the call has left them
 
 
 @record

@@ -122,7 +122,7 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
             "effect node generation attempt call kind on_unknown",
             "detail compensate approval",
         ),
-        (EventType.EFFECT_SETTLED, "effect outcome", "result size error"),
+        (EventType.EFFECT_SETTLED, "effect outcome", "result size error tree"),
         (EventType.EFFECT_COMPENSATED, "effect outcome", "result error"),
         (EventType.SIGNAL_RECEIVED, "name", "payload size"),
         (EventType.CHECKPOINT_CREATED, "at label", "note tree valid node generation attempt call state size"),

@@ -318,7 +318,7 @@ def _node_completed(state: RunState, data: Mapping[str, Any], at: int, seq: int,
         if arrived:
             arrived.pop(0)  # one signal wakes one node
     node.status, node.seq, node.ended_at, node.wait, node.draws = N.COMPLETED, seq, at, None, None
-    node.kept = node.points = node.restored = None
+    node.kept = node.points = node.restored = node.tree_made = None
     node.output, node.size = data["output"], data["size"]
     node.error = None
     if "key" in data:
@@ -462,6 +462,9 @@ def _effect_settled(state: RunState, data: Mapping[str, Any], at: int, seq: int,
     effect = state.effects.get(data["effect"])
     if effect is not None:
         effect.outcome, effect.result, effect.error = data["outcome"], data.get("result"), data.get("error")
+        node = state.nodes.get(effect.node) if "tree" in data else None
+        if node is not None and node.generation == effect.generation:
+            node.tree_made = data["tree"]
 
 
 def _drawn(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:

@@ -68,6 +68,7 @@ class NodeState:
     key: str | None = None
     tree_start: str | None = None  # workspace trees: where it started from, and what it left
     tree: str | None = None
+    tree_made: str | None = None  # as its last call in the ledger left it, while it has not ended
     error: dict[str, Any] | None = None
     reason: str | None = None
     wait: dict[str, Any] | None = None

@@ -513,6 +513,7 @@ def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
         result=m.result,
         size=m.size or None,
         error=dict(m.error) if m.error else None,
+        tree=m.tree,
     )
     return [(E.EFFECT_SETTLED, data)]
 

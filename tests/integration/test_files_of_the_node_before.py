@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from omium.orchestration.log.events import EventType
 from omium.server.app import open_omium
 from tests.project_help import caller, config_of
 
@@ -16,12 +17,14 @@ WORK = """
 from pathlib import Path
 
 TRIES = Path(__file__).with_name("tries")
+SEEN = Path(__file__).with_name("seen")
 
 def put(ctx, name):
     (Path(ctx.workspace) / name).write_text(name)
     return name
 
 def send(ctx):
+    SEEN.open("a").write(" ".join(sorted(path.name for path in Path(ctx.workspace).iterdir())) + "\\n")
     def sent():
         (Path(ctx.workspace) / "sent.txt").write_text("sent")
         TRIES.open("a").write("x")
@@ -99,3 +102,14 @@ async def test_what_a_call_wrote_is_there_when_the_call_is_not_made_again(tmp_pa
                 "rubbish2.md",
                 "sent.txt",
             ]
+
+        # To go back to the middle of the node is to have it run anew, call and all: from the files before it.
+        [settled] = [one.seq for one in await core.store.events(run.id) if one.type is EventType.EFFECT_SETTLED]
+        token = (await core.preview_rollback(me, run.id, settled)).plan_token
+        await core.rollback(me, run.id, settled, plan_token=token)
+        await core.resume(me, run.id)
+        with anyio.fail_after(60):
+            run = await core.wait(me, run.id, 40)
+        assert run.status == "completed" and await core.node_output(me, run.id, "two") == 2
+        first, again, anew, last = (tmp_path / "seen").read_text().splitlines()
+        assert first == anew == "one.txt" and again == last == "one.txt sent.txt"
