@@ -25,9 +25,7 @@ from omium.orchestration.log.rows import (
     approval_rows,
     decision_row,
     effect_rows,
-    gone_node_rows,
     hot_run_row,
-    node_rows,
     run_row,
 )
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus, to_document
@@ -96,8 +94,6 @@ class Rows:
     new_runs: list[Row] = field(default_factory=list)
     runs: list[Row] = field(default_factory=list)  # RUN_HOT and the id
     statuses: list[Row] = field(default_factory=list)  # (status, run_id): where it changed
-    nodes: list[Row] = field(default_factory=list)
-    gone_nodes: list[Row] = field(default_factory=list)  # (run_id, node)
     approvals: list[Row] = field(default_factory=list)
     effects: list[Row] = field(default_factory=list)
     labels: list[Row] = field(default_factory=list)
@@ -216,7 +212,7 @@ class Batch:
             rows.new_claims.append((run_id, first.project, first.priority, write.claim, int(bool(write.claim)), due))
 
     def rows(self) -> Rows:
-        """All rows of the batch. Each run and node that changed has one at most, as it is at the end of the batch."""
+        """All rows of the batch. Each run that changed has one at most, as it is at the end of the batch."""
         rows = self._rows
         for run_id, touched in self._touched.items():
             state = self._states[run_id]
@@ -227,8 +223,6 @@ class Batch:
                 rows.runs.append(hot_run_row(state))
                 if before is not state.status:
                     rows.statuses.append((state.status.value, run_id))
-            rows.nodes += node_rows(state, touched.nodes)
-            rows.gone_nodes += gone_node_rows(state, touched.nodes)
             if touched.approvals:
                 rows.approvals += approval_rows(state, touched.approvals)
             if touched.effects:

@@ -52,7 +52,7 @@ class History:
     head: str
 
 
-HISTORY: Final = History(Path(__file__).parent / "migrations", "0004")
+HISTORY: Final = History(Path(__file__).parent / "migrations", "0005")
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The tables, once, for both databases.
 
-`events` is the truth. `runs`, `nodes`, `approvals`, `effects`, `labels` and `links`, and who has brought a blob, are
+`events` is the truth. `runs`, `approvals`, `effects`, `labels` and `links`, and who has brought a blob, are
 projections: written in the same transaction, never read to decide what a log says, and rebuilt from it at will. The
 rest are plain tables. Times are microseconds since the epoch; JSON columns hold bytes of UTF-8 JSON.
 """
@@ -26,7 +26,7 @@ def _bytes(name: str, *, null: bool = False) -> Column[bytes]:
     return Column(name, LargeBinary, nullable=null)
 
 
-# SQLite keeps these clustered by their key: the nodes of a run lie together.
+# SQLite keeps these clustered by their key: the labels of a run lie together.
 _CLUSTERED: dict[str, Any] = {"sqlite_with_rowid": False}
 # PostgreSQL leaves room for new versions of these rows beside the old ones: an update then touches no index.
 _UPDATED: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
@@ -90,24 +90,6 @@ Index("runs_by_caller", runs.c.caller_run, sqlite_where=runs.c.caller_run.is_not
       postgresql_where=runs.c.caller_run.is_not(None))  # fmt: skip
 Index("runs_by_session", runs.c.session, sqlite_where=runs.c.session.is_not(None),
       postgresql_where=runs.c.session.is_not(None))  # fmt: skip
-
-nodes = Table(
-    "nodes",
-    metadata,
-    _text("run_id", key=True),
-    _text("node", key=True),
-    _text("status"),
-    _int("generation"),
-    _int("attempt"),
-    _int("seq"),
-    _text("output", null=True),
-    _int("size"),
-    _int("started_at", null=True),
-    _int("ended_at", null=True),
-    _bytes("detail", null=True),
-    **_CLUSTERED,
-    **_UPDATED,
-)
 
 approvals = Table(
     "approvals",

@@ -15,7 +15,6 @@ from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, append, load
-from omium.orchestration.log.rows import gone_node_rows, node_rows
 from omium.orchestration.log.state import RunState
 from omium.orchestration.values import encode
 
@@ -23,12 +22,13 @@ WHO = Principal("user:ada")
 
 
 class Log:
-    """Runs in memory. `rows` is what a projection would hold that writes only what each event is said to touch."""
+    """Runs in memory. `looks` is what is known of each node by who looks only at those that an event is said to
+    touch."""
 
     def __init__(self) -> None:
         self.events: dict[RunId, list[Event]] = {}
         self.values: dict[Digest, Any] = {}
-        self.rows: dict[RunId, dict[NodeId, Any]] = {}
+        self.looks: dict[RunId, dict[NodeId, Any]] = {}
         self._at = 1_000_000
 
     def put(self, value: Any) -> Digest:
@@ -63,11 +63,8 @@ class Log:
         state = self.state(run_id)
         appended = self._drive(append(state, commands, actor=WHO, at=self._at, chain=Chain(), touched=touched))
         self.events.setdefault(run_id, []).extend(appended.events)
-        rows = self.rows.setdefault(run_id, {})
-        rows |= {row[1]: row for row in node_rows(appended.folded, touched.nodes)}
-        for _, gone in gone_node_rows(appended.folded, touched.nodes):
-            rows.pop(gone, None)
         after: RunState = appended.folded
+        self.looks.setdefault(run_id, {}).update({one: look(after, one) for one in touched.nodes})
         return after
 
     def new_run(self, workflow: str = "w") -> RunId:
@@ -95,6 +92,12 @@ class Log:
         )
         self.write(child, command, c.PlanRun(), c.StartRun())
         return child
+
+
+def look(state: RunState, node_id: NodeId) -> tuple[Any, ...]:
+    """What stands of a node."""
+    node = state.node(node_id)
+    return node.status, node.generation, node.attempt, node.seq, node.output, node.expansion
 
 
 def node(node_id: str, *needs: str, **more: Any) -> NodeDef:

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from omium.orchestration.ids import ApprovalId, EffectId, NodeId
+from omium.orchestration.ids import ApprovalId, EffectId
 from omium.orchestration.log.events import Event
-from omium.orchestration.log.state import EffectState, NodeState, NodeStatus, RunState
+from omium.orchestration.log.state import EffectState, RunState
 
 RUN_COLUMNS = (
     "id", "project", "workflow", "title", "definition", "inputs", "status", "reason", "priority", "generation",
@@ -25,9 +25,6 @@ RUN_COLUMNS = (
 RUN_HOT = (
     "reason", "priority", "generation", "updated_at", "started_at", "ended_at", "seq", "head", "output", "error",
     "closed", "completed_nodes", "cost_usd", "tokens",
-)  # fmt: skip
-NODE_COLUMNS = (
-    "run_id", "node", "status", "generation", "attempt", "seq", "output", "size", "started_at", "ended_at", "detail",
 )  # fmt: skip
 APPROVAL_COLUMNS = (
     "id", "run_id", "node", "generation", "scope", "status", "question", "options", "min_assurance", "requested_at",
@@ -68,57 +65,6 @@ def hot_run_row(s: RunState) -> Row:
         s.reason, s.priority, s.generation, s.updated_at, s.started_at, s.ended_at, s.seq, s.head, s.output,
         _json(s.error), s.closed, s.completed_nodes, s.cost_usd, s.tokens, s.run_id,
     )  # fmt: skip
-
-
-def _detail(node: NodeState) -> bytes | None:
-    """The rarer fields, as one JSON column; most nodes have none."""
-    if (
-        node.error is None and node.reason is None and node.wait is None and node.due_at is None and node.tree is None
-        and node.approval is None and node.expansion is None and node.usage is None and node.tree_start is None
-        and node.reused_from is None and not node.failures
-    ):  # fmt: skip
-        return None
-    names = ("error", "reason", "wait", "due_at", "tree", "tree_start", "approval", "expansion", "usage", "reused_from")
-    detail = {name: value for name in names if (value := getattr(node, name)) is not None}
-    if node.failures:
-        detail["failures"] = node.failures
-    return _json(detail)
-
-
-def node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
-    """Of what has ended or stands still. A node that executes has none, so that most have theirs written once."""
-    run_id, rows = state.run_id, []
-    for node_id in nodes:
-        n = state.node(node_id)
-        if n.status is NodeStatus.RUNNING and n.wait is None:
-            continue
-        rows.append(
-            (
-                run_id,
-                node_id,
-                n.status._value_,  # `value` is a property, and dear where every node passes
-                n.generation,
-                n.attempt,
-                n.seq,
-                n.output,
-                n.size,
-                n.started_at,
-                n.ended_at,
-                _detail(n),
-            )
-        )
-    return rows
-
-
-def gone_node_rows(state: RunState, nodes: Iterable[NodeId]) -> list[Row]:
-    """(run, node) of those that execute and may have a row from before."""
-    found: list[Row] = []
-    for node_id in nodes:
-        n = state.node(node_id)
-        first = n.attempt <= 1 and not n.generation and not n.failures and n.approval is None
-        if n.status is NodeStatus.RUNNING and n.wait is None and not first:
-            found.append((state.run_id, node_id))
-    return found
 
 
 def approval_rows(state: RunState, approvals: Iterable[ApprovalId]) -> list[Row]:

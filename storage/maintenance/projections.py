@@ -10,7 +10,7 @@ import orjson
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId
+from omium.orchestration.ids import ApprovalId, Digest, RunId
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import Touched
@@ -20,12 +20,10 @@ from omium.orchestration.log.rows import (
     APPROVAL_COLUMNS,
     DECISION_COLUMNS,
     EFFECT_COLUMNS,
-    NODE_COLUMNS,
     RUN_COLUMNS,
     approval_rows,
     decision_row,
     effect_rows,
-    node_rows,
     run_row,
 )
 from omium.orchestration.log.state import RunState, from_document, to_document
@@ -40,7 +38,6 @@ from omium.storage.reads import as_event
 LABEL_COLUMNS: Final = ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor")
 TABLES: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = {  # name -> columns, key (the run's id aside)
     "runs": (RUN_COLUMNS, ("id",)),
-    "nodes": (NODE_COLUMNS, ("node",)),
     "approvals": (APPROVAL_COLUMNS, ("id",)),
     "effects": (EFFECT_COLUMNS, ("id",)),
     "labels": (LABEL_COLUMNS, ("seq",)),
@@ -105,7 +102,6 @@ class Projection:
         self.named: set[Digest] = set()
         self.erased: set[Digest] = set()
         self._folder = folder
-        self._nodes: set[NodeId] = set()
         self._approvals: set[ApprovalId] = set()
         self._effects: dict[str, Row] = {}
         self._labels: list[Row] = []
@@ -115,7 +111,6 @@ class Projection:
         """Raises what `Folder.next` raises."""
         touched = Touched()
         self.folded = self._folder.next(self.folded, event, touched)
-        self._nodes |= touched.nodes
         self._approvals |= touched.approvals
         for row in effect_rows(self.folded, touched.effects, touched.forgotten):
             self._effects[row[0]] = row
@@ -141,8 +136,6 @@ class Projection:
         """The rows of one of `TABLES`."""
         if table == "runs":
             return [run_row(self.folded)]
-        if table == "nodes":
-            return list(node_rows(self.folded, self._nodes))
         if table == "approvals":
             return list(approval_rows(self.folded, self._approvals))
         if table == "effects":

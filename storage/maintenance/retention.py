@@ -29,7 +29,6 @@ from omium.storage.maintenance.tables import Keeper, Tables
 
 _EVER: Final = 2**62
 _OWN: Final = (
-    "nodes",
     "approvals",
     "effects",
     "labels",

@@ -24,7 +24,6 @@ from omium.orchestration.log.rows import (
     APPROVAL_COLUMNS,
     DECISION_COLUMNS,
     EFFECT_COLUMNS,
-    NODE_COLUMNS,
     RUN_COLUMNS,
     RUN_HOT,
     Row,
@@ -56,8 +55,6 @@ _SNAPSHOTS = ("run_id", "seq", "document")
 _INSERTS: Mapping[str, _Insert] = {
     "events": _Insert(t.events, _EVENTS),
     "new_runs": _Insert(t.runs, RUN_COLUMNS),
-    "nodes": _Insert(t.nodes, NODE_COLUMNS, _update(NODE_COLUMNS, ("run_id", "node"))),
-    "gone_nodes": _Insert(t.nodes, ("run_id", "node")),
     "approvals": _Insert(t.approvals, APPROVAL_COLUMNS, _update(APPROVAL_COLUMNS, ("id",))),
     "effects": _Insert(t.effects, EFFECT_COLUMNS, _update(EFFECT_COLUMNS, ("id",))),
     "labels": _Insert(t.labels, ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor")),
@@ -172,12 +169,6 @@ def _statement(tables: tuple[str, ...], based: bool, bases: bool, wakes: bool) -
                 f" FROM unnest(${number}::runs[]) AS u WHERE r.id = u.id AND {gate})"
             )
             continue
-        if name == "gone_nodes":
-            parts.append(
-                f"gone_nodes_ AS (DELETE FROM nodes d USING unnest(${number}::nodes[]) AS n"  # noqa: S608
-                f" WHERE d.run_id = n.run_id AND d.node = n.node AND {gate})"
-            )
-            continue
         insert = _INSERTS[name]
         columns = ", ".join(insert.columns)
         condition = gate
@@ -242,8 +233,6 @@ def _tables(
         "events": rows.events,
         "new_runs": rows.new_runs,
         "runs": [(*row, status.get(row[-1])) for row in rows.runs],
-        "nodes": rows.nodes,
-        "gone_nodes": rows.gone_nodes,
         "links": rows.links,
         "new_claims": _claims(rows),
         "approvals": rows.approvals,

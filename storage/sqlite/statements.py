@@ -15,7 +15,6 @@ from omium.orchestration.log.rows import (
     APPROVAL_COLUMNS,
     DECISION_COLUMNS,
     EFFECT_COLUMNS,
-    NODE_COLUMNS,
     RUN_COLUMNS,
     RUN_HOT,
     Row,
@@ -65,8 +64,6 @@ _NEW_RUNS = _insert("runs", RUN_COLUMNS)
 _RUNS = f"UPDATE runs SET {', '.join(f'{c} = ?' for c in RUN_HOT)} WHERE id = ?"  # noqa: S608
 # Apart from the rest, because SQLite rewrites the index entries of every column that a statement names.
 _STATUSES = "UPDATE runs SET status = ? WHERE id = ?"
-_GONE_NODES = "DELETE FROM nodes WHERE run_id = ? AND node = ?"
-_NODES = _upsert("nodes", NODE_COLUMNS, ("run_id", "node"))
 _APPROVALS = _upsert("approvals", APPROVAL_COLUMNS, ("id",))
 _EFFECTS = _upsert("effects", EFFECT_COLUMNS, ("id",))
 _LABELS = _insert("labels", ("run_id", "seq", "label", "at", "note", "tree", "created_at", "actor"))
@@ -104,7 +101,6 @@ def insert(
     for table, write in (
         (rows.events, _EVENTS),
         (rows.new_runs, _NEW_RUNS),
-        (rows.nodes, _NODES),
         (links, _LINKS),
         (rows.new_claims, _CLAIMS),
         (rows.approvals, _APPROVALS),
@@ -118,7 +114,6 @@ def insert(
     for changes, statement in (
         (rows.runs, _RUNS),
         (rows.statuses, _STATUSES),
-        (rows.gone_nodes, _GONE_NODES),
         (rows.wake, _WAKE),
     ):
         if len(changes) == 1:

@@ -121,7 +121,7 @@ def test_contents_go_while_the_logs_stay_and_verify(project: Place) -> None:
         assert (seen.exit_code, "null" in seen.stdout, "was erased" in seen.stderr) == (0, False, True)
         refused = place.call("show", inner, *asked, "--output")
         assert (refused.exit_code, refused.stdout, "was erased" in refused.stderr) == (4, "", True)
-    copy = place.directory / "data" / "omium.db.before-0004.bak"
+    copy = place.directory / "data" / "omium.db.before-0005.bak"
     copy.write_text("as it was")
     again = place.call("erase", run, "--forget", "runs", "--yes")
     assert (again.exit_code, f"until you delete that: {copy}" in again.stderr.replace("\n", "")) == (0, True)

@@ -367,7 +367,7 @@ def life_of(store: SqliteStore, life: Life) -> Life:
     return Life(store, life.runs, life.fences)
 
 
-@pytest.mark.parametrize("table", ["nodes", "events", "links"])
+@pytest.mark.parametrize("table", ["labels", "events", "links"])
 async def test_a_damaged_page_is_named_and_other_tables_can_be_read(tmp_path: Path, table: str) -> None:
     store = await SqliteStore.open(tmp_path / "omium.db")
     life = Life(store)

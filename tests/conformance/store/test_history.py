@@ -30,11 +30,9 @@ from omium.orchestration.log.load import NeedEvents, NeedSnapshot, NeedValue, lo
 from omium.orchestration.log.rows import (
     APPROVAL_COLUMNS,
     EFFECT_COLUMNS,
-    NODE_COLUMNS,
     RUN_COLUMNS,
     approval_rows,
     effect_rows,
-    node_rows,
     run_row,
 )
 from omium.orchestration.log.state import NodeStatus, RunState
@@ -105,13 +103,11 @@ async def check(store: AnyStore, run_id: RunId) -> RunState:
 async def check_tables(store: AnyStore, logs: Logs, run_id: RunId, events: Sequence[Event]) -> None:
     """The projections are those that follow from the log, event by event."""
     state = RunState(run_id)
-    nodes: set[NodeId] = set()
     approvals: set[Any] = set()
     effects: dict[Any, tuple[Any, ...]] = {}
     for event in events:
         touched = Touched()
         state = await logs.drive(step(state, event, touched))
-        nodes |= touched.nodes
         approvals |= touched.approvals
         effects |= {row[0]: row for row in effect_rows(state, touched.effects, touched.forgotten)}
     row = await store.run(run_id)
@@ -122,7 +118,6 @@ async def check_tables(store: AnyStore, logs: Logs, run_id: RunId, events: Seque
         late = state.parent is not None and column in ("generation", "completed_nodes") and is_ == 0
         assert is_ == expected or late, (column, is_, expected)
     for table, columns, expected_rows in (
-        (t.nodes, NODE_COLUMNS, node_rows(state, nodes)),
         (t.approvals, APPROVAL_COLUMNS, approval_rows(state, approvals)),
         (t.effects, EFFECT_COLUMNS, list(effects.values())),
     ):
@@ -284,7 +279,7 @@ async def test_a_branch_costs_the_same_whatever_its_parent(database: Database, m
 def stored_bytes(database: Database, run_id: RunId) -> int:
     """What the database holds of a run, columns of all tables together."""
     total = 0
-    for table in (t.events, t.runs, t.nodes, t.links, t.claims, t.labels, t.snapshots, t.approvals, t.effects):
+    for table in (t.events, t.runs, t.links, t.claims, t.labels, t.snapshots, t.approvals, t.effects):
         key = "id" if table is t.runs else "run_id"
         cast = "BLOB" if database.name == "sqlite" else "text"
         sizes = " + ".join(f"coalesce(length(CAST({column.name} AS {cast})), 0)" for column in table.columns)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Digest, NodeId, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
+from omium.orchestration.ids import Digest, PlanToken, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob, PlanRow, RunQuery, TokenRow, WorkerRow
 from omium.orchestration.ports_gates import Amounts, Counter
@@ -85,13 +85,10 @@ async def catch_up(life: Life) -> None:
 async def spoil(store: AnyStore) -> None:
     def work(tables: m.Tables) -> None:
         tables.run("UPDATE runs SET status = 'completed', cost_usd = 7")
-        tables.run("DELETE FROM nodes WHERE node = 'a'")
-        tables.run("UPDATE nodes SET output = NULL")
-        tables.run(
-            "INSERT INTO nodes (run_id, node, status, generation, attempt, seq, size)"
-            " VALUES ('x', 'y', 'z', 0, 0, 0, 0)"
-        )
-        tables.run("DELETE FROM effects")
+        tables.run("DELETE FROM effects WHERE id < (SELECT max(id) FROM effects)")
+        tables.run("UPDATE effects SET outcome = NULL, result = 'x'")
+        tables.run("INSERT INTO decisions (run_id, seq, node, call, action, tool, effect, input, version, at)"
+                   " VALUES ('x', 1, 'y', 'z', 'allow', 't', 'read', '{}', 'v', 0)")  # fmt: skip
         tables.run("DELETE FROM labels")
         tables.run("UPDATE approvals SET status = 'pending'")
         tables.run("INSERT INTO links (digest, run_id) SELECT 'd', id FROM runs")
@@ -108,8 +105,6 @@ async def test_each_difference_of_a_projection_is_named(store: AnyStore) -> None
     run_id = await finished(life)
     spoil = {
         "UPDATE runs SET title = 'x'": ("runs", ["title"]),
-        "UPDATE nodes SET seq = 1 WHERE node = 'b'": ("nodes", ["seq"]),
-        "DELETE FROM nodes WHERE node = 'b'": ("nodes", []),
         "UPDATE blobs SET brought_by = NULL WHERE digest = (SELECT inputs FROM runs)": ("links", []),
         "DELETE FROM links": ("links", []),  # what the rebuilding has put there
         "INSERT INTO labels (run_id, seq, label, at, created_at, actor) SELECT id, 9, 'x', 1, 1, 'y' FROM runs": (
@@ -125,34 +120,6 @@ async def test_each_difference_of_a_projection_is_named(store: AnyStore) -> None
         )  # fmt: skip
         await m.rebuild(m.keeper(store))
         assert await m.verify(m.keeper(store)) == []
-
-
-async def test_a_node_has_a_row_unless_it_executes(store: AnyStore) -> None:
-    life = Life(store)
-    run_id = await life.create()
-    a = NodeId("a")
-
-    async def row() -> list[tuple[Any, ...]]:
-        query = "SELECT status, attempt FROM nodes WHERE run_id = :run"
-        found = await m.keeper(store).read(lambda tables: tables.all(query, run=run_id))
-        assert await m.verify(m.keeper(store)) == []
-        return found
-
-    assert await row() == []
-    await life.do(run_id, c.StartNode(a, 0))
-    assert await row() == []
-    await life.do(run_id, c.InterruptNode(a, 0, 1, "handover"))
-    [(status, _)] = await row()
-    assert status not in ("running", "completed")
-    await life.do(run_id, c.StartNode(a, 0))
-    assert await row() == []
-    await life.do(run_id, c.FailAttempt(a, 0, 2, {"category": "timeout", "message": "late"}, 4 * 10**15))
-    assert len(await row()) == 1
-    await life.do(run_id, c.StartNode(a, 0))
-    assert await row() == []
-    out = encode({"a": 1})
-    await life.do(run_id, c.CompleteNode(a, 0, out.digest, out.size), blobs=[NewBlob(out)])
-    assert await row() == [("completed", 3)]
 
 
 async def test_one_run_can_be_verified_alone(store: AnyStore) -> None:
@@ -321,7 +288,7 @@ async def test_old_runs_are_dropped_whole_and_leave_a_trace(
     with pytest.raises(OmiumError) as refusal:  # nothing in this process remembers it
         await life.do(old, c.Label(Seq(1), "late"))
     assert refusal.value.code == "not_found"
-    for table in ("nodes", "snapshots", "claims", f"({NAMES}) AS names"):
+    for table in ("snapshots", "claims", f"({NAMES}) AS names"):
         assert database.execute(f"SELECT count(*) FROM {table} WHERE run_id = '{old}'")[0][0] in (0, "0")
     assert database.execute("SELECT type FROM project_events") == [("run.dropped",)]
     assert await m.verify(m.keeper(store)) == []

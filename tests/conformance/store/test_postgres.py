@@ -338,7 +338,7 @@ async def test_the_order_of_columns_does_not_matter(postgres: PostgresServer, po
         "ALTER TABLE labels ADD COLUMN note text",
         "ALTER TABLE runs DROP COLUMN hypothesis",
         "ALTER TABLE runs ADD COLUMN hypothesis text",
-        "ALTER TABLE nodes ADD COLUMN of_a_later_version text",
+        "ALTER TABLE events ADD COLUMN of_a_later_version text",
     ):
         postgres.execute(statement, name_of(postgres_url))
     store = await opened(postgres_url)
@@ -359,9 +359,9 @@ async def test_a_column_that_is_added_meanwhile_is_no_matter(
 ) -> None:
     run = await executing(store)
     await run.do(StartNode(A, 0))
-    for table in ("nodes", "runs", "events", "blobs"):
+    for table in ("links", "runs", "events", "blobs"):
         postgres.execute(f"ALTER TABLE {table} ADD COLUMN of_a_later_version text", name_of(postgres_url))
-        await run.do(completion(A) if table == "nodes" else StartNode(NodeId(table), 0), blobs=[NewBlob(encode(table))])
+        await run.do(completion(A) if table == "links" else StartNode(NodeId(table), 0), blobs=[NewBlob(encode(table))])
     assert set((await run.state()).nodes) == {A, "runs", "events", "blobs"}
     assert store.chain.breaks(await store.events(run.id)) == []
 

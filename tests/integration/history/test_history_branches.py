@@ -43,7 +43,6 @@ async def rows_of(core: HistoryCore, run_id: RunId) -> list[Any]:
     """Every stored row of a run, as bytes compare; less the head that the note of the branch moves."""
     return await core.store.job(  # type: ignore[attr-defined,no-any-return]
         lambda db: [
-            db.execute("SELECT * FROM nodes WHERE run_id = ? ORDER BY node", (run_id,)).fetchall(),
             db.execute(
                 "SELECT * FROM events WHERE run_id = ? AND type != 'run.branched' ORDER BY seq", (run_id,)
             ).fetchall(),

@@ -11,9 +11,8 @@ from omium.orchestration.history.rollback import went_back
 from omium.orchestration.ids import NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.fold import stands
-from omium.orchestration.log.rows import node_rows
 from omium.orchestration.log.state import NodeState, NodeStatus, RunState
-from tests.history_help import Log, dags, step, structure_of
+from tests.history_help import Log, dags, look, step, structure_of
 
 choices = st.lists(st.integers(0, 1000), max_size=30)
 few = settings(max_examples=60, deadline=None)
@@ -38,11 +37,11 @@ def standing(state: RunState) -> dict[NodeId, NodeState]:
     return {node_id: node for node_id, node in state.nodes.items() if stands(node)}
 
 
-def check_rows(log: Log, run_id: RunId) -> None:
-    """The projection, written only where an event said so, is what the whole state gives."""
-    state = log.state(run_id)
-    own = [one for one in state.nodes if one in log.rows[run_id]]
-    assert [log.rows[run_id][one] for one in own] == node_rows(state, own)
+def check_touched(log: Log, run_id: RunId) -> None:
+    """Who looks only at the nodes that each event touches sees what the whole state gives."""
+    state, seen = log.state(run_id), log.looks[run_id]
+    own = [one for one in state.nodes if one in seen]
+    assert [seen[one] for one in own] == [look(state, one) for one in own]
 
 
 @few
@@ -62,7 +61,7 @@ def test_playing_a_node_again_resets_it_and_its_descendants_and_nothing_else(
             assert after.nodes[node_id] == was
     assert after.completed_nodes == sum(one.status is NodeStatus.COMPLETED for one in after.nodes.values())
     assert log.state(run_id) == after
-    check_rows(log, run_id)
+    check_touched(log, run_id)
 
 
 @few
@@ -80,7 +79,7 @@ def test_going_back_and_forward_again_gives_the_same_state(
     assert {one for one in back.nodes if not stands(back.nodes[one])} >= set(went_back(there, base)) - set(
         standing(base)
     )
-    check_rows(log, run_id)
+    check_touched(log, run_id)
     forward = log.write(run_id, c.RollBack(there.seq))
     assert standing(forward) == standing(there)
     assert (forward.completed_nodes, forward.overrides, forward.tree) == (
@@ -90,7 +89,7 @@ def test_going_back_and_forward_again_gives_the_same_state(
     )
     assert forward.generation == there.generation + 2
     assert log.state(run_id) == forward
-    check_rows(log, run_id)
+    check_touched(log, run_id)
 
 
 @few

@@ -25,7 +25,7 @@ from omium.storage.migrate import HISTORY, History, migrate_postgres, migrate_sq
 
 GOOD = """
 from alembic import op
-revision, down_revision = "0005", "0004"
+revision, down_revision = "0006", "0005"
 
 def upgrade():
     with op.batch_alter_table("plans") as plans:
@@ -41,8 +41,8 @@ def later(tmp_path: Path, step: str) -> History:
     folder = tmp_path / "migrations"
     if not folder.exists():
         shutil.copytree(HISTORY.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0005_later.py").write_text(step)
-    return History(folder, "0005")
+    (folder / "versions" / "v0006_later.py").write_text(step)
+    return History(folder, "0006")
 
 
 def schema(path: Path) -> list[tuple[Any, ...]]:
@@ -120,9 +120,9 @@ def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> Non
     put_blob(path)
     before = dump(path)
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0005"
+    assert version(path) == "0006"
     assert "later" in [row[1] for row in schema(path)]
-    saved = tmp_path / "omium.db.before-0005.bak"
+    saved = tmp_path / "omium.db.before-0006.bak"
     assert dump(saved) == before
     assert saved.stat().st_mode & 0o777 == 0o600
     saved.unlink()
@@ -160,7 +160,7 @@ SINCE_SECOND = {
         ("waits", "running", 1, 8, None),
     ],
 }
-"""What is in the tables from the second version on."""
+"""What is in the tables of the second version; `nodes` is there until the fifth."""
 
 
 def test_the_second_version_keeps_contents_and_drops_what_executes(tmp_path: Path) -> None:
@@ -170,8 +170,12 @@ def test_the_second_version_keeps_contents_and_drops_what_executes(tmp_path: Pat
     with db:
         for statement in of_first(lambda data: f"x'{data.hex()}'"):
             db.execute(statement)
-    migrate_sqlite(path)
+    migrate_sqlite(path, History(HISTORY.folder, "0002"))
     assert {query: db.execute(query).fetchall() for query in SINCE_SECOND} == SINCE_SECOND
+    migrate_sqlite(path)
+    kept = {query: found for query, found in SINCE_SECOND.items() if "FROM nodes" not in query}
+    assert {query: db.execute(query).fetchall() for query in kept} == kept
+    assert "nodes" not in [row[1] for row in schema(path)]
     db.close()
 
 
@@ -180,11 +184,13 @@ async def test_the_second_version_in_postgres(postgres_url: str) -> None:
     await migrate_postgres(postgres_url, History(HISTORY.folder, "0001"))
     for statement in of_first(lambda data: f"'\\x{data.hex()}'"):
         await query(postgres_url, statement)
-    await migrate_postgres(postgres_url)
+    await migrate_postgres(postgres_url, History(HISTORY.folder, "0002"))
     assert {asked: await query(postgres_url, asked) for asked in SINCE_SECOND} == SINCE_SECOND
+    await migrate_postgres(postgres_url)
+    assert await query(postgres_url, "SELECT to_regclass('nodes')::text") == [(None,)]
 
 
-@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0005', '0004'\ndef upgrade(): 1 / 0\n"])
+@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0006', '0005'\ndef upgrade(): 1 / 0\n"])
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
     path = tmp_path / "omium.db"
     migrate_sqlite(path)
@@ -194,11 +200,11 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
         migrate_sqlite(path, later(tmp_path, step))
     assert failure.value.code == "storage_unavailable"
     assert as_file(path) == before
-    assert dump(tmp_path / "omium.db.before-0005.bak") == text
+    assert dump(tmp_path / "omium.db.before-0006.bak") == text
     migrate_sqlite(path)
     put_blob(path, "b" * 64)  # it goes on with the version that it had
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0005"
+    assert version(path) == "0006"
 
 
 @pytest.mark.parametrize("point", ["migration.backed_up", "migration.before_commit"])
@@ -210,7 +216,7 @@ def test_a_migration_that_is_killed_changes_nothing(tmp_path: Path, point: str) 
     assert in_child(path, history, point) == -9
     assert as_file(path) == before
     migrate_sqlite(path, history)
-    assert version(path) == "0005"
+    assert version(path) == "0006"
 
 
 def test_a_creation_that_is_killed_leaves_an_empty_database(tmp_path: Path) -> None:
@@ -382,11 +388,11 @@ async def test_postgres_migrates_once_whoever_comes_together(postgres_url: str, 
     await asyncio.gather(*(migrate_postgres(postgres_url) for _ in range(4)))
     history = later(tmp_path, GOOD)
     await asyncio.gather(*(migrate_postgres(postgres_url, history) for _ in range(4)))
-    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0005",)]
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0006",)]
     with pytest.raises(OmiumError) as refusal:
         await migrate_postgres(postgres_url)
     assert refusal.value.code == "storage_unavailable"
-    assert refusal.value.data["found"] == "0005"
+    assert refusal.value.data["found"] == "0006"
 
 
 @pytest.mark.anyio
