@@ -70,8 +70,7 @@ class NewBlob:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """The caller's promise that equal keys mean the same request. `arguments` is the digest that a repeat must match;
-    `result` (JSON) is what a repeat gets."""
+    """A caller's promise that equal keys mean the same request: a repeat must match `arguments`, and gets `result`."""
 
     scope: str  # project, principal and operation
     key: str
@@ -290,8 +289,7 @@ class Claimed:
 
 
 class Subscription(Protocol):
-    """Wakes when anything may have changed in the database, from this process or another. Wakes too often, never too
-    seldom; says nothing about what changed."""
+    """Wakes when anything may have changed in the database, by whichever process: too often, never too seldom."""
 
     def __aiter__(self) -> AsyncIterator[None]: ...
 
@@ -310,7 +308,8 @@ class Damage:
 
 
 class Store(Outbox, Counts, Memories, Graphs, Protocol):
-    """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed.
+    """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed; with
+    `outcome: unknown` in its data, the answer to a commit was lost, and nobody knows whether it took place.
 
     `chain`: how the logs of this store are linked, with the operator's key if there is one."""
 
@@ -445,6 +444,9 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
     async def claim(self, worker: WorkerId, projects: Sequence[ProjectId], limit: int, now_us: int) -> list[Claimed]:
         """Take ownership of up to `limit` free runs that are due, by priority, then in order of their being due."""
 
+    async def claimed_by(self, worker: WorkerId) -> list[Claimed]:
+        """The runs that a worker owns, also those that it was never told of because the answer was lost."""
+
     async def take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
         """Take ownership of this run if it is free; None if somebody has it."""
 
@@ -472,13 +474,11 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
 
     def listen(self, hear: Callable[[RunId, Sequence[Event]], None], run_id: RunId | None = None) -> Callable[[], None]:
         """Have `hear` called, in the event loop and in the order of the commits, with the events of every write of this
-        process (of those to one run, if `run_id` names it), before the write's own caller goes on. Gives what ends the
-        listening."""
+        process (those to one run, if `run_id` names it), before the write's own caller goes on. Gives what ends it."""
 
     def on_change(self, call: Callable[[], None], *, own: bool = True) -> Callable[[], None]:
         """Have `call` called, in the event loop, when anything may have changed in the database; with `own` False only
-        for changes by other processes. It says nothing about what changed, and may come for nothing. Gives what ends
-        it."""
+        for changes by other processes. It may come for nothing. Gives what ends it."""
 
     def changes(self, *, own: bool = True) -> Subscription:
         """`on_change`, to be iterated."""

@@ -13,11 +13,21 @@ from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func,
 from sqlalchemy.exc import DBAPIError
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import ApprovalId, Digest, Principal, ProjectId, RunId, Seq, WorkerId
+from omium.orchestration.ids import ApprovalId, Digest, Fence, Principal, ProjectId, RunId, Seq, WorkerId
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.load import NeedEvents, NeedSnapshot, NeedValue, load
 from omium.orchestration.log.state import RunState
-from omium.orchestration.ports import ApprovalRow, EffectRow, LabelRow, RunQuery, RunRow, TaskRow, TokenRow, WorkerRow
+from omium.orchestration.ports import (
+    ApprovalRow,
+    Claimed,
+    EffectRow,
+    LabelRow,
+    RunQuery,
+    RunRow,
+    TaskRow,
+    TokenRow,
+    WorkerRow,
+)
 from omium.orchestration.ports_gates import BudgetRow, DecisionRow, PinRow
 from omium.orchestration.values import Value, decode
 from omium.storage import pins as pinned
@@ -89,6 +99,7 @@ _KEY = select(t.keys.c.arguments, t.keys.c.result).where(
 )
 _FREE = (t.claims.c.worker.is_(None), t.claims.c.wake_at.is_not(None), t.claims.c.project == bindparam("of"))
 _NEXT_WAKE = select(func.min(t.claims.c.wake_at)).where(*_FREE)
+_OWNED = select(t.claims.c.run_id, t.claims.c.fence).where(t.claims.c.worker == bindparam("of"))
 _QUEUED = select(func.count()).select_from(t.claims).where(*_FREE, t.claims.c.wake_at <= bindparam("now"))
 
 KEEP_TASKS_US = 86_400_000_000  # tasks that expired so long ago are deleted
@@ -461,6 +472,9 @@ class Reads:
             )
             for row in rows
         ]
+
+    async def claimed_by(self, worker: WorkerId) -> list[Claimed]:
+        return [Claimed(RunId(row[0]), Fence(row[1])) for row in await self._fetch(_OWNED, of=worker)]
 
     async def queued(self, projects: Sequence[ProjectId], now_us: int) -> int:
         return sum([int((await self._fetch(_QUEUED, of=project, now=now_us))[0][0]) for project in projects])

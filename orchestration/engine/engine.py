@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ from omium.orchestration.gates.deciding import Policies
 from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.state import RunState
+from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Claimed, Clock, Executor, Processes, Store, SystemClock
 from omium.orchestration.ports_agents import KeepsAgents
 from omium.orchestration.ports_calls import Guidance
@@ -45,6 +46,7 @@ from omium.orchestration.values import Value
 _log = logging.getLogger(__name__)
 
 _ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
+_ASLEEP = RUN_TERMINAL | {RunStatus.DRAFT}  # of these, nothing is due
 _LOOK_S = 15.0  # between looks at the wall clock while a timer runs
 _TOLD_OF_REMEDIES = frozenset({"agent", "cli"})  # whoever can make something of them; a lookup in other runs
 
@@ -115,6 +117,8 @@ class Engine:
         self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, int]]] = {}
         self.may_claim: Callable[[], bool] = lambda: True  # asked before each look for runs
         self.reserved = 0  # places for runs that are claimed or being created, and not yet among the executions
+        self._in_hand: Counter[RunId] = Counter()  # owned, or about to be, without an execution
+        self._claiming = False  # the answer to a claim is on its way
         self._timers: list[tuple[int, int, RunId]] = []
         self._timer_count = 0
         self._timer_set = anyio.Event()
@@ -133,6 +137,7 @@ class Engine:
         self._tasks.start_soon(self._claim_loop)
         self._tasks.start_soon(self._timer_loop)
         self._tasks.start_soon(self._tail_loop)
+        self._tasks.start_soon(self._compare_loop)
         self._tasks.start_soon(self._watch.run, self.look)
         return self
 
@@ -260,13 +265,17 @@ class Engine:
                 if room <= 0:
                     return 60.0  # the next run that ends here calls
                 self.reserved += room  # so that no run is created in these places meanwhile
+                self._claiming = True
                 try:
                     claimed = await self.store.claim(self.worker, self.config.projects, room, now)
                 except BaseException:
                     self.reserved -= room
                     raise
+                finally:
+                    self._claiming = False
                 self.reserved -= room - len(claimed)
                 for one in claimed:
+                    self.keep(one.run_id)
                     self.spawn(self._adopt, one)
                 if not claimed:
                     return 1.0
@@ -280,7 +289,7 @@ class Engine:
             state = await self._state(claimed)
             execution = await self._take_up(state, claimed.fence) if state is not None else None
         finally:
-            self.reserved -= 1  # it is among the executions, or is not to be
+            self.unreserve(claimed.run_id)
         if execution is not None:
             await self._guard(execution.adopt, ())  # it is here by now: what it raises ends this run
 
@@ -299,13 +308,51 @@ class Engine:
                 await anyio.sleep(pause)
                 pause = min(pause * 2, 30.0)
 
-    def reserve(self, project: str) -> bool:
-        """Keep a place for a run of this project that is about to be created, if there is one; `reserved` counts it
-        until the run is here, or is not to come."""
+    def reserve(self, run_id: RunId, project: str) -> bool:
+        """Keep a place for a run of this project that is about to be created, if there is one, until `unreserve`."""
         if self._stopping or project not in self.config.projects or self.busy >= self.config.runs:
             return False
         self.reserved += 1
+        self.keep(run_id)
         return True
+
+    def unreserve(self, run_id: RunId) -> None:
+        """The run is among the executions, or is not to be."""
+        self.reserved -= 1
+        self.let_go(run_id)
+
+    def keep(self, run_id: RunId) -> None:
+        """This process owns the run, or is about to, without executing it: that is no claim that nobody knows of."""
+        self._in_hand[run_id] += 1
+
+    def let_go(self, run_id: RunId) -> None:
+        """The end of `keep`, which whoever calls it pairs with this."""
+        self._in_hand[run_id] -= 1
+        if not self._in_hand[run_id]:
+            del self._in_hand[run_id]
+
+    async def _compare_loop(self) -> None:
+        """Give back what this worker owns without knowing: as long as it lives, nobody else may take that."""
+        while True:
+            await anyio.sleep(self.config.beat_s)
+            try:
+                await self._give_back_what_is_unknown()
+            except OmiumError as error:
+                _log.debug("claims cannot be compared now: %s", error)  # the heartbeat says that loudly
+
+    async def _give_back_what_is_unknown(self) -> None:
+        """Release runs whose claim, or creation, was committed and never heard of: the answer was lost. They are due
+        at once. The fence of each tells whether it is still the claim that was seen."""
+        owned = await self.store.claimed_by(self.worker)
+        if self._claiming or self._stopping:
+            return  # what comes with the answer is not unknown
+        for one in [one for one in owned if one.run_id not in self._executions and one.run_id not in self._in_hand]:
+            row = await self.store.run(one.run_id)
+            if row is not None:
+                wake_at = None if RunStatus(row.status) in _ASLEEP else self.clock.now_us()
+                if await self.store.release(one.run_id, one.fence, row.seq, wake_at):
+                    _log.warning("run %s was owned here, and nothing had come of it: it is free again", one.run_id)
+                    self.look()
 
     def adopt_new(self, state: RunState, fence: Fence, definition: WorkflowDef, inputs: Any) -> None:
         """Take up a run that this process has just created and claimed; `state` is the engine's from here on."""

@@ -17,7 +17,7 @@ from omium.orchestration.engine.programs import Programs
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.recorded import Recorded, read_next, record
-from omium.orchestration.ids import Fence, RunId, Seq
+from omium.orchestration.ids import Fence, RunId, Seq, WorkerId
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import Clock, Executor, Store
 from omium.orchestration.values import Encoded
@@ -177,22 +177,27 @@ class Ground:
     async def held(self, run_id: RunId) -> AsyncIterator[bool]:
         """Own a run that its owner is giving up, so that nobody starts anything meanwhile; False when it could not be
         had in time, or when this process executes nothing and so owns nothing."""
-        fence = await self._take(run_id)
-        try:
-            yield fence is not None
-        finally:
-            if fence is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._give_back(run_id, fence)
-
-    async def _take(self, run_id: RunId) -> Fence | None:
         if self.engine is None:
-            return None
+            yield False
+            return
+        self.engine.keep(run_id)
+        try:
+            fence = await self._take(self.engine.worker, run_id)
+            try:
+                yield fence is not None
+            finally:
+                if fence is not None:
+                    with anyio.CancelScope(shield=True):
+                        await self._give_back(run_id, fence)
+        finally:
+            self.engine.let_go(run_id)
+
+    async def _take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
         until = self.clock.monotonic() + self._claim_wait_s
         pause = 0.002
         while True:
             with anyio.CancelScope(shield=True):  # a claim that was taken and not heard of would be nobody's
-                fence = await self.store.take(self.engine.worker, run_id)
+                fence = await self.store.take(worker, run_id)
             if fence is not None or self.clock.monotonic() >= until:
                 return fence
             await anyio.sleep(pause)

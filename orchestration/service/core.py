@@ -242,7 +242,7 @@ class RunService(Reading):
         """Write the run, and have it executed here when there is room. Its state, which may be the engine's: to be read
         before the next await; or what an earlier request got."""
         engine = self.engine
-        claim = engine.worker if engine is not None and start and engine.reserve(command.project) else None
+        claim = engine.worker if engine is not None and start and engine.reserve(run_id, command.project) else None
         commands: list[c.Command] = [command]
         if start:
             commands += [c.PlanRun(), c.StartRun()]
@@ -253,16 +253,16 @@ class RunService(Reading):
         with anyio.CancelScope(shield=True):
             try:
                 written = await self.store.write(write)
+                if written.replayed is not None:
+                    return written.replayed
+                state = _folded(run_id, written.events)
+                if engine is not None and written.fence is not None:
+                    engine.adopt_new(state, written.fence, creation.definition, creation.given)
+                elif engine is not None:
+                    engine.look()
             finally:
                 if engine is not None and claim is not None:
-                    engine.reserved -= 1
-            if written.replayed is not None:
-                return written.replayed
-            state = _folded(run_id, written.events)
-            if engine is not None and written.fence is not None:
-                engine.adopt_new(state, written.fence, creation.definition, creation.given)
-            elif engine is not None:
-                engine.look()
+                    engine.unreserve(run_id)
         return state
 
     async def create_child(self, parent: RunState, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:

@@ -135,6 +135,19 @@ async def test_a_run_that_was_created_claimed_is_owned(store: AnyStore, clock: T
     assert await store.next_wake(DEFAULT) is None
 
 
+async def test_what_a_worker_owns_is_told_with_its_tokens(store: AnyStore, clock: TestClock) -> None:
+    assert await store.claimed_by(WORKER) == []
+    created, free = await executing(store), await executing(store, worker=None)
+    assert created.fence is not None
+    assert await store.claimed_by(WORKER) == [Claimed(created.id, Fence(1))]
+    assert await store.take(OTHER, free.id) == Fence(1)
+    assert await store.release(created.id, created.fence, Seq(3), clock.us)
+    assert await store.claimed_by(WORKER) == []
+    await store.claim(OTHER, DEFAULT, 10, clock.us)
+    found = await store.claimed_by(OTHER)
+    assert {(one.run_id, one.fence) for one in found} == {(created.id, 2), (free.id, 1)}
+
+
 async def test_a_release_is_refused_when_the_log_has_grown(store: AnyStore, clock: TestClock) -> None:
     run = await executing(store)
     assert run.fence is not None
