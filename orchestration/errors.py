@@ -7,8 +7,11 @@ and is never swallowed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from omium.orchestration.log.events import Event
 
 ErrorCode = Literal[
     "invalid_argument",  # a value from outside does not have the form that was asked for
@@ -67,6 +70,14 @@ class OmiumError(Exception):
     def as_dict(self) -> dict[str, Any]:
         """The wire form: `{code, message, hint, data}`."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "data": dict(self.data)}
+
+
+class Unheard(OmiumError):
+    """The answer to a commit was lost, and nobody knows whether it took place; `events`: what is in the log if so."""
+
+    def __init__(self, message: str, hint: str, events: Sequence[Event]) -> None:
+        super().__init__("storage_unavailable", message, hint, outcome="unknown")
+        self.events = events
 
 
 def _rebuild(code: ErrorCode, message: str, hint: str, data: dict[str, Any]) -> OmiumError:

@@ -85,6 +85,7 @@ class Write:
     `fence`: the owner's token, needed by execution commands. `claim`: on creation, the worker that owns the run from
     the start. `priority` and `project` are taken for the queue on creation. `faults`: of how many writes the owner has
     heard that they could not be made; one that knows not of the last may follow from it, and is not made either.
+    `tried`: the events of an earlier try that is `Unheard`; if they are in the log, they are what is written.
     """
 
     run_id: RunId
@@ -95,6 +96,7 @@ class Write:
     claim: WorkerId | None = None
     idempotency: IdempotencyKey | None = None
     faults: int = 0
+    tried: Sequence[Event] = ()
 
 
 @record
@@ -250,8 +252,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A bearer token. `digest` is the SHA-256 of its secret, in hexadecimal; the secret itself is nowhere. `sees`: the
-    runs of its own principal, or those of the whole project."""
+    """A bearer token. `digest`: the SHA-256 of its secret, in hexadecimal; `sees`: its principal's runs, or all."""
 
     id: str
     digest: str
@@ -298,8 +299,7 @@ class Subscription(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What `verify` found: a broken chain, a projection that differs, a blob that does not match, or what the database
-    itself complains of."""
+    """What `verify` found: something broken, differing, not matching, or what the database itself complains of."""
 
     kind: Literal["chain", "blob", "projection", "anchor", "reference", "database"]
     subject: str
@@ -309,7 +309,7 @@ class Damage:
 
 class Store(Outbox, Counts, Memories, Graphs, Protocol):
     """The truth on disk. Every method may raise OmiumError("storage_unavailable"), and then nothing was changed; with
-    `outcome: unknown` in its data, the answer to a commit was lost, and nobody knows whether it took place.
+    `outcome: unknown` in its data the answer to a commit was lost, which may have taken place: `write` says `Unheard`.
 
     `chain`: how the logs of this store are linked, with the operator's key if there is one."""
 
@@ -566,8 +566,7 @@ class Attempt(Protocol):
         None: its price is not known. Raises `budget_exceeded`, which stays so until somebody raises the budget."""
 
     async def keep(self, state: Value) -> None:
-        """Have the state of the work in the middle durable (a conversation, a session's id): the next attempt of this
-        generation finds it in `kept`."""
+        """Have the state of the work durable: the next attempt of this generation finds it in `kept`."""
 
     async def kept(self) -> Value:
         """What `keep` was last given in this generation, by this attempt or one before it; None if nothing."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import orjson
 
 from omium.orchestration.crashpoints import crash_point
-from omium.orchestration.errors import OmiumError
+from omium.orchestration.errors import OmiumError, Unheard
 from omium.orchestration.ids import Digest, Fence, RunId, Seq
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import EXECUTION, CreateRun
@@ -43,6 +43,18 @@ class Item:
 class Result:
     outcomes: list[tuple[Item, Any]] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+
+
+class Unanswered(OmiumError):
+    """Nobody knows whether the commit of a batch took place; `of`: what that is to whoever waits for one of it."""
+
+    def __init__(self, error: OmiumError, result: Result) -> None:
+        super().__init__(error.code, error.message, error.hint, **error.data)
+        self._result = result
+
+    def of(self, item: Item) -> Unheard:
+        written = next((found for one, found in self._result.outcomes if one is item), None)
+        return Unheard(self.message, self.hint, written.events if isinstance(written, Written) else ())
 
 
 class Moved(Exception):
@@ -143,14 +155,14 @@ class Attempt:
         if not locked:
             await self._prepare()
             result, statement = await self._apply()
-            await self._finish(statement, locked)
+            await self._finish(result, statement, locked)
         else:
             await db.execute("BEGIN")
             try:
                 await self._lock()
                 await self._prepare()
                 result, statement = await self._apply()
-                await self._finish(statement, locked)
+                await self._finish(result, statement, locked)
             except BaseException:
                 if not db.is_closed() and db.is_in_transaction():
                     await roll_back(db)
@@ -217,6 +229,8 @@ class Attempt:
             self._check_fence(write)
         elif self._heads is not None and write.run_id in self._heads:
             raise OmiumError("conflict", f"run {write.run_id} exists.")
+        if write.tried and await self._is_committed(write.tried[-1]):
+            return Written(write.tried, write.tried[-1].seq)
         events = await self._drive(self._batch.apply(write))
         self._blobs += item.blobs
         if write.idempotency is not None:
@@ -228,6 +242,9 @@ class Attempt:
         return Written(
             events, self._batch.position(write.run_id), Fence(1) if creating and write.claim is not None else None
         )
+
+    async def _is_committed(self, event: Event) -> bool:
+        return await self._db.fetchval(sql.IS_COMMITTED, event.run_id, event.seq, event.hash) is True
 
     def _replayed(self, wanted: IdempotencyKey) -> Written | None:
         row = self._earlier.get((wanted.scope, wanted.key))
@@ -283,8 +300,9 @@ class Attempt:
         assert isinstance(need, NeedEvents)
         return [as_event(row) for row in await self._db.fetch(sql.EVENTS, need.run_id, need.after, upto)]
 
-    async def _finish(self, statement: sql.Statement | None, locked: bool) -> None:
-        """Write and commit. Raises Moved, with nothing written, when a run is not what the batch was computed from."""
+    async def _finish(self, result: Result, statement: sql.Statement | None, locked: bool) -> None:
+        """Write and commit. Raises Moved, with nothing written, when a run is not what the batch was computed from, and
+        Unanswered."""
         witness = self._batch.first_event
         try:
             if statement is not None:
@@ -298,6 +316,10 @@ class Attempt:
         except FAILURES as error:
             if not is_lost(error) or witness is None:
                 raise
-            if not await self._desk.landed(sql.IS_COMMITTED, witness.run_id, witness.seq, witness.hash):
+            try:
+                landed = await self._desk.landed(sql.IS_COMMITTED, witness.run_id, witness.seq, witness.hash)
+            except OmiumError as unknown:
+                raise Unanswered(unknown, result) from error
+            if not landed:
                 raise
         crash_point("commit.after")

@@ -26,7 +26,7 @@ from omium.storage.blobs import Packer
 from omium.storage.codec import compressed
 from omium.storage.faults import Faults
 from omium.storage.postgres import statements as sql
-from omium.storage.postgres.attempt import Attempt, Desk, Heard, Item, Moved, Result, roll_back
+from omium.storage.postgres.attempt import Attempt, Desk, Heard, Item, Moved, Result, Unanswered, roll_back
 from omium.storage.postgres.connection import Connection, Link
 from omium.storage.postgres.errors import FAILURES, RETRY, is_lost, translated
 
@@ -171,6 +171,8 @@ class Writer:
 
     def _failed(self, item: Item, error: BaseException) -> BaseException:
         """What whoever waits is told of a failure."""
+        if isinstance(error, Unanswered):
+            error = error.of(item)
         if isinstance(error, Spoiled) and error.__cause__ is not None:
             error = error.__cause__
         told = translated(error)
@@ -216,6 +218,8 @@ class Writer:
     def _knows_all(self, items: list[Item]) -> bool:
         created: set[RunId] = set()
         for item in items:
+            if item.work.tried:
+                return False
             if isinstance(item.work.commands[0], CreateRun):
                 created.add(item.work.run_id)
             elif item.work.run_id not in self._cache and item.work.run_id not in created:

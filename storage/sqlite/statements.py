@@ -171,6 +171,13 @@ def events(db: sqlite3.Connection, run_id: RunId, after: Seq, upto: Seq | None) 
     return [as_event(row) for row in rows]
 
 
+def is_committed(db: sqlite3.Connection, event: Event) -> bool:
+    found = db.execute(
+        "SELECT 1 FROM events WHERE run_id = ? AND seq = ? AND hash = ?", (event.run_id, event.seq, event.hash)
+    )
+    return found.fetchone() is not None
+
+
 def blob_row(db: sqlite3.Connection, digest: Digest) -> BlobRow | None:
     row = db.execute(
         "SELECT digest, size, encoding, base, depth, data FROM blobs WHERE digest = ?", (digest,)

@@ -433,6 +433,8 @@ class Writer:
         elif (first.caller or first.parent) is not None and sql.heads(db, [write.run_id]):
             # Only the id of a child run or a branch is known before it is created, so only that may be created twice.
             raise OmiumError("conflict", f"run {write.run_id} exists.")
+        if write.tried and sql.is_committed(db, write.tried[-1]):
+            return Written(write.tried, write.tried[-1].seq)
         events = drive(batch.apply(write), lambda need: self.read(db, need))
         if write.idempotency is not None:
             keys.append((write.idempotency, now))

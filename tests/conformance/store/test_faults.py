@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.ids import Seq
 from omium.orchestration.log.commands import StartNode
 from omium.orchestration.ports import NewBlob, Write
 from omium.storage.blobs import Packer
@@ -64,6 +65,24 @@ async def test_a_refusal_by_the_log_is_no_fault(database: Database) -> None:
     again = Write(run.id, [StartNode(A, 7)], ENGINE, fence=run.fence)
     found = await asyncio.gather(store.write(again), store.write(start(run, B)), return_exceptions=True)
     assert [getattr(one, "code", None) for one in found] == ["conflict", None]
+
+
+async def test_a_write_that_took_place_unheard_is_given_and_not_made_again(database: Database) -> None:
+    store = await database.open()
+    run = await executing(store)
+    heard: list[int] = []
+    store.listen(lambda _, events: heard.extend(event.seq for event in events))
+    written = await store.write(start(run, A))
+    again = await store.write(replace(start(run, A), tried=written.events))
+    assert (again.events, again.seq) == (written.events, 4)
+    assert heard == [4, 4]  # the first time, in truth, nobody was told
+    lost = replace(written.events[0], seq=Seq(5), hash=bytes(32))
+    assert (await store.write(replace(start(run, B), tried=[lost]))).seq == 5
+    lost = replace(written.events[0], seq=Seq(5), hash=bytes(32))  # another one's is there
+    assert (await store.write(replace(start(run, C), tried=[lost]))).seq == 6
+    assert [event.data["node"] for event in await store.events(run.id, Seq(3))] == [A, B, C]
+    assert run.fence is not None and await store.release(run.id, run.fence, Seq(6), None)
+    await refused("fenced", store.write(replace(start(run, A), tried=written.events)))  # nor may its code run here
 
 
 async def test_nobody_else_is_kept_from_steering_the_run(database: Database, full: list[bool]) -> None:

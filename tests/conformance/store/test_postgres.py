@@ -13,16 +13,16 @@ import anyio
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from omium.orchestration.errors import OmiumError
+from omium.orchestration.errors import OmiumError, Unheard
 from omium.orchestration.ids import NodeId, ProjectId, Seq, WorkerId
 from omium.orchestration.log.commands import CancelRun, Label, PauseRun, ResumeRun, Signal, StartNode
-from omium.orchestration.ports import NewBlob, RunQuery
+from omium.orchestration.ports import NewBlob, RunQuery, Write
 from omium.orchestration.values import encode
 from omium.storage.maintenance import erase, keeper
 from omium.storage.open import open_store
-from omium.storage.postgres import connection, tail
+from omium.storage.postgres import attempt, connection, tail
 from omium.storage.postgres.store import PostgresStore
-from tests.conformance.store.acting import WORKER, A, B, Run, completion, executing, refused, request
+from tests.conformance.store.acting import ENGINE, WORKER, A, B, Run, completion, executing, refused, request
 from tests.conformance.store.test_processes import wake
 from tests.postgres import PostgresServer
 from tests.storage_histories import Life
@@ -162,6 +162,31 @@ async def test_a_commit_whose_answer_is_lost_counts_once(postgres_url: str, what
         assert written.seq == 7 and heard == [6, 7]
         events = await store.events(run.id)
         assert [event.seq for event in events] == list(range(1, 8)) and store.chain.breaks(events) == []
+        await store.close()
+
+
+@pytest.mark.parametrize("what", ["answer", "message"])
+async def test_a_commit_that_nobody_could_be_asked_about_counts_once(
+    postgres_url: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Proxy(postgres_url)
+    async with proxy as url:
+        store = await opened(url)
+        run = await executing(store)
+        await run.complete(A)
+        await run.do(StartNode(B, 0))
+        proxy.drop = what
+        monkeypatch.setattr(attempt, "RESOLVE_S", 0.1)
+        monkeypatch.setattr(store._writer._link, "_dsn", "postgresql://postgres:x@127.0.0.1:1/x")
+        error = await refused("storage_unavailable", run.do(completion(B)))
+        assert isinstance(error, Unheard) and [event.seq for event in error.events] == [7]
+        monkeypatch.undo()
+        again = Write(run.id, [completion(B)], ENGINE, fence=run.fence, faults=run.faults, tried=error.events)
+        assert (await store.write(again)).seq == 7
+        events = await store.events(run.id)
+        assert [event.seq for event in events] == list(range(1, 8)) and store.chain.breaks(events) == []
+        assert (events[-1:] == list(error.events)) is (what == "answer")
+        await run.ask(PauseRun())
         await store.close()
 
 
