@@ -159,9 +159,10 @@ class Batch:
         before, status = state.seq, state.status
         pending = self._events.setdefault(run_id, [])
         touched = self._touched.get(run_id) or Touched()
+        goes_back = RollBack in map(type, write.commands)
         try:
             about: Any = {"actor": write.actor, "at": self._at, "chain": self._chain, "touched": touched}
-            if RollBack in map(type, write.commands):
+            if goes_back:
                 appended = yield from append(state, write.commands, **about, pending=pending)
             else:
                 appended = append_at_head(state, write.commands, **about)
@@ -177,12 +178,12 @@ class Batch:
         self._touched[run_id] = touched
         pending += appended.events
         self._gather(write, state, appended.events, appended.stored)
-        self._snapshot_when_due(state, before, appended.events)
+        self._snapshot_when_due(state, before, goes_back)
         return appended.events
 
-    def _snapshot_when_due(self, state: RunState, before: int, events: Sequence[Event]) -> None:
+    def _snapshot_when_due(self, state: RunState, before: int, goes_back: bool) -> None:
         every = max(SNAPSHOT_EVERY, len(state.nodes))
-        due = before // every != state.seq // every or any(event.type is EventType.RUN_ROLLED_BACK for event in events)
+        due = goes_back or before // every != state.seq // every
         if due and state.run_id not in self._shallow:
             self._rows.snapshots.append((state.run_id, state.seq, orjson.dumps(to_document(state))))
 

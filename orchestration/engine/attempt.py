@@ -21,7 +21,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import EffectOutcome, EffectState, NodeState, RunState
-from omium.orchestration.ports import NewBlob
+from omium.orchestration.ports import Executor, NewBlob
 from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation, Suspended
 from omium.orchestration.values import Encoded, Value, encode
 
@@ -46,9 +46,9 @@ class NodeAttempt:
 
     __slots__ = (
         "_blobs", "_calls", "_draws", "_execution", "_kept", "_over", "_pending", "agent", "asked", "attempt", "base",
-        "cancelled", "decided_on", "error", "generation", "guidance", "inputs", "is_over", "key", "node", "node_id",
-        "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree", "vars",
-        "workspace",
+        "cancelled", "decided_on", "error", "executor", "generation", "guidance", "inputs", "is_over", "key", "node",
+        "node_id", "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree",
+        "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -69,7 +69,8 @@ class NodeAttempt:
         self.agent: str | None = None  # who takes it, as name@version
         self.base: Digest | None = None  # the largest input, which the output may be stored as a patch against
         self.tree: str | None = None  # the workspace tree that it starts from
-        self.error: OmiumError | None = None  # why it cannot even begin
+        self.executor: Executor | None = None  # unless it cannot even begin
+        self.error: OmiumError | None = None  # why it cannot
         self.scope: anyio.CancelScope | None = None  # while its code runs
         self.is_over = False
         self.succeeded = False  # it is over and has given a result

@@ -140,11 +140,11 @@ class Execution:
     # --- turns ----------------------------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
+        """Before a turn, which is part of `_busy` from its beginning to `_leave`."""
         while not self._open:
             if self._opened is None:
                 self._opened = anyio.Event()
             await self._opened.wait()
-        self._busy += 1
 
     def _leave(self) -> None:
         self._busy -= 1
@@ -215,6 +215,7 @@ class Execution:
     async def _turn(self, what: Callable[[Turn], Awaitable[None]]) -> list[NodeId]:
         """Do something of the run's and all that follows from it, and write it at once; the nodes that may run now."""
         await self._enter()
+        self._busy += 1
         try:
             turn = Turn()
             if not self._released:
@@ -287,7 +288,7 @@ class Execution:
         attempt, which is written alone: what was done is not done twice because somebody paused meanwhile."""
         if turn.commands:
             try:
-                await self.commit(turn.commands, turn.blobs)
+                await self._writing.write(self, turn.commands, turn.blobs)
             except OmiumError as error:
                 for node_id in turn.started:
                     self.drop_attempt(node_id)
@@ -347,7 +348,9 @@ class Execution:
 
     async def _finish(self, attempt: NodeAttempt, ended: steps.Ended) -> NodeAttempt | None:
         """Commit the end of an attempt, with the start of what it frees; the first of those is left to the caller."""
-        await self._enter()
+        if not self._open:
+            await self._enter()
+        self._busy += 1
         started: list[NodeId] = []
         try:
             if self.attempts.get(attempt.node_id) is attempt:

@@ -81,7 +81,9 @@ def skip_verdict(
 ) -> tuple[str, NodeId | None] | None:
     """Why the node is skipped: (reason, the node to blame); None when it is not."""
     skipped: NodeId | None = None
+    bound = bool(node.needs)
     for need in node.needs:
+        bound = bound and need.when is not None
         upstream = run.structure.resolve(node_id, need.node)
         assert upstream is not None, "validated on loading"
         outcome = run.board.outcomes[upstream]
@@ -91,7 +93,7 @@ def skip_verdict(
             skipped = skipped or upstream
     if skipped is not None:
         return "upstream_skipped", skipped
-    if node.needs and not any(need.when is None or holds(need.when, scope) for need in node.needs):
+    if bound and not any(need.when is None or holds(need.when, scope) for need in node.needs):
         return "condition", None
     if node.when is not None and not holds(node.when, scope):
         return "condition", None
@@ -379,7 +381,7 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 
 
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
-    executor = await run.engine.executor_of(run.folded, node)
+    executor = attempt.executor = await run.engine.executor_of(run.folded, node)
     if node.kind in _OF_AGENTS and isinstance(executor, NamesAgents):
         attempt.agent = executor.named(used(node))
     program = run.program.node(node)

@@ -70,8 +70,8 @@ async def execute(run: Execution, attempt: NodeAttempt, scope: anyio.CancelScope
 
 
 async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
-    node = attempt.node
-    executor = await run.engine.executor_of(run.folded, node)
+    node, executor = attempt.node, attempt.executor
+    assert executor is not None, "an attempt that cannot begin has an error"
     await run.engine.prepare(run, attempt)
     limit, too_late = _limit(run, attempt)
     if limit is None or too_late is None:

@@ -8,7 +8,7 @@ Where the disk is quick, the way to the thread and back costs as much as the com
 is committed where it stands, in the event loop: only while commits have lately taken less than a millisecond, never
 waiting for a lock, never reading a log, never checkpointing. Whatever else comes goes to the thread. A write waits for
 the end of its turn of the event loop, to see whether it is alone; that of a task which was alone and writes again need
-not, but for every eighth, so that whoever else is there has his turn.
+not, but for every sixteenth, so that whoever else is there has his turn.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ MAX_BATCH = 512
 
 _QUICK_S = 0.001  # commits that lately took longer are made in the thread only
 _SMALL = 65_536  # bytes of values that are packed in the event loop
-_IN_A_ROW = 8  # writes of one task without a turn of the event loop between them
+_IN_A_ROW = 16  # writes of one task without a turn of the event loop between them
 _BUSY_MS = 5000
-_TIDY_EVERY = 256  # commits in place; then the thread checkpoints beside them
-_JOURNAL_PAGES = 2000  # 8 MB: when the write-ahead log is longer, it is checkpointed to its end and begun again
+_TIDY_EVERY = 512  # commits in place; then the thread checkpoints beside them
+_JOURNAL_PAGES = 4000  # 16 MB: when the write-ahead log is longer, it is checkpointed to its end and begun again
 _GROW_AFTER = 8  # commits; a process that writes so often will write more
 
 

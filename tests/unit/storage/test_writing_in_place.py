@@ -60,12 +60,10 @@ async def test_a_lone_small_write_is_committed_where_it_stands(store: SqliteStor
     assert (await run.state()).seq == (await store.heads([run.id]))[run.id]
 
 
-async def test_a_task_that_goes_on_alone_waits_for_every_eighth_turn_only(
-    store: SqliteStore, threads: list[str]
-) -> None:
+async def test_a_task_that_goes_on_alone_waits_for_a_turn_seldom_only(store: SqliteStore, threads: list[str]) -> None:
     run = await running(store)
     store._writer._here = writing._GROW_AFTER  # nothing for the thread to do meanwhile
-    turns, done = 0, False
+    turns, done, in_a_row = 0, False, writing._IN_A_ROW
 
     async def turn() -> None:
         nonlocal turns
@@ -78,13 +76,13 @@ async def test_a_task_that_goes_on_alone_waits_for_every_eighth_turn_only(
     store._writer._in_a_row = 0
     threads.clear()
     seen = []
-    for number in range(20):
+    for number in range(2 * in_a_row + 4):
         await run.do(note(number))
         seen.append(turns)
     done = True
     await turning
-    assert [seen.count(value) for value in dict.fromkeys(seen)] == [8, 9, 3]
-    assert threads == ["MainThread"] * 20
+    assert [seen.count(value) for value in dict.fromkeys(seen)] == [in_a_row, in_a_row + 1, 3]
+    assert threads == ["MainThread"] * (2 * in_a_row + 4)
 
 
 async def test_a_task_that_is_alone_no_more_waits_for_the_others(store: SqliteStore, threads: list[str]) -> None:
