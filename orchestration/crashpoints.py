@@ -20,6 +20,7 @@ CrashPoint = Literal[
     "workspace.captured",  # the files that a node left are pinned, its end is not committed
     "setback.noted",  # a node failed for which the run is to be taken back, and nothing is undone yet
     "setback.undone",  # what can be undone is undone, the log does not say that the run went back
+    "rollback.written",  # the log says that the run went back, and what it did behind that is not undone yet
     "restore.started",  # the log says that files are put back, nothing is
     "restore.done",  # the files are back, the log does not say so
     "blob.file.written",  # the bytes of a large blob are in its temporary file, not yet forced to disk

@@ -28,7 +28,7 @@ from omium.orchestration.log.rows import (
     hot_run_row,
     run_row,
 )
-from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus, to_document
+from omium.orchestration.log.state import RunState, RunStatus, to_document
 from omium.orchestration.ports import Write
 
 SNAPSHOT_EVERY = 1000  # events; and never more often than a run has nodes, so that their cost stays linear
@@ -203,8 +203,7 @@ class Batch:
             elif event.type is EventType.POLICY_DECIDED:
                 rows.decisions.append(decision_row(event))
         if write.fence is None and events:
-            asleep = state.status in RUN_TERMINAL or state.status in (RunStatus.PAUSED, RunStatus.DRAFT)
-            self._wake[run_id] = None if asleep else events[-1].at
+            self._wake[run_id] = None if state.sleeps else events[-1].at
 
         if isinstance(write.commands[0], CreateRun):
             first, due = write.commands[0], self._wake.pop(run_id, None)

@@ -27,7 +27,7 @@ from omium.orchestration.engine.left import StatesLeft
 from omium.orchestration.engine.limits import Limit, ReadyQueue, Ticket
 from omium.orchestration.engine.mending import remedies
 from omium.orchestration.engine.programs import Program, Programs
-from omium.orchestration.engine.setbacks import TakeBack, nobody
+from omium.orchestration.engine.setbacks import TakeBack, Undo, nobody, nothing
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.engine.watch import Watch
 from omium.orchestration.errors import OmiumError
@@ -112,6 +112,7 @@ class Engine:
         self._executors = executors
         self.children = Children(self, create_child)
         self.take_back: TakeBack = nobody  # history's part, which the core gives when it is bound
+        self.undo: Undo = nothing  # likewise
         self._executions: dict[RunId, Execution] = {}
         self._left = StatesLeft()
         self._limits: dict[tuple[str, str | None, tuple[str, ...]], Sequence[tuple[Limit, int]]] = {}

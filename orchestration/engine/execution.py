@@ -416,6 +416,8 @@ class Execution:
             if due is not None:
                 self.arm(due)
             self._settled = True
+        if self.folded.undoing is not None and not self._behind and self.stopping is None:
+            await self.engine.undo(self.run_id, self.fence)
         while self.folded.setbacks and not self._behind and not self.is_over():
             await setbacks.take_up(self)
         if self.program.has_children:
@@ -533,7 +535,7 @@ class Execution:
             if wake_at is not None and wake_at < self.engine.clock.now_us() + _LINGER_US:
                 self.arm(wake_at)
                 return
-        elif self.stopping is not None and self.folded.status not in RUN_TERMINAL | {RunStatus.PAUSED}:
+        elif self.stopping is not None and not self.folded.sleeps:
             wake_at = self.engine.clock.now_us()  # for the next worker, at once
         self._released = True
         pause = PAUSE_S

@@ -17,7 +17,7 @@ from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.engine import gates
 from omium.orchestration.engine.board import Outcome
 from omium.orchestration.engine.failures import without_traceback
-from omium.orchestration.ids import EffectId, Fence, NodeId
+from omium.orchestration.ids import EffectId, Fence, NodeId, RunId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus, RunState
 
@@ -45,6 +45,14 @@ TakeBack: TypeAlias = Callable[
 ]
 """Works out how a run goes back for a node and a rule, and undoes effects, as its owner only. The last two: the setback
 as in `RunState.setbacks`, and the calls that a person has agreed to have repeated."""
+
+
+Undo: TypeAlias = Callable[[RunId, Fence], Awaitable[None]]
+"""Undoes what a rollback of the run has still to undo, as its owner only, and notes that in the log."""
+
+
+async def nothing(run_id: RunId, fence: Fence) -> None:
+    """A worker without a history leaves it to the next one."""
 
 
 async def nobody(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from heapq import merge
 
 from omium.orchestration.definition.graph import Structure
+from omium.orchestration.engine.children import cancel_with_children
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import MAX_DEPTH, Deed, deeds_after, made_for
-from omium.orchestration.ids import NodeId, RunId, Seq
+from omium.orchestration.ids import NodeId, Principal, RunId, Seq
 from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import RunQuery
@@ -30,6 +31,24 @@ async def deeds_behind(ground: Ground, now: RunState, base: RunState, structure:
 
     below = await _below(ground, now.run_id, counts)
     return list(merge(own, sorted(below, key=_when), key=_when))
+
+
+async def settled_behind(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:
+    """`deeds_behind`, once the runs below have ended the calls that they were making when they were stopped."""
+    deeds = await deeds_behind(ground, now, base, structure)
+    calling = {deed.below[0] for deed in deeds if deed.below is not None and deed.outcome is None}
+    for run_id in calling:
+        async with ground.held(run_id):
+            pass  # its owner has let it go
+    return await deeds_behind(ground, now, base, structure) if calling else deeds
+
+
+async def stop_below(ground: Ground, run_id: RunId, nodes: Collection[NodeId], actor: Principal) -> None:
+    """Cancel what nodes started that are reset: it goes on for nobody."""
+    for child in await ground.store.runs(RunQuery(caller=run_id, limit=_MANY)):
+        if child.ended_at is None and child.caller_node in nodes:
+            told = f"the node {child.caller_node} of {run_id} was reset"
+            await cancel_with_children(ground.store, child.id, actor, told)
 
 
 async def undone_for(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:

@@ -18,12 +18,11 @@ from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.recorded import Recorded, read_next, record
 from omium.orchestration.ids import Fence, RunId, Seq, WorkerId
-from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
+from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Clock, Executor, Store
 from omium.orchestration.values import Encoded
 
 CLAIM_WAIT_S = 10.0
-_SLEEPING = {*RUN_TERMINAL, RunStatus.PAUSED, RunStatus.DRAFT}
 _KEEP = 8  # structures
 _TRIES = 20  # checkpoints that are tried for one that can be gone back to
 
@@ -174,17 +173,17 @@ class Ground:
     # --- the claim ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def held(self, run_id: RunId) -> AsyncIterator[bool]:
-        """Own a run that its owner is giving up, so that nobody starts anything meanwhile; False when it could not be
+    async def held(self, run_id: RunId) -> AsyncIterator[Fence | None]:
+        """Own a run that its owner is giving up, so that nobody starts anything meanwhile; None when it could not be
         had in time, or when this process executes nothing and so owns nothing."""
         if self.engine is None:
-            yield False
+            yield None
             return
         self.engine.keep(run_id)
         try:
             fence = await self._take(self.engine.worker, run_id)
             try:
-                yield fence is not None
+                yield fence
             finally:
                 if fence is not None:
                     with anyio.CancelScope(shield=True):
@@ -211,7 +210,7 @@ class Ground:
             if row is None or row.seq == last:
                 return  # the claim was lost: somebody else owns it now
             last = row.seq
-            wake_at = None if RunStatus(row.status) in _SLEEPING else self.clock.now_us()
+            wake_at = None if (await self.state(run_id)).sleeps else self.clock.now_us()
             if await self.store.release(run_id, fence, row.seq, wake_at):
                 if wake_at is not None and self.engine is not None:
                     self.engine.look()

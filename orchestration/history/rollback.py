@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.behind import deeds_behind, undone_for
+from omium.orchestration.history.behind import deeds_behind, settled_behind, stop_below, undone_for
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import cost_of, has_run
-from omium.orchestration.ids import NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import Fence, NodeId, Principal, RunId, Seq
+from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import NodeState, RunState, RunStatus
+from omium.orchestration.ports import Write
 
+_log = logging.getLogger(__name__)
 _PAGE = 2_000
 _NAMED = 5
+_WAITING = (
+    "The run is still held by another worker, or nothing is executed here. Before it goes on, what can be undone is"
+    " undone and the files are put back."
+)
 _AT_WORK = frozenset({RunStatus.PLANNING, RunStatus.EXECUTING})
 
 
@@ -35,6 +44,15 @@ class Back:
     reset: tuple[NodeId, ...]
     tree: str | None
     forward: tuple[str, ...]  # what is to be known of results that stand again
+
+    @property
+    def under_way(self) -> bool:
+        """Whether something of the run works, here or in a run that it started."""
+        return self.now.status in _AT_WORK or any(map(_under_way, self.now.nodes.values()))
+
+    @property
+    def to_undo(self) -> list[Deed]:
+        return [deed for deed in self.draft.behind if deed.can_be_undone]
 
     @property
     def bare(self) -> bool:
@@ -122,21 +140,20 @@ async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
 
 
 @asynccontextmanager
-async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> AsyncIterator[list[Deed]]:
+async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> AsyncIterator[bool]:
     """Undo effects before the block has the log go back, so that after a crash in between a repeat still finds what is
-    left to be undone; gives those that were tried. That is only done for a run in which nothing is under way: any other
-    one is stopped by the rollback itself, and `land` undoes what it did."""
+    left to be undone; whether that was tried. It is only done for a run in which nothing is under way: any other one is
+    stopped by the rollback itself, which says with `RollBack.undo` that `finish_undoing` is to follow."""
     now = planned.now
-    deeds = [deed for deed in planned.draft.behind if deed.can_be_undone]
-    if not deeds or now.status in _AT_WORK or any(map(_under_way, now.nodes.values())):
-        yield []
+    if planned.under_way or not planned.to_undo:
+        yield False
         return
-    async with ground.held(now.run_id) as ours:
-        if not ours or (await ground.state(now.run_id)).seq != now.seq:
-            yield []
+    async with ground.held(now.run_id) as fence:
+        if fence is None or (await ground.state(now.run_id)).seq != now.seq:
+            yield False
             return
-        await undo(ground, await ground.recorded(now), deeds, actor)
-        yield deeds
+        await undo(ground, await ground.recorded(now), planned.to_undo, actor)
+        yield True
 
 
 def _under_way(node: NodeState) -> bool:
@@ -156,41 +173,58 @@ class Landed:
     notes: tuple[str, ...]
 
 
-async def land(
-    ground: Ground,
-    run_id: RunId,
-    event: Event,
-    actor: Principal,
-    planned: Back | None,
-    stop: Callable[[Collection[NodeId]], Awaitable[None]],
-    tried: Iterable[Deed] = (),
-) -> Landed:
+async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, planned: Back | None) -> Landed:
     """Finish a rollback that is in the log, or as much of it as is left after a crash: wait until its owner has stopped
-    what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was;
-    `stop` ends the runs that these nodes started; `tried`: what was undone, or could not be, just before."""
+    what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was."""
     if planned is not None and planned.now.seq == event.seq - 1:
         now, base, structure = planned.now, planned.base, planned.structure
         deeds, forward = list(planned.draft.behind), planned.forward
     else:
-        now, base = await ground.state(run_id, Seq(event.seq - 1)), await ground.state(run_id, Seq(event.data["to"]))
-        structure = await ground.structure(now)
+        now, base, structure = await _around(ground, event)
         deeds = await deeds_behind(ground, now, base, structure)
         forward = _forward(await undone_for(ground, now, base, structure))
-    reset = went_back(now, base)
-    await stop(reset)
-    notes = [*forward]
-    past = {deed.id for deed in tried}
-    to_undo = [deed for deed in deeds if deed.can_be_undone and deed.id not in past]
-    if "restore" in event.data or to_undo:
-        async with ground.held(run_id) as ours:
-            if ours and await _still_there(ground, run_id, event):
-                # What was in flight has stopped by now, and its last effects are in the ledger.
-                deeds = await deeds_behind(ground, now, base, structure)
-                await undo(ground, await ground.recorded(now), [one for one in deeds if one.id not in past], actor)
-                notes += await _restore(ground, run_id)
-            elif not ours:
-                notes.append(_waiting(bool(to_undo)))
+    reset, notes = went_back(now, base), [*forward]
+    undoing = (await ground.state(run_id)).undoing == event.seq
+    if undoing:
+        await stop_below(ground, run_id, reset, actor)
+        undoing = any(deed.can_be_undone or deed.outcome is None for deed in deeds)
+    if undoing or "restore" in event.data:
+        async with ground.held(run_id) as fence:
+            if fence is None:
+                notes.append(_WAITING)
+            else:
+                await finish_undoing(ground, run_id, fence)
+                if await _still_there(ground, run_id, event):
+                    notes += await _restore(ground, run_id)
+        deeds = await deeds_behind(ground, now, base, structure)
     return Landed(reset, deeds, await _restored(ground, run_id, event.seq), tuple(notes))
+
+
+async def _around(ground: Ground, event: Event) -> tuple[RunState, RunState, Structure]:
+    """The states before a rollback that is in the log and as of where it went, and where the nodes stood before it."""
+    now = await ground.state(event.run_id, Seq(event.seq - 1))
+    return now, await ground.state(event.run_id, Seq(event.data["to"])), await ground.structure(now)
+
+
+async def finish_undoing(ground: Ground, run_id: RunId, fence: Fence) -> None:
+    """Undo what a rollback that is in the log has left to be undone, and note that it is. For the run's owner, who has
+    stopped what was in flight, so that its last effects are in the ledger; raises `fenced` for one that it is no more.
+    What cannot be undone is no reason to try for ever: who rolls back again has it tried again."""
+    seq = (await ground.state(run_id)).undoing
+    if seq is None:
+        return
+    [event] = await ground.store.events(run_id, Seq(seq - 1), 1)
+    crash_point("rollback.written")
+    try:
+        now, base, structure = await _around(ground, event)
+        await stop_below(ground, run_id, went_back(now, base), event.actor)
+        deeds = await settled_behind(ground, now, base, structure)
+        await undo(ground, await ground.recorded(now), deeds, event.actor, fence)
+    except OmiumError as error:
+        if error.code in ("fenced", "storage_unavailable"):
+            raise
+        _log.error("what run %s went back behind at %s cannot be undone: %s", run_id, seq, error)
+    await ground.store.write(Write(run_id, [c.EndUndoing(seq)], event.actor, fence))
 
 
 async def _still_there(ground: Ground, run_id: RunId, event: Event) -> bool:
@@ -211,13 +245,6 @@ async def _restore(ground: Ground, run_id: RunId) -> list[str]:
             raise
         return [f"The files could not be put back ({error}); it is tried again before the run goes on."]
     return []
-
-
-def _waiting(effects: bool) -> str:
-    what = "The files are put back before it goes on"
-    if effects:
-        what += "; roll back to the same position again to have its effects undone"
-    return f"The run is still held by another worker, or nothing is executed here. {what}."
 
 
 async def _restored(ground: Ground, run_id: RunId, after: Seq) -> tuple[int, int, int]:

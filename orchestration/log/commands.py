@@ -119,6 +119,15 @@ class RollBack:
     agents: Digest | None = None  # those that it goes on with; None: those that it has
     bare: bool = False  # planned when the run had no files; where it has some by now, this is a `conflict`
     undone_since: Seq | None = None  # behind this position, effects were undone for it before it was written
+    undo: bool = False  # what lies behind it is still to be undone, by whoever owns the run: see `EndUndoing`
+
+
+@record
+class EndUndoing:
+    """What lies behind the rollback at this position is undone, as far as it can be. Nothing, where the run has been
+    taken elsewhere since."""
+
+    rollback: int
 
 
 @record
@@ -516,6 +525,7 @@ Command: TypeAlias = (
     | FailRun
     | RecoverRun
     | RollBack
+    | EndUndoing
     | PlayFrom
     | NoteBranch
     | CloseBranch
@@ -559,6 +569,7 @@ EXECUTION: frozenset[type] = frozenset(
         CompleteRun,
         FailRun,
         RecoverRun,
+        EndUndoing,
         StartNode,
         WaitNode,
         ExpandNode,

@@ -26,6 +26,7 @@ class EventType(StrEnum):
     RUN_CANCELLED = "run.cancelled"
     RUN_RECOVERED = "run.recovered"
     RUN_ROLLED_BACK = "run.rolled_back"
+    RUN_UNDONE = "run.undone"
     RUN_PLAYED_FROM = "run.played_from"
     RUN_BRANCHED = "run.branched"
     RUN_CLOSED = "run.closed"
@@ -89,8 +90,9 @@ FIELDS: Mapping[EventType, tuple[frozenset[str], frozenset[str]]] = {
         (
             EventType.RUN_ROLLED_BACK,
             "to generation",
-            "reason restore label trigger rule cause category approval agents undone_since",
+            "reason restore label trigger rule cause category approval agents undone_since undo",
         ),
+        (EventType.RUN_UNDONE, "rollback", ""),
         (EventType.RUN_PLAYED_FROM, "node nodes count generation", "overrides reuse reason restore agents"),
         (EventType.RUN_BRANCHED, "child at", "name hypothesis"),
         (EventType.RUN_CLOSED, "status", "reason adopted_into"),

@@ -164,6 +164,7 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     touched.forgotten |= now.effects
     base.effects = {k: v for k, v in now.effects.items() if v.outcome in (None, "unknown")}
     base.generation = generation
+    base.undoing = int(now.seq) + 1 if "undo" in data else None  # of one before, what is left lies behind this one
     goes_on = "trigger" in data and now.status is not R.PAUSED
     base.status, base.interrupt = (R.EXECUTING, False) if goes_on else (R.PAUSED, True)
     base.setbacks, base.rollbacks = {}, dict(now.rollbacks)  # what was tried stays counted
@@ -217,6 +218,10 @@ def _reopen(node: NodeState, played: str, node_id: str, seq: int) -> None:
     number = index_in(played, node_id)
     if node.expansion is not None and is_loop(node.expansion) and number is not None:
         node.expansion = {**node.expansion, "count": number + 1}
+
+
+def _undone(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    state.undoing = None
 
 
 def _status(status: R) -> Callable[..., None]:
@@ -526,6 +531,7 @@ _APPLY: Mapping[E, Callable[[RunState, Mapping[str, Any], int, Seq, Touched], No
     E.RUN_FAILED: _ended(R.FAILED),
     E.RUN_CANCELLED: _ended(R.CANCELLED),
     E.RUN_RECOVERED: _nothing,
+    E.RUN_UNDONE: _undone,
     E.RUN_BRANCHED: _branched,
     E.RUN_CLOSED: _closed,
     E.RUN_ADOPTED: _adopted,

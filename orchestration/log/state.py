@@ -44,6 +44,7 @@ class NodeStatus(StrEnum):
 RUN_TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
 AT_REST = RUN_TERMINAL | {RunStatus.PAUSED, RunStatus.WAITING_APPROVAL}
 """The states of a run in which no node of it works."""
+_SLEEPING = RUN_TERMINAL | {RunStatus.PAUSED, RunStatus.DRAFT}
 NODE_TERMINAL = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
 
 EffectOutcome = Literal["done", "failed", "not_sent", "unknown"]
@@ -197,6 +198,7 @@ class RunState:
     # "approval" (a person decided so)}, the first first; and how often each rule has done so without being asked.
     setbacks: dict[NodeId, dict[str, Any]] = field(default_factory=dict)
     rollbacks: dict[str, int] = field(default_factory=dict)
+    undoing: int | None = None  # position of a rollback behind which effects are still to be undone
     tree: str | None = None  # last captured workspace tree
     restoring: str | None = None  # the tree that the workspace still has to be brought to
     nodes: dict[NodeId, NodeState] = field(default_factory=dict)
@@ -207,6 +209,11 @@ class RunState:
     completed_nodes: int = 0
     cost_usd: float = 0.0
     tokens: int = 0
+
+    @property
+    def sleeps(self) -> bool:
+        """There is nothing to do in the run until somebody asks for something."""
+        return self.undoing is None and self.status in _SLEEPING
 
     def node(self, node_id: NodeId) -> NodeState:
         """The node as it stands; one that nothing happened to is pending at the run's generation."""

@@ -34,6 +34,7 @@ RUN_COMMANDS: Mapping[type, frozenset[R]] = {
     c.FailRun: _LIVE,
     c.RecoverRun: _LIVE,
     c.RollBack: _ANY - {R.DRAFT, R.PLANNING},
+    c.EndUndoing: _ANY,
     c.PlayFrom: frozenset({R.EXECUTING, R.PAUSED, R.WAITING_APPROVAL, R.FAILED}),
     c.NoteBranch: _ANY,
     c.CloseBranch: _ANY,
@@ -221,6 +222,7 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
         approval=m.approval,
         agents=m.agents,
         undone_since=m.undone_since,
+        undo=m.undo or None,
     )
     return [*drafts, (E.RUN_ROLLED_BACK, data)]
 
@@ -538,6 +540,7 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.FailRun: _fail,
     c.RecoverRun: _recover,
     c.RollBack: _roll_back,
+    c.EndUndoing: lambda s, m, at: [(E.RUN_UNDONE, {"rollback": m.rollback})] if s.undoing == m.rollback else [],
     c.PlayFrom: courses.play_from,
     c.NoteBranch: courses.note_branch,
     c.CloseBranch: courses.close_branch,

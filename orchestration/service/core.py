@@ -51,7 +51,7 @@ from omium.orchestration.service.watching import STATUS_CHANGES, watching
 from omium.orchestration.values import Encoded, digest_of, encode
 
 if TYPE_CHECKING:
-    from omium.orchestration.engine.setbacks import TakeBack
+    from omium.orchestration.engine.setbacks import TakeBack, Undo
     from omium.orchestration.gates.policy import Policy, PolicySource
 
 MAX_DEADLINE_S = 10 * 366 * 86_400
@@ -79,6 +79,7 @@ class RunService(Reading):
 
     if TYPE_CHECKING:
         take_back: TakeBack  # of the history service
+        finish_undoing: Undo
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class RunService(Reading):
         """Give the core the engine of this process, which was built with this core's callbacks."""
         self.engine = engine
         self.programs = engine.programs
-        engine.take_back = self.take_back
+        engine.take_back, engine.undo = self.take_back, self.finish_undoing
 
     def at_hand(self, row: RunRow) -> RunState | None:
         return self.engine.state_at(row.id, row.seq) if self.engine is not None else None

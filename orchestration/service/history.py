@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from omium.orchestration.definition.model import FailureRule
@@ -14,10 +13,10 @@ from omium.orchestration.engine.setbacks import Back as TakenBack
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history import adopting, automatic, branching, checkpoints, plans, playing, rollback
 from omium.orchestration.history.adopting import Adopted
+from omium.orchestration.history.behind import stop_below
 from omium.orchestration.history.branching import Fork
 from omium.orchestration.history.comparing import compare
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.overrides import check_form
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.positions import find, parse, parse_run
@@ -69,10 +68,6 @@ class HistoryService(Reading):
             self, caller: Caller, operation: str, key: str | None, arguments: Sequence[Any], result: Mapping[str, Any]
         ) -> IdempotencyKey | None: ...
 
-        async def cancel(
-            self, caller: Caller, run_id: RunId, *, reason: str | None = None, idempotency_key: str | None = None
-        ) -> RunView: ...
-
         def policy_now(self) -> Encoded | None: ...
 
         def agents_now(self) -> Encoded | None: ...
@@ -105,6 +100,10 @@ class HistoryService(Reading):
     ) -> TakenBack:
         """For the engine: how a run goes back by a rule of its workflow. See `engine.setbacks.TakeBack`."""
         return await automatic.take_back(self._ground, state, fence, node_id, rule, setback, agreed)
+
+    async def finish_undoing(self, run_id: RunId, fence: Fence) -> None:
+        """For the engine: see `engine.setbacks.Undo`."""
+        await rollback.finish_undoing(self._ground, run_id, fence)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -188,9 +187,13 @@ class HistoryService(Reading):
             agents, blobs = self._agents_for(planned.now)
             ahead = rollback.undone_ahead(self._ground, planned, caller.principal)
             try:
-                async with self._redeemed(caller, planned.draft, plan_token), ahead as tried:
-                    since = planned.now.seq if tried else None
-                    how: Any = {"agents": agents, "bare": planned.bare, "undone_since": since}
+                async with self._redeemed(caller, planned.draft, plan_token), ahead as undone:
+                    how: Any = {
+                        "agents": agents,
+                        "bare": planned.bare,
+                        "undone_since": planned.now.seq if undone else None,
+                    }
+                    how["undo"] = not undone and (planned.under_way or bool(planned.to_undo))
                     command = c.RollBack(seq, reason, planned.tree, label, **how)
                     written = await self.store.write(Write(run_id, [command], caller.principal, None, blobs, None, key))
                 break
@@ -201,7 +204,7 @@ class HistoryService(Reading):
             return await self._land(
                 caller, run_id, await self._rolled_back(run_id, int(written.replayed["generation"]))
             )
-        return await self._land(caller, run_id, written.events[-1], planned, tried)
+        return await self._land(caller, run_id, written.events[-1], planned)
 
     async def _rolled_back(self, run_id: RunId, generation: int) -> Event:
         """The first rollback of a run after it was in this generation."""
@@ -219,10 +222,8 @@ class HistoryService(Reading):
         run_id: RunId,
         event: Event,
         planned: Back | None = None,
-        tried: Sequence[Deed] = (),
     ) -> HistoryResult:
-        stop = partial(self._stop_children, caller, run_id)
-        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned, stop, tried)
+        landed = await rollback.land(self._ground, run_id, event, caller.principal, planned)
         changed, removed, added = landed.files
         return HistoryResult(
             operation="rollback",
@@ -235,13 +236,6 @@ class HistoryService(Reading):
             not_undone=[deed.view() for deed in landed.deeds if deed.compensated != "done"],
             notes=landed.notes,
         )
-
-    async def _stop_children(self, caller: Caller, run_id: RunId, reset: Collection[NodeId]) -> None:
-        """Runs that nodes started go on for nobody once those nodes are reset."""
-        nodes = set(reset)
-        for child in await self.store.runs(RunQuery(caller=run_id, limit=100_000)):
-            if child.ended_at is None and child.caller_node in nodes:
-                await self.cancel(caller, child.id, reason=f"the node {child.caller_node} of {run_id} was reset")
 
     # --- branches -------------------------------------------------------------------------------------------------
 
@@ -482,7 +476,7 @@ class HistoryService(Reading):
         written = await self.store.write(write)
         if written.replayed is not None:
             return await self._played(caller, run_id, written.replayed["reset"])
-        await self._stop_children(caller, run_id, planned.reset.nodes)
+        await stop_below(self._ground, run_id, planned.reset.nodes, caller.principal)
         return await self._played(caller, run_id, planned.reset.nodes)
 
     def _agents_for(self, state: RunState) -> tuple[Digest | None, list[NewBlob]]:

@@ -93,8 +93,8 @@ class AuditView:
 _DEEDS: Final = frozenset(
     {
         EventType.RUN_CREATED, EventType.RUN_PAUSED, EventType.RUN_RESUMED, EventType.RUN_CANCELLED,
-        EventType.RUN_ROLLED_BACK, EventType.RUN_PLAYED_FROM, EventType.RUN_BRANCHED, EventType.RUN_CLOSED,
-        EventType.RUN_ADOPTED,
+        EventType.RUN_ROLLED_BACK, EventType.RUN_UNDONE, EventType.RUN_PLAYED_FROM, EventType.RUN_BRANCHED,
+        EventType.RUN_CLOSED, EventType.RUN_ADOPTED,
         EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_RECOVERED, EventType.APPROVAL_REQUESTED,
         EventType.APPROVAL_DECIDED, EventType.APPROVAL_EXPIRED, EventType.EFFECT_COMPENSATED,
         EventType.CHECKPOINT_CREATED, EventType.SIGNAL_RECEIVED, EventType.ERASED,

@@ -26,7 +26,7 @@ _NOT_YET = frozenset({RunStatus.DRAFT, RunStatus.PLANNING})
 _OF_ROLLBACKS: Final = frozenset(
     {
         EventType.RUN_ROLLED_BACK, EventType.RUN_PLAYED_FROM, EventType.WORKSPACE_RESTORED,
-        EventType.EFFECT_COMPENSATED,
+        EventType.EFFECT_COMPENSATED, EventType.RUN_UNDONE,
     }
 )  # fmt: skip
 _MOST_OF_THEM: Final = 100_000
@@ -192,7 +192,9 @@ class RecountService(Reading):
         for event in events:
             if event.type is EventType.RUN_ROLLED_BACK:
                 knows = "trigger" in event.data or "undone_since" in event.data
-                found.append(_Back(event, event.at, ahead if knows else {}))
+                for before in found[-1:]:
+                    before.undoing = False  # what it had left is this one's
+                found.append(_Back(event, event.at, ahead if knows else {}, undoing="undo" in event.data))
                 ahead = {}
             elif event.type is EventType.EFFECT_COMPENSATED and (
                 event.actor == ENGINE or any(since < event.seq < until for since, until in spans)
@@ -213,11 +215,14 @@ class _Back:
     last: int
     undone: dict[str, str] = field(default_factory=dict)  # by effect
     files: tuple[int, int, int] | None = None
+    undoing: bool = False  # it has still to undo what lies behind it
 
     def hear(self, event: Event) -> None:
         data: Mapping[str, Any] = event.data
         if event.type is EventType.EFFECT_COMPENSATED:
             self.undone[data["effect"]] = data["outcome"]
+        elif event.type is EventType.RUN_UNDONE:
+            self.undoing = False
         elif self.files is None and "restore" in self.event.data:
             self.files = data.get("changed", 0), data.get("removed", 0), data.get("added", 0)
         else:
@@ -227,7 +232,7 @@ class _Back:
     def view(self) -> RollbackView:
         data = self.event.data
         compensated = Counter("unknown" if one == "started" else one for one in self.undone.values())
-        waiting = ("restore" in data and self.files is None) or compensated["unknown"]
+        waiting = ("restore" in data and self.files is None) or compensated["unknown"] or self.undoing
         return RollbackView(
             seq=self.event.seq,
             began_at=self.event.at,

@@ -247,7 +247,7 @@ async def test_a_request_that_was_cut_off_is_finished_by_its_repeat(tmp_path: Pa
             [hand.run_id, str(first), None],
             {"run": hand.run_id, "to": str(first), "generation": 0},
         )
-        await core.store.write(Write(hand.run_id, [c.RollBack(first)], ME.principal, idempotency=key))
+        await core.store.write(Write(hand.run_id, [c.RollBack(first, undo=True)], ME.principal, idempotency=key))
         done = await core.rollback(ME, hand.run_id, first, idempotency_key="k")
         assert undone == ["call"]
         assert [one.call for one in done.undone] == ["call"]

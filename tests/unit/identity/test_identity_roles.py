@@ -11,7 +11,7 @@ from omium.orchestration.service.views import Caller, Role
 from tests.unit.identity.verbs import public_coroutines
 
 # What the engine and the verbs themselves use.
-WITHOUT_CALLER = {"approval_view", "create_child", "structure", "take_back", "view_of"}
+WITHOUT_CALLER = {"approval_view", "create_child", "finish_undoing", "structure", "take_back", "view_of"}
 
 
 def test_every_verb_of_the_core_is_in_the_table() -> None:

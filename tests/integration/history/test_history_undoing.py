@@ -1,0 +1,151 @@
+"""Undoing behind a rollback of a run that works, or of which a sub-run does: stopped first, finished after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from omium.orchestration.definition import WorkflowDef
+from omium.orchestration.history import rollback
+from omium.orchestration.ids import Fence, NodeId, RunId, WorkerId
+from omium.orchestration.log import commands as c
+from omium.orchestration.log.events import Event
+from omium.orchestration.log.events import EventType as E
+from omium.orchestration.ports import Attempt
+from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
+from tests.history_help import node
+
+pytestmark = pytest.mark.anyio
+
+PAID = WorkflowDef("paid", (node("a"), node("b", "a", compensate="undo"), node("c", "b"), node("d", "b")))
+
+
+class World:
+    """What was undone, newest last."""
+
+    def __init__(self) -> None:
+        self.undone: list[str] = []
+
+    async def undo(self, inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        self.undone.append(inputs["call"])
+
+
+async def events(core: HistoryCore, run_id: RunId) -> list[Event]:
+    return list(await core.store.events(run_id, limit=1000))
+
+
+async def settled(core: HistoryCore, run_id: RunId) -> None:
+    """Once nothing is left to be undone."""
+    with anyio.fail_after(20):
+        while (await core.store.state(run_id)).undoing is not None:
+            await anyio.sleep(0.01)
+
+
+async def crashed_rollback(core: HistoryCore, hand: Hand, to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose process dies once the log says that the run went back."""
+
+    async def dies(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    plan = await core.preview_rollback(ME, hand.run_id, to)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rollback, "land", dies)
+        await core.rollback(ME, hand.run_id, to, plan_token=plan.plan_token)
+
+
+@pytest.mark.parametrize("left", ["in flight", "waiting", "paused"])
+async def test_what_a_rollback_that_dies_has_left_is_undone_by_the_next_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        await hand.end("b")
+        await hand.start("c")
+        if left == "waiting":
+            await hand.do(c.WaitNode(NodeId("c"), 0, signal="s"))
+            await hand.let_go()
+        elif left == "paused":
+            await core.pause(ME, hand.run_id)
+        await crashed_rollback(core, hand, first, monkeypatch)
+        assert (world.undone, (await hand.state()).status) == ([], "paused")
+        (told,) = await core.rollbacks(ME, hand.run_id)
+        assert told.outcome == "unfinished"
+        await core.store.retire(WorkerId("hand"))
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}, executing=True) as (core, functions):
+        await settled(core, hand.run_id)
+        assert (world.undone, functions.calls) == (["pay"], ["b"])  # the compensation, for b, and no node
+        view = await core.get_run(ME, hand.run_id)
+        (told,) = await core.rollbacks(ME, hand.run_id)
+        assert (view.status, told.outcome, told.compensated) == ("paused", "done", {"done": 1})
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        assert [one.compensated for one in plan.undone_effects] == ["done"]
+
+
+async def test_a_run_that_is_resumed_before_everything_is_undone_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        await crashed_rollback(core, hand, first, monkeypatch)
+        await core.resume(ME, hand.run_id)
+        await core.store.retire(WorkerId("hand"))
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}, executing=True) as (core, _):
+        with anyio.fail_after(20):
+            assert (await core.wait(ME, hand.run_id, 20)).status == "completed"
+        kinds = [one.type for one in await events(core, hand.run_id)]
+        begins = [place for place, kind in enumerate(kinds) if kind is E.NODE_STARTED]
+        undone = [place for place, kind in enumerate(kinds) if kind is E.EFFECT_COMPENSATED]
+        assert (world.undone, len(undone)) == (["pay"], 2)
+        assert kinds.index(E.RUN_ROLLED_BACK) < undone[0] < undone[1] < kinds.index(E.RUN_UNDONE)
+        assert sum(place > kinds.index(E.RUN_UNDONE) for place in begins) == 3  # all but the first, again
+
+
+async def test_another_rollback_takes_over_what_one_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        paid = await hand.end("b")
+        await hand.start("c")
+        await crashed_rollback(core, hand, first, monkeypatch)
+        core._ground._claim_wait_s = 0.0
+        forward = await core.rollback(ME, hand.run_id, paid)  # where what was paid for stands
+        state = await hand.state()
+        assert (world.undone, state.undoing, forward.undone) == ([], None, [])
+        await core.store.retire(WorkerId("hand"))
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+        assert (world.undone, [one.call for one in done.undone]) == (["pay"], ["pay"])
+
+
+async def test_what_cannot_be_undone_at_all_is_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, PAID) as (core, _):  # no function "undo" is there any more
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        await crashed_rollback(core, hand, first, monkeypatch)
+        await core.store.retire(WorkerId("hand"))
+        assert core.engine is not None
+        fence: Fence | None = await core.store.take(core.engine.worker, hand.run_id)
+        assert fence is not None
+        await core.finish_undoing(hand.run_id, fence)
+        await core.finish_undoing(hand.run_id, fence)
+        tries = [one.data["outcome"] for one in await events(core, hand.run_id) if one.type is E.EFFECT_COMPENSATED]
+        assert (tries, (await hand.state()).undoing) == (["started", "failed"], None)
