@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from omium.orchestration.engine import steps
 from omium.orchestration.engine.attempt import NodeAttempt
@@ -14,6 +14,8 @@ from omium.orchestration.ports import NewBlob
 if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution
 
+HELD: Final = "its parent may be taken back"
+"""The reason of a pause for which everything stops, as in the parent itself."""
 
 Unsaid: TypeAlias = tuple[list[c.Command], list[NewBlob]]
 """What stopped attempts had still to say, with the contents that it names."""
@@ -51,7 +53,8 @@ def _is_current(run: Execution, attempt: NodeAttempt) -> bool:
 
 
 def _is_to_stop(run: Execution, attempt: NodeAttempt) -> bool:
-    if run.folded.status is RunStatus.PAUSED and run.folded.interrupt and attempt.node.on_pause == "interrupt":
+    at_once = attempt.node.on_pause == "interrupt" or run.folded.reason == HELD
+    if run.folded.status is RunStatus.PAUSED and run.folded.interrupt and at_once:
         return True
     if run.folded.setbacks and run.folded.status is not RunStatus.PAUSED:
         return True  # the run is about to be taken back

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from heapq import merge
+from typing import Final
 
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.engine.children import cancel_with_children
+from omium.orchestration.engine.stopping import HELD
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import MAX_DEPTH, Deed, deeds_after, made_for
-from omium.orchestration.ids import NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import Fence, NodeId, Principal, RunId, Seq
+from omium.orchestration.log import commands as c
 from omium.orchestration.log.fold import stands
-from omium.orchestration.log.state import RunState
-from omium.orchestration.ports import RunQuery
+from omium.orchestration.log.state import RunState, RunStatus
+from omium.orchestration.ports import RunQuery, RunRow, Write
 
 _MANY = 100_000
+_ENGINE: Final = Principal("engine")
 
 
 async def deeds_behind(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:
@@ -49,6 +54,53 @@ async def stop_below(ground: Ground, run_id: RunId, nodes: Collection[NodeId], a
         if child.ended_at is None and child.caller_node in nodes:
             told = f"the node {child.caller_node} of {run_id} was reset"
             await cancel_with_children(ground.store, child.id, actor, told)
+
+
+async def hold_below(
+    ground: Ground, run_id: RunId, nodes: Collection[NodeId], actor: Principal, fence: Fence
+) -> list[RunId]:
+    """Pause what nodes started that may be reset, and all below it, until it is cancelled or let go on, and wait until
+    it has stopped; the runs that are held so, also from a try before this one. Raises `fenced` for one that does not
+    own the run any more."""
+    going = [one for one in await _going(ground, run_id) if one.caller_node in nodes]
+    if not going:
+        return []
+    await check_owner(ground, run_id, fence)
+    held: list[RunId] = []
+    while going:
+        child = going.pop()
+        try:
+            await ground.store.write(Write(child.id, [c.PauseRun(HELD, True)], actor))
+        except OmiumError as error:
+            if error.code != "not_allowed":  # it has ended, or is paused
+                raise
+        held.append(child.id)
+        going += await _going(ground, child.id)
+    for child_id in held:
+        async with ground.held(child_id):
+            pass  # its owner has let it go
+    return held
+
+
+async def let_go_on(ground: Ground, held: Collection[RunId], actor: Principal) -> None:
+    """The end of `hold_below` for runs that stay. What somebody else has paused stays so."""
+    for run_id in held:
+        row = await ground.store.run(run_id)
+        if row is not None and (row.status, row.reason) == (RunStatus.PAUSED, HELD):
+            try:
+                await ground.store.write(Write(run_id, [c.ResumeRun()], actor))
+            except OmiumError as error:
+                if error.code != "not_allowed":  # somebody was faster
+                    raise
+
+
+async def _going(ground: Ground, run_id: RunId) -> list[RunRow]:
+    return [one for one in await ground.store.runs(RunQuery(caller=run_id, limit=_MANY)) if one.ended_at is None]
+
+
+async def check_owner(ground: Ground, run_id: RunId, fence: Fence) -> None:
+    """Raises `fenced` for one that does not own the run any more."""
+    await ground.store.write(Write(run_id, [c.EndUndoing(0)], _ENGINE, fence))  # which writes nothing
 
 
 async def undone_for(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:

@@ -187,6 +187,7 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
     undoing = (await ground.state(run_id)).undoing == event.seq
     if undoing:
         await stop_below(ground, run_id, reset, actor)
+        deeds = await deeds_behind(ground, now, base, structure)
         undoing = any(deed.can_be_undone or deed.outcome is None for deed in deeds)
     if undoing or "restore" in event.data:
         async with ground.held(run_id) as fence:

@@ -9,13 +9,14 @@ from typing import Any
 import anyio
 import pytest
 
-from omium.orchestration.definition import WorkflowDef
+from omium.orchestration.definition import Need, NodeDef, WorkflowDef
+from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.history import rollback
 from omium.orchestration.ids import Fence, NodeId, RunId, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.ports import Attempt
+from omium.orchestration.ports import Attempt, RunQuery
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
 from tests.history_help import node
 
@@ -149,3 +150,94 @@ async def test_what_cannot_be_undone_at_all_is_not_tried_for_ever(
         await core.finish_undoing(hand.run_id, fence)
         tries = [one.data["outcome"] for one in await events(core, hand.run_id) if one.type is E.EFFECT_COMPENSATED]
         assert (tries, (await hand.state()).undoing) == (["started", "failed"], None)
+
+
+# --- sub-runs that still work ---------------------------------------------------------------------------------------
+
+
+class Shop(World):
+    """A sub-run that pays, and then makes a call until it is stopped; beside it a node that fails meanwhile."""
+
+    def __init__(self, on_failure: tuple[FailureRule, ...] = (), *, compensate: str | None = "undo") -> None:
+        super().__init__()
+        self.paid, self.stopped = anyio.Event(), anyio.Event()
+        self.failed = False
+        below = NodeDef("pay", "function", use="pay", compensate=compensate)
+        beside = NodeDef("beside", "function", use="fails", needs=(Need("a"),))
+        top = (node("a"), NodeDef("s", "workflow", use="below", needs=(Need("a"),)), *([beside] if on_failure else []))
+        self.flows = (WorkflowDef("below", (below,)), WorkflowDef("top", top, on_failure=on_failure))
+        self.functions = {"pay": self.pay, "fails": self.fails, "undo": self.undo}
+
+    async def pay(self, inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        async def action() -> Any:
+            return "paid"
+
+        async def last() -> Any:
+            if not self.paid.is_set():
+                self.paid.set()
+                try:
+                    await anyio.sleep_forever()
+                except anyio.get_cancelled_exc_class():  # it has happened all the same
+                    self.stopped.set()
+            return "made"
+
+        await attempt.effect("pay", action, kind="command", on_unknown="ask")
+        return await attempt.effect("last", last, kind="command", on_unknown="ask")
+
+    async def fails(self, inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        await self.paid.wait()
+        if not self.failed:
+            self.failed = True
+            raise ConnectionError("refused")
+
+    async def undo(self, inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        assert self.stopped.is_set()
+        await super().undo(inputs, attempt)
+
+
+async def sub_runs(core: HistoryCore, run_id: RunId) -> list[Any]:
+    """Newest first."""
+    return list(await core.store.runs(RunQuery(caller=run_id)))
+
+
+async def test_a_sub_run_is_stopped_before_what_it_did_is_undone(tmp_path: Path) -> None:
+    shop = Shop()
+    async with opened(tmp_path, *shop.flows, functions=shop.functions, executing=True) as (core, _):
+        run = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            await shop.paid.wait()
+            plan = await core.preview_rollback(ME, run, "node:a")
+            done = await core.rollback(ME, run, "node:a", plan_token=plan.plan_token)
+        [below] = await sub_runs(core, run)
+        assert [(one.node, one.call) for one in done.undone] == [
+            ("s", f"{below.id}/pay/{one}") for one in ("pay", "last")
+        ]
+        assert (shop.undone, below.status) == (["last", "pay"], "cancelled")
+
+
+async def test_a_run_that_goes_back_by_itself_stops_its_sub_runs_first(tmp_path: Path) -> None:
+    shop = Shop((FailureRule("rollback", to="node:a"),))
+    async with opened(tmp_path, *shop.flows, functions=shop.functions, executing=True) as (core, _):
+        run = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            assert (await core.wait(ME, run, 20)).status == "completed"
+        assert [one.status for one in await sub_runs(core, run)] == ["completed", "cancelled"]
+        assert shop.undone == ["last", "pay"]
+
+
+async def test_a_sub_run_that_was_stopped_goes_on_where_a_person_has_to_be_asked(tmp_path: Path) -> None:
+    shop = Shop((FailureRule("rollback", to="node:a"),), compensate="breaks")
+
+    async def breaks(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        raise ValueError("it does not want to be undone")
+
+    functions = {**shop.functions, "breaks": breaks}
+    async with opened(tmp_path, *shop.flows, functions=functions, executing=True) as (core, _):
+        run = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            await core.wait(ME, run, 20)
+            [asked] = await core.list_approvals(ME, run_id=run)
+            assert shop.stopped.is_set() and "could not be undone" in asked.question
+            await core.decide(ME, asked.id, "retry", assurance="out_of_band")
+            assert (await core.wait(ME, run, 20)).status == "completed"
+        assert [one.status for one in await sub_runs(core, run)] == ["completed"]
