@@ -17,16 +17,19 @@ from omium.orchestration.engine.failures import describe
 from omium.orchestration.engine.inputs import resolve
 from omium.orchestration.engine.starting import given
 from omium.orchestration.errors import OmiumError
+from omium.orchestration.history.behind import check_owner
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.recorded import Recorded
 from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.events import EventType as E
 from omium.orchestration.ports import Clock, NewBlob, Write
 from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation
 from omium.orchestration.values import Value, encode
 
 TIMEOUT_S = 60.0
+_MANY = 100_000
 
 
 class Undoing:
@@ -106,22 +109,36 @@ def _only_functions(what: str) -> OmiumError:
     return OmiumError("unsupported", f"a compensation {what}.", "It is a registered function, run once.")
 
 
-async def undo(
-    ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence | None = None
-) -> None:
+async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence) -> None:
     """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does
     not keep the others from being undone. fence: of the owner that does it; raises `fenced` before one that is none
     any more undoes anything."""
     for deed in reversed(deeds):
         if deed.can_be_undone:
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
-                await _undo(ground, recorded, deed, actor, fence)
+                if deed.below is None:
+                    await _undo(ground, recorded, deed, recorded.folded.run_id, actor, fence)
+                else:
+                    await _undo_below(ground, recorded, deed, deed.below[0], actor, fence)
 
 
-async def _undo(ground: Ground, recorded: Recorded, deed: Deed, actor: Principal, fence: Fence | None) -> None:
-    run_id = recorded.folded.run_id
-    if deed.below is not None:
-        run_id, fence = deed.below[0], None  # a sub-run's log, which has an owner of its own
+async def _undo_below(
+    ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence
+) -> None:
+    """What a sub-run did is undone in its log, which has a token of its own: it is held meanwhile, and looked at again,
+    so that of two who believe that they own the run above it one undoes, once. One that cannot be held is left."""
+    async with ground.held(run_id) as own:
+        if own is None:
+            return
+        await check_owner(ground, recorded.folded.run_id, fence)
+        for event in await ground.store.events_among([run_id], [E.EFFECT_COMPENSATED], _MANY):
+            if event.data["effect"] == deed.id:
+                deed.compensated, deed.error = event.data["outcome"], event.data.get("error")
+        if deed.can_be_undone:
+            await _undo(ground, recorded, deed, run_id, actor, own)
+
+
+async def _undo(ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence) -> None:
     assert deed.compensate is not None
     await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor, fence))
     deed.compensated, deed.error = "started", None

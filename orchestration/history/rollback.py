@@ -152,7 +152,7 @@ async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> Async
         if fence is None or (await ground.state(now.run_id)).seq != now.seq:
             yield False
             return
-        await undo(ground, await ground.recorded(now), planned.to_undo, actor)
+        await undo(ground, await ground.recorded(now), planned.to_undo, actor, fence)
         yield True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 
 from omium.orchestration.definition import Need, NodeDef, WorkflowDef
 from omium.orchestration.definition.model import FailureRule
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.history import rollback
-from omium.orchestration.ids import Fence, NodeId, RunId, WorkerId
+from omium.orchestration.history.compensating import undo
+from omium.orchestration.history.ledger import Deed
+from omium.orchestration.ids import EffectId, Fence, NodeId, RunId, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
@@ -241,3 +245,30 @@ async def test_a_sub_run_that_was_stopped_goes_on_where_a_person_has_to_be_asked
             await core.decide(ME, asked.id, "retry", assurance="out_of_band")
             assert (await core.wait(ME, run, 20)).status == "completed"
         assert [one.status for one in await sub_runs(core, run)] == ["completed"]
+
+
+async def test_who_no_longer_owns_a_run_undoes_nothing_in_its_sub_runs(tmp_path: Path) -> None:
+    shop = Shop()
+    shop.stopped.set()
+    async with opened(tmp_path, *shop.flows, functions=shop.functions) as (core, _):
+        hand, below = await by_hand(core, shop.flows[1]), await by_hand(core, shop.flows[0])
+        await below.start("pay")
+        call = await below.effect("pay", "pay", compensate="undo")
+        await below.end("pay")
+        await below.complete()
+        await below.let_go()
+        deed = Deed(
+            EffectId(call), NodeId("s"), 0, "pay", "tool", "ask", "done", compensate="undo",
+            below=(below.run_id, NodeId("pay"), "pay"),
+        )  # fmt: skip
+        recorded = await core._ground.recorded(await hand.state())
+        await core.store.retire(WorkerId("hand"))
+        now = await core.store.take(WorkerId("another"), hand.run_id)
+        assert now is not None
+        with pytest.raises(OmiumError) as refused:
+            await undo(core._ground, recorded, [deed], ME.principal, hand.fence)
+        assert (refused.value.code, shop.undone) == ("fenced", [])
+        again = replace(deed)
+        await undo(core._ground, recorded, [deed], ME.principal, now)
+        await undo(core._ground, recorded, [again], ME.principal, now)  # listed before the first was through
+        assert (shop.undone, deed.compensated, again.compensated) == (["pay"], "done", "done")
