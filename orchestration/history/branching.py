@@ -13,7 +13,7 @@ from typing import Any
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import deeds_of, is_unsafe
+from omium.orchestration.history.ledger import deeds_of, is_unsafe, to_be_reused
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.playing import start_tree
@@ -116,8 +116,9 @@ async def draft_fork(ground: Ground, fork: Fork, overrides: Mapping[str, Any]) -
     now = await ground.state(fork.parent.id)
     base = now if fork.at == now.seq else await ground.state(fork.parent.id, fork.at)
     await ground.check_loadable(base)
-    again = {*fork.again, *went_back(now, base)}
-    reruns = tuple(sorted(one for one in again if has_run(now, one)))
+    waiting = to_be_reused(base) if fork.reuse == "none" else {}
+    again = {*fork.again, *went_back(now, base), *waiting}
+    reruns = tuple(sorted(one for one in again if has_run(now, one) or one in waiting))
     deeds = await deeds_of(ground.store, now, lambda one: one in again)
     return Draft(
         operation="branch",

@@ -12,7 +12,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.state import RunState, called
+from omium.orchestration.log.state import NodeStatus, Reusable, RunState, called
 from omium.orchestration.ports import EffectRow, RunQuery, RunRow, Store
 from omium.orchestration.service.views import EffectView
 
@@ -147,8 +147,8 @@ def _note_completion(found: dict[str, Deed], event: Event, run_id: RunId, struct
 
 
 async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], bool]) -> list[Deed]:
-    """What the nodes that are `wanted` did for the results that they have now: in this run, in the runs that it is a
-    branch of, and in the runs that those nodes started."""
+    """What the nodes that are `wanted` did for the results that they have now, or are to be given again: in this run,
+    in the runs that it is a branch of, and in the runs that those nodes started."""
     runs = await lineage(store, state)
     reused = await made_for(store, runs, state, wanted)
     found = []
@@ -165,14 +165,25 @@ async def deeds_of(store: Store, state: RunState, wanted: Callable[[NodeId], boo
     return [deed for deed in found if deed.happened]
 
 
+def to_be_reused(state: RunState) -> dict[NodeId, Reusable]:
+    """The results that nodes may be given again which were reset with `reuse` and have not begun since."""
+    if state.reuse == "none":
+        return {}
+    latest = {one.node: one for one in state.reusable.values()}
+    waiting = (one for one in latest if state.node(one).status is NodeStatus.PENDING and not state.node(one).began)
+    return {node_id: latest[node_id] for node_id in waiting}
+
+
 async def made_for(
     store: Store, runs: Collection[RunId], state: RunState, wanted: Callable[[NodeId], bool]
 ) -> dict[tuple[RunId, NodeId, int], NodeId]:
-    """Where the results that nodes took over were made, as run, node and generation, each with who has it now: what
-    was done for it is in the ledger there, and nothing of it here."""
+    """Where the results that nodes took over, or may be about to, were made, as run, node and generation, each with who
+    has it now: what was done for it is in the ledger there, and nothing of it here."""
     made: dict[tuple[RunId, NodeId, int], NodeId] = {}
-    for node_id, node in state.nodes.items():
-        source = node.reused_from if wanted(node_id) else None
+    found = [(node_id, node.reused_from, node.output) for node_id, node in state.nodes.items()]
+    found += [(node_id, f"{one.node}@{one.seq}", one.output) for node_id, one in to_be_reused(state).items()]
+    for node_id, reused_from, output in found:
+        source = reused_from if wanted(node_id) else None
         followed: set[str] = set()
         while source is not None and source not in followed:
             followed.add(source)
@@ -181,7 +192,7 @@ async def made_for(
             for run_id in runs:  # the position does not say whose it is; the output does
                 for event in await store.events(run_id, Seq(int(seq) - 1), 1):
                     data = event.data
-                    if event.type in _RESULTS and (data["node"], data["output"]) == (of, node.output):
+                    if event.type in _RESULTS and (data["node"], data["output"]) == (of, output):
                         made[run_id, NodeId(of), data["generation"]] = node_id
                         source = data.get("source", source)
     return made

@@ -11,7 +11,7 @@ from omium.orchestration.engine.inputs import node_key, resolve
 from omium.orchestration.engine.starting import REUSABLE, given
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import deeds_of
+from omium.orchestration.history.ledger import deeds_of, to_be_reused
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import Recorded, cost_of, has_run, instances, record
@@ -53,7 +53,8 @@ async def plan_play(
     recorded = await ground.check_loadable(state)
     merged_inputs(structure, recorded.inputs, overrides)
     tree = start_tree(state, reset)
-    reruns = tuple(one for one in reset.nodes if has_run(state, one))
+    waiting = to_be_reused(state)
+    reruns = tuple(one for one in reset.nodes if has_run(state, one) or one in waiting)
     reused = await predict_reuse(ground, recorded, reset, overrides) if preview and reuse == "unchanged" else ()
     notes = _notes(structure, state, reset, overrides)
     if reused and not set(reruns) - set(reused) - _containers(state):

@@ -126,6 +126,7 @@ def _revive(node: NodeState) -> None:
 
 def _put_aside(state: RunState, node_id: NodeId, node: NodeState) -> None:
     if node.status is N.COMPLETED and node.key is not None and node.output is not None:
+        state.reusable.pop(node.key, None)  # the latest is the last
         state.reusable[node.key] = Reusable(node_id, node.output, node.size, node.tree, node.seq, node.tree_start)
 
 

@@ -216,6 +216,29 @@ async def test_a_plan_that_takes_results_over_is_good_for_that(tmp_path: Path) -
         assert (await again).reset == ("b",)
 
 
+async def test_results_that_are_yet_to_be_taken_over_are_not_made_again_unseen(tmp_path: Path) -> None:
+    async with opened(tmp_path, CHAIN) as (core, _):
+        hand = await by_hand(core, CHAIN)
+        await hand.run("a")
+        key = await key_of(await core._ground.recorded(await hand.state()), NodeId("b"), None)
+        await hand.start("b", key=key)
+        await hand.effect("b", "pay")
+        await hand.end("b")
+        plan = await core.preview_play_from(ME, hand.run_id, "b", reuse="unchanged")
+        await core.play_from_node(ME, hand.run_id, "b", reuse="unchanged", plan_token=plan.plan_token)
+        for again in (  # while nobody has taken it up
+            core.play_from_node(ME, hand.run_id, "b"),
+            core.branch(ME, hand.run_id, "before:b", name="before"),
+            core.branch(ME, hand.run_id, name="now"),
+        ):
+            seen = (await refused(again, "plan_required")).data["plan"]
+            assert [(one["node"], one["call"]) for one in seen["repeated_effects"]] == [("b", "pay")]
+            assert seen["reruns"] == ("b",)
+        agreed = await core.preview_play_from(ME, hand.run_id, "b")
+        await core.play_from_node(ME, hand.run_id, "b", plan_token=agreed.plan_token)
+        await core.play_from_node(ME, hand.run_id, "b")  # that it is called again was agreed to
+
+
 class _Later:
     """The clock of a service, ten minutes on."""
 
