@@ -13,7 +13,7 @@ from typing import Any
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
-from omium.orchestration.history.ledger import deeds_of, is_unsafe, to_be_reused
+from omium.orchestration.history.ledger import deeds_of, to_be_reused
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.playing import start_tree
@@ -26,7 +26,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.log.courses import name_taken
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
-from omium.orchestration.log.state import RUN_TERMINAL, RunStatus
+from omium.orchestration.log.state import RUN_TERMINAL, RunStatus, is_unsafe
 from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
 from omium.orchestration.service.views import Caller, Reuse
 from omium.orchestration.values import encode
@@ -159,10 +159,11 @@ async def note(
 ) -> tuple[RunId, Written]:
     """Have the parent's log name the child before there is one, so that its name is the child's alone and a crash in
     between leaves nothing that nobody knows of. The child that was noted: where such a crash has left a name without
-    a run, it may be that one. Raises `conflict` when the name is taken."""
+    a run, it may be that one. Raises `conflict` when the name is taken, and when the plan is overtaken."""
 
     async def write(child: RunId, replaces: RunId | None) -> Written:
-        command = c.NoteBranch(child, fork.at, name, hypothesis, replaces)
+        seen = max(fork.at, fork.parent.seq)  # the least that the plan knows of
+        command = c.NoteBranch(child, fork.at, name, hypothesis, replaces, seen)
         told = None if key is None else replace(key, result={**key.result, "run": child})
         return await ground.store.write(Write(fork.parent.id, [command], caller.principal, idempotency=told))
 

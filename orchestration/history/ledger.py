@@ -12,13 +12,9 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, EffectId, NodeId, RunId, Seq
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.state import NodeStatus, Reusable, RunState, called
+from omium.orchestration.log.state import NodeStatus, Reusable, RunState, called, is_unsafe
 from omium.orchestration.ports import EffectRow, RunQuery, RunRow, Store
 from omium.orchestration.service.views import EffectView
-
-FREE = "rerun"
-"""What is declared so may be called again unseen. Functions' own effects (`ctx.effect`) declare nothing: theirs is only
-the way in which a node is recovered, and each of them counts."""
 
 _LATER = frozenset({E.EFFECT_SETTLED, E.EFFECT_COMPENSATED})  # what becomes of a deed, whenever that is
 _RESULTS = frozenset({E.NODE_COMPLETED, E.NODE_REUSED})
@@ -70,12 +66,6 @@ class Deed:
         told = "unknown" if self.compensated == "started" else self.compensated
         outcome = self.outcome or "unknown"
         return EffectView(self.node, self.call, self.what, self.kind, outcome, self.compensate, told, self.error)
-
-
-def is_unsafe(kind: str, on_unknown: str) -> bool:
-    """Whether a call may only be repeated by a plan: every call of the ledger, unless it was declared to be repeatable
-    with `on_unknown: rerun`."""
-    return kind == "effect" or on_unknown != FREE
 
 
 async def deeds_after(store: Store, base: RunState, structure: Structure, until: Seq) -> list[Deed]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.graph import Structure
@@ -16,7 +17,7 @@ from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import cost_of, has_run
-from omium.orchestration.ids import Fence, NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
@@ -53,6 +54,13 @@ class Back:
     @property
     def to_undo(self) -> list[Deed]:
         return [deed for deed in self.draft.behind if deed.can_be_undone]
+
+    def command(self, reason: str | None, label: str | None, agents: Digest | None, undone: bool) -> c.RollBack:
+        """What has the log go back. undone: by `undone_ahead`."""
+        seen = self.now.seq
+        undo = not undone and (self.under_way or bool(self.to_undo))
+        how: Any = {"agents": agents, "bare": self.bare, "seen": seen, "undo": undo}
+        return c.RollBack(self.base.seq, reason, self.tree, label, undone_since=seen if undone else None, **how)
 
     @property
     def bare(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omium.orchestration.definition.address import vertex_of
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import RunId
+from omium.orchestration.ids import RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.again import Again
 from omium.orchestration.log.events import EventType as E
@@ -25,6 +25,8 @@ def is_overtaken(error: OmiumError) -> bool:
 def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
     if m.planned is not None and (m.planned != state.generation or (m.restore is None and _writes(state, m))):
         raise overtaken(state)
+    if has_called(state, m.seen) and _have_called(state, m):
+        raise overtaken(state)
     data = present(
         node=m.node,
         nodes=m.nodes,
@@ -37,6 +39,17 @@ def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
         agents=m.agents,
     )
     return [(E.RUN_PLAYED_FROM, data)]
+
+
+def has_called(state: RunState, seen: Seq | None) -> bool:
+    """Whether the run has made calls since that a plan has to show."""
+    return seen is not None and state.called > seen
+
+
+def _have_called(state: RunState, m: c.PlayFrom) -> bool:
+    """Whether nodes that are reset have."""
+    again = Again(m.affected, state)
+    return any(node.called > (m.seen or 0) and again.resets(one) for one, node in state.nodes.items())
 
 
 def _writes(state: RunState, m: c.PlayFrom) -> bool:
@@ -54,6 +67,8 @@ def name_taken(run_id: RunId, name: str, by: str | None) -> OmiumError:
 def note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
     if m.name is not None and state.branches.get(m.name) != m.replaces:
         raise name_taken(state.run_id, m.name, state.branches.get(m.name))
+    if has_called(state, m.seen):
+        raise overtaken(state)
     if not 1 <= m.at <= state.seq:
         raise OmiumError(
             "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."

@@ -22,6 +22,7 @@ from omium.orchestration.log.state import (
     NodeState,
     Reusable,
     RunState,
+    is_unsafe,
 )
 from omium.orchestration.log.state import NodeStatus as N
 from omium.orchestration.log.state import RunStatus as R
@@ -102,6 +103,7 @@ def _inherit(state: RunState, base: RunState, reset: Iterable[NodeId]) -> None:
         if again.reopens(node_id):
             _reopen(node, again.played, node_id, node.seq)
         _revive(node)
+        node.called = 0  # that was a position of the parent's
         if stands(node) and not again.resets(node_id):
             state.nodes[node_id] = node
         else:
@@ -175,7 +177,7 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.output = base.error = base.ended_at = None
     base.started_at = base.started_at or now.started_at
     base.signals, base.branches = now.signals, now.branches
-    base.closed, base.adopted = now.closed, now.adopted
+    base.closed, base.adopted, base.called = now.closed, now.adopted, now.called
     if now.seq > base.seq:
         base.left = [*base.left, [base.seq + 1, int(now.seq)]]
     base.cost_usd, base.tokens = now.cost_usd, now.tokens  # what was spent stays spent
@@ -450,6 +452,10 @@ def _approval_consumed(state: RunState, data: Mapping[str, Any], at: int, seq: i
 
 def _effect_intended(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     touched.effects.add(data["effect"])
+    if is_unsafe(data["kind"], data["on_unknown"]) or "compensate" in data:
+        state.called = seq
+        if data["node"] in state.nodes:
+            state.nodes[data["node"]].called = seq
     state.effects[data["effect"]] = EffectState(
         node=data["node"],
         generation=data["generation"],

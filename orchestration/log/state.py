@@ -61,6 +61,7 @@ class NodeState:
     attempt: int = 0  # of this generation; counts interruptions too
     failures: int = 0  # attempts of this generation that failed: what the retry limit counts
     seq: int = 0  # position of the event that brought the present status
+    called: int = 0  # position of its last call that may not be repeated, or undone, unseen
     began: int = 0  # position of the first start of this generation, or of its reuse
     started_at: int | None = None
     ended_at: int | None = None
@@ -135,6 +136,17 @@ class EffectState:
     approval: ApprovalId | None = None
 
 
+FREE = "rerun"
+"""What is declared so may be called again unseen. Functions' own effects (`ctx.effect`) declare nothing: theirs is only
+the way in which a node is recovered, and each of them counts."""
+
+
+def is_unsafe(kind: str, on_unknown: str) -> bool:
+    """Whether a call may only be repeated by a plan: every call of the ledger, unless it was declared to be repeatable
+    with `on_unknown: rerun`."""
+    return kind == "effect" or on_unknown != FREE
+
+
 def called(call: str, detail: Mapping[str, Any] | None) -> str:
     """What was called, as a person knows it: the tool or the command, or the name that the node gave the call."""
     about = detail or {}
@@ -198,6 +210,7 @@ class RunState:
     # "approval" (a person decided so)}, the first first; and how often each rule has done so without being asked.
     setbacks: dict[NodeId, dict[str, Any]] = field(default_factory=dict)
     rollbacks: dict[str, int] = field(default_factory=dict)
+    called: int = 0  # position of the last such call of any node (`NodeState.called`), whatever became of that since
     undoing: int | None = None  # position of a rollback behind which effects are still to be undone
     tree: str | None = None  # last captured workspace tree
     restoring: str | None = None  # the tree that the workspace still has to be brought to

@@ -188,13 +188,7 @@ class HistoryService(Reading):
             ahead = rollback.undone_ahead(self._ground, planned, caller.principal)
             try:
                 async with self._redeemed(caller, planned.draft, plan_token), ahead as undone:
-                    how: Any = {
-                        "agents": agents,
-                        "bare": planned.bare,
-                        "undone_since": planned.now.seq if undone else None,
-                    }
-                    how["undo"] = not undone and (planned.under_way or bool(planned.to_undo))
-                    command = c.RollBack(seq, reason, planned.tree, label, **how)
+                    command = planned.command(reason, label, agents, undone)
                     written = await self.store.write(Write(run_id, [command], caller.principal, None, blobs, None, key))
                 break
             except OmiumError as error:
@@ -275,12 +269,19 @@ class HistoryService(Reading):
         arguments = [run_id, None if at is None else str(at), name, hypothesis, changed, start]
         key = self.idempotency(caller, "branch", idempotency_key, arguments, {"run": child})
         earlier = await self._earlier(key)
-        fork = await self._fork(row, at, changed)
-        draft = None if earlier is not None else await self._draft_of(fork, changed, plan_token)
-        if draft is not None and plan_token is None and draft.unsafe:
-            raise plans.required(await self._preview(caller, draft))
-        async with self._redeemed(caller, draft, plan_token):
-            return await self._branch(caller, fork, child, name, hypothesis, start, key, earlier, "branch")
+        for attempt in range(1, _TRIES + 1):
+            fork = await self._fork(row, at, changed)
+            draft = None if earlier is not None else await self._draft_of(fork, changed, plan_token)
+            if draft is not None and plan_token is None and draft.unsafe:
+                raise plans.required(await self._preview(caller, draft))
+            try:
+                async with self._redeemed(caller, draft, plan_token):
+                    return await self._branch(caller, fork, child, name, hypothesis, start, key, earlier, "branch")
+            except OmiumError as error:
+                if not is_overtaken(error) or attempt == _TRIES:
+                    raise
+            row = await self.row(caller, run_id)
+        raise AssertionError("the last attempt returns or raises")
 
     async def _fork(self, row: RunRow, at: str | int | None, overrides: Mapping[str, Any]) -> Fork:
         place = None if at is None else parse(at, row.id, before=True)
@@ -470,6 +471,7 @@ class HistoryService(Reading):
             planned.tree,
             agents,
             planned.state.generation,
+            planned.state.seq,
             readers(planned.structure, planned.state),
         )
         write = Write(run_id, [command], caller.principal, blobs=[NewBlob(listed), *blobs], idempotency=key)

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from omium.orchestration.definition import ForEach, Need, NodeDef, WorkflowDef
-from omium.orchestration.history import playing, rollback
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.history import branching, playing, rollback
 from omium.orchestration.ids import NodeId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus
+from omium.orchestration.ports import NewBlob
+from omium.orchestration.values import encode
 from tests.history_core import ME, Hand, by_hand, opened
 from tests.history_help import node
 
@@ -132,3 +135,70 @@ async def test_a_replay_is_planned_again_where_the_run_was_taken_elsewhere_meanw
         await core.play_from_node(ME, hand.run_id, "a")
         state = await hand.state()
         assert (state.restoring, len(planned), planned[0].tree) == (EMPTY, 2, FULL)
+
+
+@pytest.mark.parametrize("with_token", [False, True])
+@pytest.mark.parametrize("operation", ["rollback", "play_from_node", "branch"])
+async def test_a_call_that_is_made_once_it_is_planned_is_not_repeated_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, with_token: bool
+) -> None:
+    """Between the check of the plan and the write: see `plans.redeemed`."""
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        first = await hand.run("top")
+        await hand.start("look", tree=EMPTY)
+        core._ground._claim_wait_s = 0.0
+        preview, act, module, name = {
+            "rollback": (
+                lambda: core.preview_rollback(ME, hand.run_id, first),
+                lambda token: core.rollback(ME, hand.run_id, first, plan_token=token),
+                rollback, "plan_rollback",
+            ),
+            "play_from_node": (
+                lambda: core.preview_play_from(ME, hand.run_id, "look"),
+                lambda token: core.play_from_node(ME, hand.run_id, "look", plan_token=token),
+                playing, "plan_play",
+            ),
+            "branch": (
+                lambda: core.preview_branch(ME, hand.run_id, "before:look"),
+                lambda token: core.branch(ME, hand.run_id, "before:look", name="x", plan_token=token),
+                branching, "plan_fork",
+            ),
+        }[operation]  # fmt: skip
+        token = (await preview()).plan_token if with_token else None
+        overtake(monkeypatch, module, name, lambda: hand.effect("look", "pay"))
+        if operation == "branch" and with_token:  # what is read last sees it: let it come after that
+            monkeypatch.undo()
+            overtake(monkeypatch, branching, "draft_fork", lambda: hand.effect("look", "pay"))
+        with pytest.raises(OmiumError) as refused:
+            await act(token)
+        assert refused.value.code == ("plan_expired" if with_token else "plan_required")
+        state = await hand.state()
+        assert (state.generation, state.branches, state.nodes[NodeId("look")].in_flight) == (0, {}, True)
+
+
+async def test_calls_of_nodes_that_keep_their_results_are_no_reason_to_plan_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        await hand.run("top")
+        await hand.start("look")
+        planned = overtake(monkeypatch, playing, "plan_play", lambda: hand.effect("look", "pay"))
+        done = await core.play_from_node(ME, hand.run_id, "top")
+        assert (done.reset, len(planned)) == (("top",), 1)
+        state = await hand.state()
+        assert state.nodes[NodeId("look")].in_flight and state.called == state.nodes[NodeId("look")].called
+
+
+async def test_calls_of_the_parent_are_none_of_a_branch_that_is_planned(tmp_path: Path) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        for _ in range(50):
+            await hand.do(c.Signal("s", encode({}).digest, 2), blobs=[NewBlob(encode({}))])
+        await hand.start("top")
+        await hand.effect("top", "pay")
+        await hand.end("top")
+        child = (await core.branch(ME, hand.run_id, name="x")).run.id
+        plan = await core.preview_play_from(ME, child, "top")
+        assert (await core.play_from_node(ME, child, "top", plan_token=plan.plan_token)).reset == ("top",)
