@@ -512,8 +512,11 @@ class DrawValue:
 
 @record
 class Erase:
+    """`seen`: where a branch was noted behind this position, it is a `conflict`: it may take over what would go."""
+
     digests: tuple[Digest, ...]
     reason: str
+    seen: Seq | None = None
 
 
 Command: TypeAlias = (

@@ -67,13 +67,19 @@ def name_taken(run_id: RunId, name: str, by: str | None) -> OmiumError:
 def note_branch(state: RunState, m: c.NoteBranch, at: int) -> list[Draft]:
     if m.name is not None and state.branches.get(m.name) != m.replaces:
         raise name_taken(state.run_id, m.name, state.branches.get(m.name))
-    if has_called(state, m.seen):
+    if has_called(state, m.seen) or (m.seen is not None and state.erased > m.seen):
         raise overtaken(state)
     if not 1 <= m.at <= state.seq:
         raise OmiumError(
             "invalid_argument", f"position {m.at} is not in the log of run {state.run_id}, which ends at {state.seq}."
         )
     return [(E.RUN_BRANCHED, present(child=m.child, at=m.at, name=m.name, hypothesis=m.hypothesis))]
+
+
+def erase(state: RunState, m: c.Erase, at: int) -> list[Draft]:
+    if m.seen is not None and state.branched > m.seen:
+        raise overtaken(state)
+    return [(E.ERASED, {"digests": list(m.digests), "reason": m.reason})]
 
 
 def close_branch(state: RunState, m: c.CloseBranch, at: int) -> list[Draft]:

@@ -177,6 +177,7 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.output = base.error = base.ended_at = None
     base.started_at = base.started_at or now.started_at
     base.signals, base.branches = now.signals, now.branches
+    base.branched, base.erased = now.branched, now.erased
     base.closed, base.adopted, base.called = now.closed, now.adopted, now.called
     if now.seq > base.seq:
         base.left = [*base.left, [base.seq + 1, int(now.seq)]]
@@ -276,6 +277,11 @@ def _nothing(state: RunState, data: Mapping[str, Any], at: int, seq: int, touche
 def _branched(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     if "name" in data:
         state.branches[data["name"]] = data["child"]
+    state.branched = seq
+
+
+def _erased(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
+    state.erased = seq
 
 
 def _closed(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
@@ -575,5 +581,5 @@ _APPLY: Mapping[E, Callable[[RunState, Mapping[str, Any], int, Seq, Touched], No
     E.STATE_KEPT: _kept,
     E.POLICY_DECIDED: _nothing,
     E.VALUE_DRAWN: _drawn,
-    E.ERASED: _nothing,
+    E.ERASED: _erased,
 }

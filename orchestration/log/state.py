@@ -193,6 +193,8 @@ class RunState:
     reason: str | None = None
     parent: dict[str, Any] | None = None  # branch: {"run", "seq"}
     branches: dict[str, str] = field(default_factory=dict)  # branches that were made of this run: name -> run
+    branched: int = 0  # position of the last note of a branch
+    erased: int = 0  # position where content was last erased
     caller: dict[str, Any] | None = None  # sub-run: {"run", "node", "generation"}
     branch: str | None = None
     hypothesis: str | None = None

@@ -577,5 +577,5 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.NoteBudget: records.note_budget,
     c.NoteDecision: records.note_decision,
     c.DrawValue: records.draw,
-    c.Erase: lambda s, m, at: [(E.ERASED, {"digests": list(m.digests), "reason": m.reason})],
+    c.Erase: courses.erase,
 }

@@ -17,6 +17,7 @@ from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Digest, Principal, RunId, Seq
 from omium.orchestration.log.commands import Erase
+from omium.orchestration.log.courses import is_overtaken
 from omium.orchestration.log.events import EventType
 from omium.orchestration.log.references import references
 from omium.orchestration.log.state import RUN_TERMINAL
@@ -33,9 +34,11 @@ Beside: TypeAlias = Callable[[Sequence[RunId], bool], Awaitable[None]]
 SYSTEM: Final = Principal("retention")
 RETENTION: Final = "retention"  # the reason of a policy, which leaves the workspaces of runs whose logs stay
 
+_TRIES: Final = 5
 _ERASE_AT_ONCE: Final = 500  # digests of one `erased` event
 _DELETE_AT_ONCE: Final = 100
 _WRITE_MAY_TAKE_S: Final = 60.0
+_BEING_MADE_US: Final = 60_000_000  # between the note of a branch and its first event lies one write
 _INTERRUPTED_US: Final = 3_600_000_000  # an erasure that was begun so long ago is at nobody's hands
 # Without these a log could not be folded or shown: what was to run, and which nodes a change of course reset. They are
 # no content of the run; the sweep takes them once no log names them.
@@ -64,6 +67,7 @@ class Erasable:
     branches: Sequence[RunId] = ()
     is_noted: bool = True  # an erasure is on record
     went_on: bool = False  # the run has done something since that was begun
+    head: Seq | None = None  # where the log ended
 
 
 async def erase(
@@ -76,12 +80,18 @@ async def erase(
     an hour later. `beside` is called before its end. Raises `not_found`, `not_allowed` while the run has not ended,
     `storage_unavailable`, and what `beside` raises.
     """
-    content = await keeper.read(partial(to_erase, run_id=run_id))
-    if content.digests:
-        at, digests = keeper.clock.now_us(), len(content.digests)
-        await keeper.write(partial(_begin, keeper=keeper, run_id=run_id, at=at, reason=reason, actor=actor, of=digests))
-    crash_point("erase.noted")
-    return await _carry_out(keeper, run_id, content, reason, actor, beside)
+    for attempt in range(1, _TRIES + 1):
+        content = await keeper.read(partial(to_erase, run_id=run_id, now_us=keeper.clock.now_us()))
+        if content.digests:
+            about: dict[str, Any] = {"at": keeper.clock.now_us(), "reason": reason, "actor": actor}
+            await keeper.write(partial(_begin, keeper=keeper, run_id=run_id, of=len(content.digests), **about))
+        crash_point("erase.noted")
+        try:
+            return await _carry_out(keeper, run_id, content, reason, actor, beside)
+        except OmiumError as error:
+            if not is_overtaken(error) or attempt == _TRIES:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def finish_interrupted(keeper: Keeper, now_us: int, beside: Beside | None = None) -> int:
@@ -93,7 +103,7 @@ async def finish_interrupted(keeper: Keeper, now_us: int, beside: Beside | None 
     for name, begun_at, reason, actor in found:
         run_id = RunId(name)
         try:
-            content = await keeper.read(partial(to_erase, run_id=run_id, begun_at=begun_at))
+            content = await keeper.read(partial(to_erase, run_id=run_id, now_us=now_us, begun_at=begun_at))
         except OmiumError as error:
             if error.code == "not_found":
                 await end(keeper, [run_id], True, beside)
@@ -143,7 +153,7 @@ async def _carry_out(
     started = keeper.clock.now_us()
     for start in range(0, len(content.digests), _ERASE_AT_ONCE):
         part = tuple(content.digests[start : start + _ERASE_AT_ONCE])
-        await keeper.append(Write(run_id, [Erase(part, reason)], actor))
+        await keeper.append(Write(run_id, [Erase(part, reason, content.head)], actor))
     crash_point("erase.logged")
     erased, head = await keeper.write(partial(_forget_links, run_id=run_id))
     parts = [erased[start : start + _DELETE_AT_ONCE] for start in range(0, len(erased), _DELETE_AT_ONCE)]
@@ -164,8 +174,9 @@ async def _carry_out(
     return Erased(run_id, len(content.digests), deleted, shared, content.inherited, content.branches, pending)
 
 
-def to_erase(tables: Tables, run_id: RunId, begun_at: int | None = None) -> Erasable:
-    """`begun_at`: what the log has named later was not meant. Raises `not_found`, `not_allowed`."""
+def to_erase(tables: Tables, run_id: RunId, now_us: int, begun_at: int | None = None) -> Erasable:
+    """`now_us`: microseconds since the epoch; `begun_at`: what the log has named later was not meant. Raises
+    `not_found`, `not_allowed`."""
     row = tables.first("SELECT status FROM runs WHERE id = :run", run=run_id)
     if row is None:
         raise _unknown(run_id)
@@ -174,12 +185,15 @@ def to_erase(tables: Tables, run_id: RunId, begun_at: int | None = None) -> Eras
             "not_allowed", f"run {run_id} is {row[0]}: its content is still needed.", "Cancel it, then erase it."
         )
     taken_over, branches = _branches(tables, run_id)
+    for child, seq in being_made(tables, run_id, now_us):
+        taken_over, branches = max(taken_over, seq), [*branches, child]
     named: set[Digest] = set()
     inherited: set[Digest] = set()
     structure: set[Digest] = set()
     later: set[Digest] = set()
-    went_on = False
+    went_on, head = False, Seq(0)
     for event in run_events(tables, run_id):
+        head = event.seq
         structure.update(event.data[name] for name in _STRUCTURE if isinstance(event.data.get(name), str))
         digests = references(event.data)
         named.update(digests)
@@ -192,7 +206,20 @@ def to_erase(tables: Tables, run_id: RunId, begun_at: int | None = None) -> Eras
             went_on = True
     digests = sorted(named - structure - inherited - later)
     is_noted = tables.first("SELECT 1 FROM erasures WHERE run_id = :run", run=run_id) is not None
-    return Erasable(digests, len((named & inherited) - structure), branches, is_noted, went_on)
+    return Erasable(digests, len((named & inherited) - structure), branches, is_noted, went_on, head)
+
+
+def being_made(tables: Tables, run_id: RunId, now_us: int) -> list[tuple[RunId, Seq]]:
+    """Branches that the run's log has named just now, with their positions, of which nothing is written yet. Those that
+    were named longer ago were cut off: whoever makes them looks at the run again."""
+    found = []
+    for event in run_events(tables, run_id):
+        if event.type is EventType.RUN_BRANCHED and event.at > now_us - _BEING_MADE_US:
+            child = event.data["child"]
+            gone = "SELECT 1 FROM dropped_runs WHERE run_id = :run UNION SELECT 1 FROM runs WHERE id = :run"
+            if tables.first(gone, run=child) is None:
+                found.append((RunId(child), Seq(event.data["at"])))
+    return found
 
 
 def _unknown(run_id: RunId) -> OmiumError:
@@ -316,6 +343,7 @@ __all__ = [
     "Beside",
     "Erasable",
     "Erased",
+    "being_made",
     "end",
     "erase",
     "finish_interrupted",

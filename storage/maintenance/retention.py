@@ -16,7 +16,17 @@ from omium.orchestration.ids import Principal, ProjectId, RunId, Seq
 from omium.orchestration.log.references import references
 from omium.orchestration.log.state import RUN_TERMINAL
 from omium.storage.budgets import forget_counters
-from omium.storage.maintenance.erasing import RETENTION, SYSTEM, Beside, end, erase, note, still_stored, to_erase
+from omium.storage.maintenance.erasing import (
+    RETENTION,
+    SYSTEM,
+    Beside,
+    being_made,
+    end,
+    erase,
+    note,
+    still_stored,
+    to_erase,
+)
 from omium.storage.maintenance.logs import (
     RUN_DROPPED,
     DroppedRun,
@@ -92,7 +102,7 @@ async def retain(
     for root in roots:  # the youngest first: a branch goes before the run that it came from
         gone = frozenset(dropped) if preview else frozenset()
         if policy.forget == "blobs" or preview:
-            family, reason = await keeper.read(partial(_family, root=root, cut=cut, gone=gone))
+            family, reason = await keeper.read(partial(_family, root=root, cut=cut, now_us=now_us, gone=gone))
         else:
             family, reason = await keeper.write(partial(_drop, keeper=keeper, root=root, cut=cut, actor=actor))
         if reason is not None:
@@ -104,7 +114,7 @@ async def retain(
         else:
             for run_id in family:
                 if preview:
-                    outcome = len((await keeper.read(partial(to_erase, run_id=run_id))).digests)
+                    outcome = len((await keeper.read(partial(to_erase, run_id=run_id, now_us=now_us))).digests)
                 else:
                     outcome = (await erase(keeper, run_id, RETENTION, actor, beside)).deleted
                 if outcome:
@@ -136,7 +146,7 @@ def _called(tables: Tables, root: RunId) -> list[RunId]:
 
 
 def _family(
-    tables: Tables, root: RunId, cut: int, gone: frozenset[RunId] = frozenset(), *, named: bool = False
+    tables: Tables, root: RunId, cut: int, now_us: int, gone: frozenset[RunId] = frozenset(), *, named: bool = False
 ) -> tuple[list[RunId], str | None]:
     """The run and all that it called, the callers last, and why they must stay (None: they need not). `gone`: runs to
     be taken for dropped. named: somebody wants just this one gone, whatever labels it has."""
@@ -153,6 +163,8 @@ def _family(
         for (branch,) in tables.all("SELECT id FROM runs WHERE parent_run = :run ORDER BY id", run=run_id):
             if branch not in gone:
                 return [], f"{run_id} is where branch {branch} came from"
+        for branch, _ in being_made(tables, run_id, now_us):
+            return [], f"{run_id} is where branch {branch} is just being made"
     return family[::-1], None
 
 
@@ -161,9 +173,9 @@ def _drop(
 ) -> tuple[list[RunId], str | None]:
     """Drop a family if it still may be dropped: no write comes between the look and the deed."""
     at = keeper.clock.now_us()
-    for run_id in _family(tables, root, cut, named=named)[0]:
+    for run_id in _family(tables, root, cut, at, named=named)[0]:
         tables.lock_run(run_id)
-    family, reason = _family(tables, root, cut, named=named)
+    family, reason = _family(tables, root, cut, at, named=named)
     for run_id in family:
         row = tables.first("SELECT project, seq, head FROM runs WHERE id = :run", run=run_id)
         assert row is not None
@@ -206,12 +218,15 @@ async def forget(
     kept: dict[RunId, str] = {}
     roots = await keeper.read(lambda tables: _named(tables, run_ids, kept))
     for root in roots:
+        now_us = keeper.clock.now_us()
         if what == "runs":
             if preview:
                 gone = frozenset(found["runs"])
-                family, why = await keeper.read(partial(_family, root=root, cut=_EVER, gone=gone, named=True))
+                family, why = await keeper.read(
+                    partial(_family, root=root, cut=_EVER, now_us=now_us, gone=gone, named=True)
+                )
             else:
-                family, why = await keeper.read(partial(_family, root=root, cut=_EVER, named=True))
+                family, why = await keeper.read(partial(_family, root=root, cut=_EVER, now_us=now_us, named=True))
                 for run_id in family if why is None else ():
                     pending += (await erase(keeper, run_id, reason, actor, beside)).pending
                 drop = partial(_drop, keeper=keeper, root=root, cut=_EVER, actor=actor, named=True)
@@ -231,7 +246,7 @@ async def forget(
         for run_id in family:
             try:
                 if preview:
-                    await keeper.read(partial(to_erase, run_id=run_id))
+                    await keeper.read(partial(to_erase, run_id=run_id, now_us=now_us))
                 else:
                     pending += (await erase(keeper, run_id, reason, actor, beside)).pending
                 found["blobs"].append(run_id)

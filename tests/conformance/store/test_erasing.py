@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Principal, RunId, Seq
+from omium.orchestration.ids import Principal, RunId, Seq, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
@@ -72,6 +73,38 @@ async def test_what_a_branch_took_over_goes_with_the_branch(store: AnyStore, clo
     await life.do(branch, c.CancelRun())
     clock.advance(1)
     await m.erase(m.keeper(store), branch, "asked for")
+    assert (await m.erase(m.keeper(store), run_id, "asked for")).branches == []
+    assert not await stored(store, out(run_id, "a"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_a_branch_is_to_take_over_that_is_just_being_made_stays(
+    store: AnyStore, clock: TestClock, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The log of its parent names it, and it has none yet. `late`: it was named once the erasure had looked."""
+    life = Life(store)
+    run_id = await finished(life)
+    clock.advance(100)
+    child, at = RunId(new_id("run")), (await store.state(run_id)).seq
+    noted = c.NoteBranch(child, at, "x")
+    carry_out = erasing._carry_out
+
+    async def note(*args: Any) -> Any:
+        monkeypatch.setattr(erasing, "_carry_out", carry_out)
+        await life.do(run_id, noted)
+        return await carry_out(*args)
+
+    if late:
+        monkeypatch.setattr(erasing, "_carry_out", note)
+    else:
+        await life.do(run_id, noted)
+    erased = await m.erase(m.keeper(store), run_id, "asked for")
+    assert (erased.deleted, erased.branches) == (0, [child])
+    assert await stored(store, out(run_id, "a"))
+    kept = await m.forget(m.keeper(store), [run_id], "runs", reason="asked for", actor=USER)
+    assert (kept.dropped, list(kept.kept)) == ([], [run_id])
+    clock.advance(61)  # whoever was to make it has died
     assert (await m.erase(m.keeper(store), run_id, "asked for")).branches == []
     assert not await stored(store, out(run_id, "a"))
     assert await m.verify(m.keeper(store)) == []
@@ -169,7 +202,7 @@ async def test_a_run_that_is_dropped_while_an_erasure_of_it_begins_leaves_no_rec
     run_id = await finished(Life(store))
     clock.advance(2 * DAY)
     begin, keeping = erasing.to_erase, m.keeper(store)
-    content = await keeping.read(lambda tables: begin(tables, run_id))
+    content = await keeping.read(lambda tables: begin(tables, run_id, clock.now_us()))
     await m.retain(keeping, m.Policy(DAY), clock.now_us())
     monkeypatch.setattr(erasing, "to_erase", lambda *_, **__: content)
     with pytest.raises(OmiumError) as gone:

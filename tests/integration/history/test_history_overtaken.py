@@ -17,6 +17,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
+from omium.storage import maintenance as m
 from tests.history_core import ME, Hand, by_hand, opened
 from tests.history_help import node
 
@@ -202,3 +203,20 @@ async def test_calls_of_the_parent_are_none_of_a_branch_that_is_planned(tmp_path
         child = (await core.branch(ME, hand.run_id, name="x")).run.id
         plan = await core.preview_play_from(ME, child, "top")
         assert (await core.play_from_node(ME, child, "top", plan_token=plan.plan_token)).reset == ("top",)
+
+
+async def test_a_branch_of_what_is_erased_once_it_is_planned_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = NodeDef("b", "function", use="f", input={"x": "${{ nodes.a.output }}"}, needs=(Need("a"),))
+    workflow = WorkflowDef("w", (node("a"), given))
+    async with opened(tmp_path, workflow) as (core, _):
+        hand = await by_hand(core, workflow)
+        first = await hand.run("a")
+        await hand.run("b")
+        await hand.complete()
+        await hand.let_go()
+        overtake(monkeypatch, branching, "plan_fork", lambda: m.erase(m.keeper(core.store), hand.run_id, "asked for"))
+        with pytest.raises(OmiumError) as refused:
+            await core.branch(ME, hand.run_id, first, name="x")
+        assert (refused.value.code, (await hand.state()).branches) == ("integrity", {})
