@@ -13,6 +13,7 @@ from omium.orchestration.ids import ApprovalId, ProjectId, Seq, WorkerId
 from omium.orchestration.log.commands import (
     CancelRun,
     Decide,
+    EndUndoing,
     FailRun,
     Label,
     PauseRun,
@@ -111,6 +112,7 @@ async def test_a_takeover_fences_the_old_owner_off(two: tuple[AnyStore, AnyStore
     fence = await theirs.take(OTHER, run.id)
     assert fence is not None and run.fence is not None and fence > run.fence
     assert (await refused("fenced", run.do(completion(A)))).data["fence"] == fence
+    await refused("fenced", run.do(EndUndoing(0)))  # which writes nothing, and asks just this
     await refused("fenced", run.do(FailRun({"category": "x"})))
     assert await mine.release(run.id, run.fence, Seq(4), None) is False
     await Run(theirs, run.id, fence).do(completion(A))
