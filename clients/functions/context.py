@@ -22,6 +22,7 @@ This module is imported by every worker process, so it imports next to nothing.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import datetime
@@ -65,6 +66,7 @@ class Context(_Place):
     def __init__(self, context: dict[str, Any], ask: Ask) -> None:
         super().__init__(context)
         self._ask = ask
+        self._alone: dict[str, threading.RLock] = {}  # by key
 
     def progress(self, text: str) -> None:
         """Says how far it is; shown to whoever watches the run."""
@@ -97,7 +99,12 @@ class Context(_Place):
         """Calls `fn` and records it, so that it is not called again when it is known to have happened.
 
         key: names this effect within the node; the result must be a value that can be stored. Raises what `fn` raises.
+        Asked for twice at once, it is made once: the second waits, and then finds what the first has given.
         """
+        with self._alone.setdefault(key, threading.RLock()):
+            return self._effect(key, fn, args, kwargs)
+
+    def _effect(self, key: str, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         known = cast(dict[str, Any], self._ask("effect_intent", {"key": key}))
         if known["known"]:
             return cast(T, known["result"])
@@ -116,6 +123,7 @@ class AsyncContext(_Place):
     def __init__(self, context: dict[str, Any], ask: AskAsync) -> None:
         super().__init__(context)
         self._ask = ask
+        self._alone: dict[str, Any] = {}  # by key: an anyio.Lock
 
     async def progress(self, text: str) -> None:
         """See `Context.progress`."""
@@ -144,6 +152,12 @@ class AsyncContext(_Place):
 
     async def effect(self, key: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See `Context.effect`; `fn` may be sync or async."""
+        from anyio import Lock  # here it is loaded already; a worker process has no need of it
+
+        async with self._alone.setdefault(key, Lock(fast_acquire=True)):
+            return await self._effect(key, fn, args, kwargs)
+
+    async def _effect(self, key: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         known = cast(dict[str, Any], await self._ask("effect_intent", {"key": key}))
         if known["known"]:
             return known["result"]

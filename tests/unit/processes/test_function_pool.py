@@ -24,7 +24,7 @@ from omium.orchestration.values import Value
 pytestmark = pytest.mark.anyio
 
 FUNCTIONS = """
-import os, subprocess, sys, time
+import os, subprocess, sys, threading, time
 from pathlib import Path
 
 class Odd(FileNotFoundError):
@@ -78,6 +78,18 @@ def pay(ctx, path):
         with open(path, "a") as file: file.write("charged\\n")
         return {"paid": amount}
     return ctx.effect("charge", charge, 5)
+def pay_twice(ctx):
+    made, found = [], []
+    def charge():
+        made.append(1)
+        if len(made) == 1:
+            other.start()
+            other.join(0.2)  # real time: it must be waiting for as long as this one is under way
+        return len(made)
+    other = threading.Thread(target=lambda: found.append(ctx.effect("charge", charge)))
+    found.append(ctx.effect("charge", charge))
+    other.join()
+    return found
 def pay_badly(ctx): return ctx.effect("charge", add, 1)
 def keep(ctx):
     global kept
@@ -451,6 +463,10 @@ async def test_an_effect_that_is_known_is_not_repeated(call: Caller, tmp_path: P
         ("effect_intent", {"key": "charge"}),
         ("effect_settle", {"key": "charge", "ok": True, "result": {"paid": 5}}),
     ]
+
+
+async def test_an_effect_that_two_threads_ask_for_at_once_is_made_once(call: Caller) -> None:
+    assert await call("pay_twice", {"context": CONTEXT, "on_request": Engine().answer}) == [1, 1]
 
 
 async def test_an_effect_that_fails_is_settled_as_failed(call: Caller) -> None:

@@ -141,3 +141,35 @@ async def test_a_thread_is_abandoned_at_its_timeout_and_its_context_is_dead_then
     release.set()
     await anyio.to_thread.run_sync(done.wait)
     assert [error.data["reason"] for error in refused] == ["abandoned"]
+
+
+async def test_an_effect_that_two_tasks_ask_for_at_once_is_made_once() -> None:
+    known: dict[str, Value] = {}
+    found: list[Value] = []
+
+    async def remember(kind: str, payload: Any) -> Value:
+        if kind == "effect_settle":
+            known[payload["key"]] = payload["result"]
+        return {"known": payload["key"] in known, "result": known.get(payload["key"])}
+
+    async def twice(ctx: AsyncContext) -> Value:
+        both, made = anyio.Event(), []
+
+        async def charge() -> int:
+            await both.wait()
+            made.append(1)
+            return len(made)
+
+        async def one() -> None:
+            found.append(await ctx.effect("charge", charge))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            group.start_soon(one)
+            await anyio.wait_all_tasks_blocked()
+            both.set()
+        return None
+
+    with anyio.fail_after(20):
+        await call_async(twice, {}, context=CONTEXT, on_request=remember)
+    assert found == [1, 1]
