@@ -52,7 +52,7 @@ MAX_BATCH = 512
 _QUICK_S = 0.001  # commits that lately took longer are made in the thread only
 _SMALL = 65_536  # bytes of values that are packed in the event loop
 _IN_A_ROW = 16  # writes of one task without a turn of the event loop between them
-_BUSY_MS = 5000
+_BUSY_MS = 2000  # of one try; see `_begin`
 _TIDY_EVERY = 512  # commits in place; then the thread checkpoints beside them
 _JOURNAL_PAGES = 4000  # 16 MB: when the write-ahead log is longer, it is checkpointed to its end and begun again
 _GROW_AFTER = 8  # commits; a process that writes so often will write more
@@ -72,8 +72,8 @@ Heard = tuple[RunId, Sequence[Event]]
 Outcome = tuple[_Item, Any]  # what a caller gets; an exception is raised there
 
 
-class _Busy(Exception):
-    """Another process is writing, and this one was not to wait for it."""
+class _Busy(sqlite3.OperationalError):
+    """Another process is writing, and this one has not waited, or has waited long enough. Nothing has begun."""
 
 
 class Writer:
@@ -244,6 +244,7 @@ class Writer:
             if not batch and not grown:
                 grown = True
                 with self._using:
+                    self._set_patience(db, False)  # it is no work that anybody should wait for
                     _grow_journal(db, _JOURNAL_PAGES)
             elif not batch:
                 self._tidy()
@@ -309,8 +310,11 @@ class Writer:
             return outcomes, []
         try:
             told, heard = self._transaction(db, ready)
-        except _Busy:
-            raise
+        except _Busy as error:
+            if not self._patient:
+                raise
+            # Tried one by one, each of them would wait as long again.
+            return [*outcomes, *((item, self._failed(item, error)) for item in ready)], []
         except BaseException as error:
             self.forget()
             if len(ready) == 1:
@@ -505,18 +509,18 @@ def _contents(items: Iterable[_Item]) -> Iterator[bytes]:
 
 
 def _begin(db: sqlite3.Connection, patient: bool) -> None:
-    """Take the write lock. SQLite itself waits 5 s for it; three more tries follow before the caller hears of it."""
-    for pause in (0.1, 0.2, 0.4):
+    """Take the write lock. SQLite itself waits 2 s for it; three more tries follow before the caller hears of it. That
+    is after 9 s, or 18 s for one that came while others waited: clients give up after 30."""
+    for pause in (0.1, 0.2, 0.4, None):
         try:
             db.execute("BEGIN IMMEDIATE")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) and "busy" not in str(error):
                 raise
-            if not patient:
-                raise _Busy from error
+            if pause is None or not patient:
+                raise _Busy(str(error)) from error
             time.sleep(pause)  # this is the writer's own thread: nothing else waits for it
-    db.execute("BEGIN IMMEDIATE")
 
 
 def _grow_journal(db: sqlite3.Connection, pages: int) -> None:

@@ -22,6 +22,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Damage, NewBlob, RunQuery
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
+from omium.storage.sqlite import writer as writing
 from omium.storage.sqlite.store import SqliteStore
 from tests.storage_histories import Life
 
@@ -171,13 +172,23 @@ async def test_a_lock_of_two_seconds_is_absorbed(store: SqliteStore) -> None:
     assert [label.label for label in await store.labels(run_id)] == ["patient"]
 
 
-async def test_a_lock_that_stays_is_an_error_and_harms_nothing(store: SqliteStore) -> None:
+async def test_a_lock_that_stays_is_an_error_and_harms_nothing(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+
+    def counted(db: sqlite3.Connection, patient: bool) -> None:
+        waits.append(patient)
+        begin(db, patient)
+
+    begin = writing._begin
     life = Life(store)
     run_id = await finished(life)
     await store.job(lambda db: db.execute("PRAGMA busy_timeout = 20").fetchall() and None)
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     errors: list[OmiumError] = []
+    monkeypatch.setattr(writing, "_begin", counted)
 
     async def try_(number: int) -> None:
         errors.append(await refused("storage_unavailable", life.do(run_id, c.Label(Seq(1), f"label {number}"))))
@@ -187,6 +198,7 @@ async def test_a_lock_that_stays_is_an_error_and_harms_nothing(store: SqliteStor
             for number in range(3):
                 tasks.start_soon(try_, number)
     assert all("locked" in error.message and error.hint for error in errors)
+    assert waits == [True]  # together: one after the other, the last would hear of it when its client is gone
     assert (await store.state(run_id)).status == "completed"  # whoever reads goes on
     assert await m.verify(m.keeper(store)) == []
     other.execute("COMMIT")

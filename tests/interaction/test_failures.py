@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import string
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,6 +19,7 @@ from mcp_types import Tool
 
 from omium.orchestration.errors import ERROR_CODES, OmiumError
 from omium.orchestration.ids import new_id
+from omium.storage.sqlite import writer as writing
 from omium.tools.failures import RETRYABLE, failure_result
 from tests.interaction.studio import HOSTILE, MODES, WORKFLOWS, Mode, Studio, Visitor, failure_of, open_studio
 from tests.interaction.test_surface import NAMES
@@ -69,6 +74,44 @@ async def test_what_names_nothing_is_not_found(studio: Studio, mode: Mode) -> No
             assert failure["code"] == "not_found", name
             assert "list_" in failure["next"]
         assert await studio.changes() == before
+
+
+async def test_calls_at_once_on_a_locked_database_fail_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 0
+
+    def counted(db: sqlite3.Connection, patient: bool) -> None:
+        nonlocal waits
+        waits += patient
+        begin(db, patient)
+
+    begin = writing._begin
+    monkeypatch.setattr(writing, "_BUSY_MS", 1)
+    async with open_studio(tmp_path) as studio, studio.client() as visitor:
+        run, _ = await visitor.asking()
+        await studio.changes()  # the run is nobody's
+        failures: list[dict[str, Any]] = []
+
+        async def fails(name: str, /, **arguments: Any) -> None:
+            failures.append(await visitor.error(name, **arguments))
+
+        calls = [partial(fails, "run_workflow", workflow="gated", wait_seconds=45, idempotency_key="k") for _ in "ab"]
+        calls.append(partial(fails, "control_run", run_id=run, action="cancel"))
+        monkeypatch.setattr(writing, "_begin", counted)
+        with closing(sqlite3.connect(studio.store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            async with anyio.create_task_group() as group:
+                for call in calls:
+                    group.start_soon(call)
+            assert (await visitor.ok("get_run", run_id=run))["status"] == "waiting_approval"  # who reads goes on
+            other.execute("ROLLBACK")
+        assert [(one["code"], one["retryable"]) for one in failures] == [("storage_unavailable", True)] * 3
+        assert all("repeat" in one["next"] and "locked" in one["message"] for one in failures)
+        # A call waits at most for those before it and for its own turn, however many there are.
+        assert waits <= 2
+        again = await visitor.ok("run_workflow", workflow="gated", wait_seconds=45, idempotency_key="k")
+        assert again["status"] == "waiting_approval" and again["run_id"] != run
 
 
 WRONG: dict[str, list[Any]] = {
