@@ -40,7 +40,7 @@ async def approvals(invocation: Invocation, approval: str | None, run: str | Non
     from omium.server.commands.render import identifier, when
 
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         if approval is not None:
             _show(console, await _find(core, caller, approval))
             return

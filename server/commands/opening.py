@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from omium.orchestration.service.views import Caller
     from omium.server.config import Config
 
+_FIRST: Final = (
+    "The first run makes it: omium run WORKFLOW. If there was one, put it back, or a backup of it: omium restore."
+)
 _STARTED_WITHIN_S: Final = 3.0  # a background worker that somebody has just started has begun by then
 _TAKEN_WITHIN_S: Final = 1.0  # a server that has room takes a run within a tenth of it
 
@@ -65,6 +68,7 @@ async def opened(
     executes: bool = False,
     hands: bool = False,
     definitions: bool = False,
+    lists: bool = False,
     makes: bool = False,
 ) -> AsyncIterator[tuple[Core, Caller]]:
     """The core of a process that executes no runs, and who calls.
@@ -72,18 +76,21 @@ async def opened(
     executes: the command may set a run going, so that afterwards somebody has to be there who executes it. hands: it
     needs what works on files and calls functions: to put files back, undo effects, or tell which code has changed.
     definitions: it needs what is registered. A command that needs neither works with a broken project file as well.
-    makes: it may be the first one to use a database. For others, as for all that need nothing that is registered, a
-    `--database` that is not there is a slip of the keyboard: `not_found` is raised instead of making one.
+    makes: it may be the first one to use a database. Others make none: see `existing`. lists: where nothing has run yet
+    it shows that there is nothing, as the commands with `definitions` show those.
     """
-    from omium.orchestration.errors import OmiumError
     from omium.server.app import open_omium
 
     _set_up_logging()
     config = configuration(invocation, definitions=definitions or hands)
-    if not (makes or definitions) and invocation.database and _is_absent(config):
-        raise OmiumError("not_found", f"there is no database at {config.database}.", "Look at what --database says.")
-    own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
-    async with open_omium(own, engine=hands) as core:
+    async with AsyncExitStack() as stack:
+        if definitions or (lists and not invocation.database):
+            if not makes and _is_absent(config):
+                config = _with_nothing_kept(stack, invocation, config, told=lists)
+        elif not makes:
+            existing(invocation, config)
+        own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
+        core = await stack.enter_async_context(open_omium(own, engine=hands))
         if await _freed_from_the_dead(invocation, config, core) or await _lies_about(
             invocation, config, core, told=not executes
         ):
@@ -95,6 +102,26 @@ async def opened(
 
 def _is_absent(config: Config) -> bool:
     return "://" not in config.database and not Path(config.database).exists()
+
+
+def existing(invocation: Invocation, config: Config) -> None:
+    """Raises `not_found` where there is no database: it was deleted, nothing has run yet, or `--database` has a slip of
+    the keyboard. A new one in its place would look as if all were well, and as if nothing had ever run."""
+    from omium.orchestration.errors import OmiumError
+
+    if _is_absent(config):
+        hint = "Look at what --database says." if invocation.database else _FIRST
+        raise OmiumError("not_found", f"there is no database at {config.database}.", hint)
+
+
+def _with_nothing_kept(stack: AsyncExitStack, invocation: Invocation, config: Config, *, told: bool) -> Config:
+    """The configuration with an empty database that is gone with the command."""
+    from tempfile import TemporaryDirectory
+
+    if told:
+        invocation.console.note(f"there is no database at {config.database}. {_FIRST}")
+    directory = stack.enter_context(TemporaryDirectory(prefix="omium-empty-"))
+    return replace(config, database=str(Path(directory) / "omium.db"))
 
 
 def _set_up_logging() -> None:

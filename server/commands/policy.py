@@ -324,7 +324,7 @@ async def _recorded(invocation: Invocation, run: str | None, limit: int) -> list
 
     found: list[Question] = []
     gone = 0
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         run_id = None if run is None else await core.find_run(caller, run)
         rows = await core.store.decisions(projects=[caller.project], run_id=run_id, limit=limit)
         for row in reversed(rows):

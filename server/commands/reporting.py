@@ -50,7 +50,7 @@ async def report(
         raise OmiumError("invalid_argument", f"--since: {error}.") from None
     if output is not None and form == "text":
         raise OmiumError("invalid_argument", "a file is written as csv or html.", "Say --format.")
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         begin = max(0, core.clock.now_us() - int(seconds * 1e6))
         found = await core.report(caller, by=by, since=begin, workflow=workflow)
     console = invocation.console

@@ -67,7 +67,7 @@ async def run(
     Ctrl-C only ends the following: the run goes on in the background.
     """
     if follow is False:
-        async with opened(invocation, executes=True, definitions=True) as (core, caller):
+        async with opened(invocation, executes=True, definitions=True, makes=True) as (core, caller):
             view = await _start(invocation, core, caller, workflow, given, path, session, options)
             _announce(invocation, view)
         if invocation.console.json:

@@ -73,7 +73,7 @@ async def list_(invocation: Invocation) -> None:
     from omium.server.identity.tokens import list_tokens
 
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         found = await list_tokens(core.store, caller, core.clock)
     if console.json:
         console.view(found)

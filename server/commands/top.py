@@ -49,7 +49,7 @@ async def top(invocation: Invocation, theme: str) -> None:
 
     config = configuration(invocation, definitions=False)
     register = register_of(config)
-    async with opened(invocation, executes=True) as (core, caller):
+    async with opened(invocation, executes=True, makes=True) as (core, caller):
 
         async def executed() -> None:
             await have_it_executed(replace(invocation, console=_Said(app)), config, core)

@@ -13,7 +13,7 @@ import click
 
 from omium.orchestration.errors import OmiumError
 from omium.server.commands.base import CONFLICT, DONE, FAILED, Invocation, Number, command
-from omium.server.commands.opening import configuration, opened
+from omium.server.commands.opening import configuration, existing, opened
 
 if TYPE_CHECKING:
     from omium.orchestration.ids import RunId
@@ -379,6 +379,7 @@ async def retain(invocation: Invocation, older_than: str, forget: str, preview: 
         raise OmiumError("invalid_argument", f"--older-than: {error}.") from None
     console = invocation.console
     config = configuration(invocation, definitions=False)
+    existing(invocation, config)
     policy = policy_of(config, Retention(seconds, "runs" if forget == "runs" else "contents"))
     async with open_omium(config, engine=False) as core:
         keeping, workspaces = keeper(core.store), workspaces_of(config)
@@ -408,6 +409,7 @@ async def upkeep(invocation: Invocation, now: bool) -> None:
 
     console = invocation.console
     config = configuration(invocation, definitions=now)
+    existing(invocation, config)
     async with open_omium(config, engine=False) as core:
         keeping = keeper(core.store)
         if now:

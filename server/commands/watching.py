@@ -45,7 +45,7 @@ async def runs(
     """List runs, newest first."""
     from omium.server.commands.render import run_table
 
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         page = await core.list_runs(
             caller,
             statuses=statuses,

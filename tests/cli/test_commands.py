@@ -230,6 +230,28 @@ def test_an_empty_project_says_what_to_do(project: Place) -> None:
     assert ok(project, "approvals") == []
 
 
+def test_what_looks_makes_no_database_and_says_that_there_is_none(project: Place) -> None:
+    database = project.directory / "data" / "omium.db"
+    told = f"there is no database at {database}"
+
+    def look() -> None:
+        for words in (["show", "last"], ["cancel", "last"], ["verify"], ["sweep"], ["upkeep"], ["health"]):
+            done = call(project, *words)
+            assert done.exit_code == 4 and told in done.stderr and "omium restore" in done.stderr, words
+        for words in (["runs"], ["approvals"], ["runs", "--json"]):
+            assert told in call(project, *words).stderr, words
+        assert {one["name"] for one in ok(project, "workflows")} >= {"hello"}
+        assert not database.exists()
+
+    look()
+    draft(project)
+    assert database.exists()
+    assert told not in call(project, "runs").stderr
+    for path in database.parent.glob("omium.db*"):
+        path.unlink()
+    look()
+
+
 def test_project_and_database_can_be_given(project: Place, tmp_path: Path) -> None:
     run = draft(project)
     other = {**project.environment, "OMIUM_PROJECT": ""}

@@ -144,7 +144,7 @@ def test_html_is_whole_and_only_text(used: Place, tmp_path: Path) -> None:
 def test_what_is_asked_wrongly_is_refused_and_nothing_is_said_of_nothing(used: Place, project: Place) -> None:
     assert used.call("report", "--since", "soon").exit_code == 2
     assert used.call("report", "--output", "x.txt").exit_code == 2
-    assert project.call("report").stderr == "there were no runs in this time.\n"
+    assert project.call("report").stderr.endswith("there were no runs in this time.\n")
     assert used.json("report", "--workflow", "guess")["total"]["runs"] == 1
     assert used.json("report", "--since", "1ms")["groups"] == []
 
