@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,15 +32,22 @@ _PAGE: Final = 500
 @click.option("--at", metavar="POSITION", help="As of a position: a number, a label, node:ID or start; now, otherwise.")
 async def export(invocation: Invocation, run: str, output: Path, at: str | None) -> None:
     """Write a run's state, values and log as JSON files. It is a copy for others: nothing here ever reads it back."""
+    missing: Counter[str] = Counter()
     async with opened(invocation) as (core, caller):
         run_id = await core.find_run(caller, run)
         with _new_directory(output) as directory:
-            async for name, content in _files(core, caller, run_id, at):
+            async for name, content in _files(core, caller, run_id, at, missing):
                 directory.add(name, content)
+    erased, damaged = missing["not_found"], missing["integrity"]
     if invocation.console.json:
-        invocation.console.view({"run": run_id, "directory": str(output), "files": directory.files})
-    else:
-        invocation.console.note(f"{output}: {directory.files} files of {run_id}")
+        told = {"run": run_id, "directory": str(output), "files": directory.files}
+        invocation.console.view({**told, "erased": erased, "damaged": damaged})
+        return
+    invocation.console.note(f"{output}: {directory.files} files of {run_id}")
+    if erased:
+        invocation.console.note(f"values that are not in them, because they were erased: {erased}")
+    if damaged:
+        invocation.console.note(f"values that are not in them, because they are damaged: {damaged} (see: omium verify)")
 
 
 class _Directory:
@@ -72,9 +80,11 @@ def _new_directory(output: Path) -> Iterator[_Directory]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-async def _files(core: Core, caller: Caller, run_id: RunId, at: str | None) -> AsyncIterator[tuple[str, str]]:
+async def _files(
+    core: Core, caller: Caller, run_id: RunId, at: str | None, missing: Counter[str]
+) -> AsyncIterator[tuple[str, str]]:
     """What is written, file by file; a log in several parts. Names are numbers: ids may be longer than a file's name,
-    and stand inside."""
+    and stand inside. `missing` is told how many values there are no more, and why."""
     from omium.server.commands.wire import as_json, json_text
 
     row = await core.row(caller, run_id)
@@ -83,12 +93,15 @@ async def _files(core: Core, caller: Caller, run_id: RunId, at: str | None) -> A
     yield "run.json", json_text(shown)
     for name, digest in (("definition", state.definition), ("inputs", state.inputs), ("output", state.output)):
         if digest is not None:
-            yield f"{name}.json", json_text(await _value(core, digest))
-    async for name, content in _nodes(core, view):
+            yield f"{name}.json", json_text(await _value(core, digest, missing))
+    async for name, content in _nodes(core, view, missing):
         yield name, json_text(content)
     saved = {one.name: one for one in (await core.artifacts(caller, run_id)).values} if at is None else {}
     for number, artifact in enumerate(saved.values(), 1):
-        yield f"artifacts/{number:05}.json", json_text({**as_json(artifact), **await _value(core, artifact.digest)})
+        yield (
+            f"artifacts/{number:05}.json",
+            json_text({**as_json(artifact), **await _value(core, artifact.digest, missing)}),
+        )
     before: int | None = None
     found: list[Any] = []
     while True:
@@ -106,15 +119,15 @@ async def _files(core: Core, caller: Caller, run_id: RunId, at: str | None) -> A
             break
 
 
-async def _nodes(core: Core, view: RunView) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+async def _nodes(core: Core, view: RunView, missing: Counter[str]) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
     from omium.server.commands.wire import as_json
 
     for number, node in enumerate(view.nodes, 1):
-        content = await _value(core, node.output) if node.output is not None else {}
+        content = await _value(core, node.output, missing) if node.output is not None else {}
         yield f"nodes/{number:05}.json", {**as_json(node), **content}
 
 
-async def _value(core: Core, digest: Digest) -> dict[str, Any]:
+async def _value(core: Core, digest: Digest, missing: Counter[str]) -> dict[str, Any]:
     """`{"value"}`, or `{"missing"}` with why there is none any more: erased, or damaged."""
     from omium.server.commands.wire import value_as_json
 
@@ -123,4 +136,5 @@ async def _value(core: Core, digest: Digest) -> dict[str, Any]:
     except OmiumError as error:
         if error.code not in ("not_found", "integrity"):
             raise
+        missing[error.code] += 1
         return {"missing": error.code}

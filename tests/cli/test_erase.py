@@ -112,6 +112,9 @@ def test_contents_go_while_the_logs_stay_and_verify(project: Place) -> None:
     (erased,) = [event for event in events if event["type"] == "erased"]
     assert erased["data"]["reason"] == "ticket 7"
     assert place.json("erase", run, "--yes")["erased"] == done["erased"]  # a repeat finishes what was interrupted
+    out = place.directory / "out"
+    assert place.json("export", inner, "--output", str(out))["erased"] > 0
+    assert "because they were erased: " in place.call("export", inner, "--output", f"{out}-2").stderr
     shown = place.json("show", inner)
     assert (shown["status"], shown["output"], "was erased" in shown["no_output"]) == ("completed", None, True)
     node = place.json("show", inner, "--node", "told")
@@ -172,6 +175,7 @@ def test_what_others_share_stays_and_is_counted(project: Place) -> None:
 
 
 def test_a_number_is_a_duration_of_seconds(project: Place) -> None:
+    assert project.call("run", "hello", "-i", "name=bo", "--detach").exit_code == 0
     assert project.call("retain", "--older-than", "3600", "--preview").exit_code == 0
     assert project.call("retain", "--older-than", "3600x", "--preview").exit_code == 2
 
