@@ -10,6 +10,7 @@ For the same reason objects of a cache are never collected, also when the source
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import os
@@ -31,6 +32,7 @@ from omium.orchestration.ports_workspace import Commit, Head
 BORROWED = b".git/objects/info/alternates"
 _FETCH_TIMEOUT_S = 600
 _MOST_COMMITS = 1000
+_NAMED = 10  # branches in a hint
 _URL = re.compile(r"\A(https?|ssh|git|file)://[^-\s][^\s]*\Z")
 _SCP = re.compile(r"\A[A-Za-z0-9_.]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^-:\s][^\s]*\Z")
 _RAW_BYTES = "* -text -eol -filter -ident -working-tree-encoding\n"
@@ -151,7 +153,19 @@ class Repositories:
             )
             if found is not None:
                 return branch, found.decode("ascii").strip()
-        raise OmiumError("not_found", f"{redact(source)} has no branch, tag or commit {ref!r}.")
+        raise OmiumError(
+            "not_found", f"{redact(source)} has no branch, tag or commit {ref!r}.", await self._branches(cache, ref)
+        )
+
+    async def _branches(self, cache: Path, wanted: str) -> str:
+        """A hint that names the branches that are meant, or those that there are."""
+        raw = await self._git.output(["for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads"], git_dir=cache)
+        names = raw.decode("utf-8", "replace").split()
+        near = difflib.get_close_matches(wanted, names, n=3)
+        if near:
+            return f"Did you mean {', '.join(near)}?"
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"Its branches: {', '.join(names[:_NAMED]) or 'none'}{more}."
 
     async def _default_branch(self, source: str) -> str:
         raw = await self._git.output(["ls-remote", "--symref", "--", source, "HEAD"], network=True)

@@ -79,6 +79,7 @@ _BY_CODE: Mapping[str, str] = {
     "tool_failed": "api_error",
     "rate_limited": "rate_limited",
     "queue_full": "rate_limited",
+    "not_found": "file_not_found",
     "not_registered": "import_error",
     "storage_unavailable": "api_error",
 }

@@ -57,6 +57,7 @@ CORPUS: list[tuple[BaseException, str]] = [
     (TypeError("unsupported operand type(s)"), "type_error"),
     (FileNotFoundError(2, "No such file or directory"), "file_not_found"),
     (NotADirectoryError(20, "Not a directory"), "file_not_found"),
+    (OmiumError("not_found", "the repository has no branch, tag or commit 'x'."), "file_not_found"),
     (PermissionError(13, "Permission denied"), "permission_error"),
     (ModuleNotFoundError("No module named 'pandas'"), "import_error"),
     (ImportError("cannot import name 'x' from 'y'"), "import_error"),

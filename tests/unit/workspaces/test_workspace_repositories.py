@@ -61,6 +61,7 @@ async def test_an_unknown_ref_is_not_found(workspaces: GitWorkspaces, source: Pa
     with pytest.raises(OmiumError) as refused:
         await workspaces.open(run_id, spec(source, ref))
     assert refused.value.code == "not_found"
+    assert "main" in refused.value.hint  # which branches there are
     assert await workspaces.path(run_id) is None
 
 
