@@ -113,10 +113,14 @@ def instances(structure: Structure, state: RunState) -> list[NodeId]:
 
 def expansions(node_id: NodeId, expansion: Mapping[str, Any], known: Iterable[NodeId]) -> list[NodeId]:
     """The expansions of a node in their order, without what an earlier expansion of it left."""
-    keys = expansion.get("keys")
-    names = keys if keys is not None else range(int(expansion.get("count", 0)))
     there = set(known)
-    return [one for name in names if (one := indexed(node_id, name)) in there]
+    return [one for one in expected(node_id, expansion) if one in there]
+
+
+def expected(node_id: NodeId, expansion: Mapping[str, Any]) -> list[NodeId]:
+    """All that a node expands to, in their order, be there anything of them or not."""
+    keys = expansion.get("keys")
+    return [indexed(node_id, name) for name in (keys if keys is not None else range(int(expansion.get("count", 0))))]
 
 
 def read_next(recorded: Recorded) -> dict[Digest, str]:

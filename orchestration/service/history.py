@@ -32,7 +32,7 @@ from omium.orchestration.log.fold import apply
 from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
 from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
 from omium.orchestration.service import roles
-from omium.orchestration.service.reading import Reading, node_views, row_of, run_view
+from omium.orchestration.service.reading import Reading, node_views, row_of, run_view, view_at
 from omium.orchestration.service.views import (
     BranchView,
     Caller,
@@ -513,11 +513,7 @@ class HistoryService(Reading):
             structure = await self.structure(state)
             shown = {one.id: one for one in node_views(state, structure)}
             sides.append((state, structure, instances(structure, state), shown))
-            views.append(
-                run_view(
-                    row_of(state), state=state, counted=[(one.id, one.status, one.reason) for one in shown.values()]
-                )
-            )
+            views.append(view_at(state, structure))
         return await compare(self._ground, views[0], views[1], sides[0], sides[1])
 
     async def run_at(self, caller: Caller, run_id: RunId, at: str | int) -> tuple[RunView, RunState]:
@@ -526,9 +522,8 @@ class HistoryService(Reading):
         roles.check(caller, "run_at")
         row = await self.row(caller, run_id)
         state = await self.store.state(run_id, await find(self.store, row, parse(at, row.id), self.store.state))
-        nodes = node_views(state, await self.structure(state))
-        counted = [(one.id, one.status, one.reason) for one in nodes]
-        return run_view(row_of(state), state=state, nodes=nodes, counted=counted), state
+        structure = await self.structure(state)
+        return view_at(state, structure, node_views(state, structure)), state
 
     async def _checked(self, row: RunRow, seq: Seq) -> Seq:
         return await find(self.store, row, parse(seq, row.id), self.store.state)

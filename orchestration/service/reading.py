@@ -14,7 +14,7 @@ from omium.orchestration.definition.model import WorkflowDef
 from omium.orchestration.definition.plan import parse_plan
 from omium.orchestration.engine.programs import Programs
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.recorded import expansions
+from omium.orchestration.history.recorded import expansions, expected
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, Seq, is_id
 from omium.orchestration.log.events import EventType
 from omium.orchestration.log.rows import RUN_COLUMNS, run_row
@@ -98,6 +98,7 @@ class Reading:
             state=state,
             nodes=nodes,
             counted=counted,
+            ahead=_unbegun(state, structure),
             output=output,
             no_output=no_output,
             approvals=[await self.approval_view(one, row) for one in pending],
@@ -171,10 +172,11 @@ class Reading:
             return min(0.99, row.completed_nodes / len(program.structure().children_of(None))) if program else 0.0
         try:
             state = state or await self.store.state(row.id)
-            counted = _counted(state, await self.structure(state))
+            structure = await self.structure(state)
+            counted, ahead = _counted(state, structure), _unbegun(state, structure)
         except OmiumError:  # a damaged run is listed all the same
             return 0.0
-        share = run_view(row, counted=counted).progress
+        share = run_view(row, counted=counted, ahead=ahead).progress
         if len(self._shares) >= _SHARES:
             self._shares.clear()
         self._shares[row.id] = state.seq, share
@@ -385,14 +387,19 @@ def nodes_of(state: RunState, structure: Structure) -> list[tuple[NodeId, NodeSt
         found.append((node_id, node))
         if node.expansion is None:
             continue
-        definition = structure.node_def(node_id)
-        whole = not node_id.endswith("]") and bool(definition.for_each or definition.repeat)
-        if not whole and ("plan" in node.expansion or definition.kind == "group"):
-            insides: Iterable[NodeId] = structure.children_of(node_id)
+        if _is_expanded(structure, node_id, node):
+            insides: Iterable[NodeId] = expansions(node_id, node.expansion, inside.get(node_id, ()))
         else:
-            insides = expansions(node_id, node.expansion, inside.get(node_id, ()))
+            insides = structure.children_of(node_id)
         todo += [*insides][::-1]
     return found
+
+
+def _is_expanded(structure: Structure, node_id: NodeId, node: NodeState) -> bool:
+    """Whether there are several of a node that has expanded, and not what a plan or a group names."""
+    definition = structure.node_def(node_id)
+    whole = not node_id.endswith("]") and bool(definition.for_each or definition.repeat)
+    return whole or not ("plan" in (node.expansion or {}) or definition.kind == "group")
 
 
 def node_views(state: RunState, structure: Structure) -> list[NodeView]:
@@ -429,6 +436,20 @@ def _counted(state: RunState, structure: Structure) -> list[tuple[str, str, str 
     return [(one, shown_status(state, node).value, node.reason) for one, node in nodes_of(state, structure)]
 
 
+def _unbegun(state: RunState, structure: Structure) -> int:
+    """How many expansions are known of nodes that are under way, and have not come to anything yet."""
+    if all(node.expansion is None for node in state.nodes.values()):
+        return 0
+    found = nodes_of(state, structure)
+    there = {node_id for node_id, _ in found}
+    return sum(
+        one not in there
+        for node_id, node in found
+        if node.expansion is not None and node.status not in NODE_TERMINAL and _is_expanded(structure, node_id, node)
+        for one in expected(node_id, node.expansion)
+    )
+
+
 def was_done(status: str, reason: str | None) -> bool:
     """Whether a node has come to its end by itself, and not because its run or a node before it did."""
     return status in ("completed", "failed") or (status == "skipped" and reason != "upstream_failed")
@@ -440,17 +461,25 @@ def row_of(state: RunState) -> RunRow:
     return RunRow(**{**values, "error": state.error})
 
 
+def view_at(state: RunState, structure: Structure, nodes: Sequence[NodeView] = ()) -> RunView:
+    """The view of a state, whatever its run has come to since."""
+    counted, ahead = _counted(state, structure), _unbegun(state, structure)
+    return run_view(row_of(state), state=state, nodes=nodes, counted=counted, ahead=ahead)
+
+
 def run_view(
     row: RunRow,
     *,
     state: RunState | None = None,
     nodes: Sequence[NodeView] = (),
     counted: Sequence[tuple[str, str, str | None]] = (),
+    ahead: int = 0,
     output: Value = None,
     no_output: str | None = None,
     approvals: Sequence[ApprovalView] = (),
 ) -> RunView:
-    """The view of a row, with what a fold adds to it. `counted`: all nodes with the status that is shown, and why."""
+    """The view of a row, with what a fold adds to it. `counted`: all nodes with the status that is shown, and why;
+    `ahead`: how many more are known to come."""
     counts = Counter(status for _, status, _ in counted)
     done = sum(was_done(status, reason) for _, status, reason in counted)
     whole = row.status == RunStatus.COMPLETED
@@ -485,7 +514,7 @@ def run_view(
         caller_node=row.caller_node,
         session=row.session,
         workspace=state.workspace if state is not None else None,
-        progress=1.0 if whole else done / len(counted) if counted else 0.0,
+        progress=1.0 if whole else done / (len(counted) + ahead) if counted else 0.0,
         counts=dict(counts),
         current=[NodeId(node_id) for node_id, status, _ in counted if status == "running"],
         nodes=nodes,

@@ -287,3 +287,13 @@ async def test_plans_within_plans_and_a_group_in_a_plan(tmp_path: Path) -> None:
     async with world(tmp_path, PLAN) as w:
         view = await w.finished(await w.run("plan", plan))
         assert view.output == {"after": {"again": {"leaf": 5}, "grp": {"n": {"leaf": 5}}}}
+
+
+async def test_progress_counts_the_instances_that_have_not_begun(tmp_path: Path) -> None:
+    flow = fan(", max_parallel: 1", "hold", 'with: {name: "h${{ item }}", value: "${{ item }}"}')
+    async with world(tmp_path, flow) as w:
+        run = await w.run("fan", {"n": 9})
+        await w.entered("h0")
+        (listed,), shown = (await w.core.list_runs(ME)).runs, await w.core.get_run(ME, run)
+        # Of l, f, its nine instances and end, l is done.
+        assert listed.progress == shown.progress == 1 / 12
