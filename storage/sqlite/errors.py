@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -13,8 +14,6 @@ _SAYINGS = (
     ("readonly", "cannot be written", "Check the permissions of the file and of its directory."),
     ("read-only", "cannot be written", "Check the permissions of the file and of its directory."),
     ("permission denied", "cannot be opened: permission denied", "Check who may write to its directory."),
-    ("no space left", "has no room: the disk is full", "Free some space; what was acknowledged is safe."),
-    ("full", "has no room: the disk is full", "Free some space; what was acknowledged is safe."),
     ("disk i/o error", "cannot be read or written: the disk reports an error", "Check the disk."),
     ("malformed", "is damaged", "Run `omium verify`, then restore the last backup."),
     ("not a database", "is not an Omium database", "Point OMIUM_DATABASE at another file."),
@@ -22,6 +21,21 @@ _SAYINGS = (
     ("no such column", "is not whole: a column is missing", "Was it replaced by another one? Restore the last backup."),
     ("unable to open", "cannot be opened", "Check that its directory exists and may be written."),
 )
+
+
+def _without_room(error: BaseException, path: Path) -> OmiumError:
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:  # its directory is no more, or never came to be
+        free = 0
+    return OmiumError(
+        "storage_unavailable",
+        f"the database {path} has no room: the disk is full ({free // 1024} KiB are free).",
+        f"Free some space on the disk of {path.parent}; what was acknowledged is safe.",
+        cause=str(error),
+        path=str(path),
+        free_bytes=free,
+    )
 
 
 def translated(error: BaseException, path: Path) -> BaseException:
@@ -32,6 +46,8 @@ def translated(error: BaseException, path: Path) -> BaseException:
         return OmiumError("invalid_value", f"a number cannot be stored: {error}.", "Integers have 64 bits.")
     if isinstance(error, sqlite3.Error | OSError):
         text = str(error).lower()
+        if "no space left" in text or "full" in text:
+            return _without_room(error, path)
         for sign, problem, hint in _SAYINGS:
             if sign in text:
                 data = {"cause": str(error), **({"gone": True} if sign.startswith("no such") else {})}

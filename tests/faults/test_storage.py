@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import sqlite3
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -22,6 +24,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.ports import Damage, NewBlob, RunQuery
 from omium.orchestration.values import encode
 from omium.storage import maintenance as m
+from omium.storage.sqlite import store as opening
 from omium.storage.sqlite import writer as writing
 from omium.storage.sqlite.store import SqliteStore
 from tests.storage_histories import Life
@@ -77,7 +80,7 @@ async def test_a_full_database_refuses_and_goes_on_when_there_is_room(store: Sql
     error = await refused(
         "storage_unavailable", life.do(busy, c.Signal("s", value.digest, value.size), blobs=[NewBlob(value)])
     )
-    assert "full" in error.message
+    assert "full" in error.message and str(store.path) in error.message and error.data["free_bytes"] > 0
     assert await store.state(busy) == before
     assert await store.value((await store.state(run_id)).output or Digest("")) == {"result of": run_id}
     await store.job(lambda db: db.execute("PRAGMA max_page_count = 1000000") and None)
@@ -139,6 +142,22 @@ async def test_files_that_cannot_grow_lose_nothing_that_was_acknowledged(tmp_pat
     with anyio.fail_after(120):
         done = await anyio.run_process(command, cwd=Path(__file__).parents[2], check=False)
     assert done.stdout == b"sound\n", done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "reported", [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, "No space left on device")]
+)
+async def test_a_disk_that_is_full_at_the_start_is_named_with_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: Exception
+) -> None:
+    def full(_: Path) -> None:
+        raise reported
+
+    monkeypatch.setattr(opening, "migrate_sqlite", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 * 1024))
+    error = await refused("storage_unavailable", SqliteStore.open(tmp_path / "omium.db"))
+    assert f"{tmp_path / 'omium.db'} has no room: the disk is full (3 KiB are free)" in error.message
+    assert str(tmp_path) in error.hint
 
 
 async def test_maintenance_on_a_full_disk_is_refused_and_harms_nothing(store: SqliteStore, tmp_path: Path) -> None:
