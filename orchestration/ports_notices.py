@@ -49,8 +49,10 @@ class Unannounced:
 class Outbox(Protocol):
     """Part of the store. Each method may raise OmiumError("storage_unavailable"), and then nothing was changed."""
 
-    async def endpoint_since(self, project: ProjectId, endpoint: str, now_us: int) -> int:
-        """Since when the endpoint is known: now, if it was not. It is told of nothing that happened before."""
+    async def endpoint_since(self, project: ProjectId, endpoint: str) -> int:
+        """Have the endpoint be known. It is told of nothing that happened before: all runs that there are then count as
+        looked at. No time would do, since clocks are set back. 0, but for endpoints that earlier versions have known
+        since a time: that."""
 
     async def unannounced(self, project: ProjectId, endpoint: str, since_us: int, limit: int) -> list[Unannounced]:
         """Runs that changed at `since_us` or later, and were not looked at since; at most `limit`."""

@@ -79,7 +79,7 @@ class Carrier:
 
     async def _since_of(self, name: str) -> int:
         if name not in self._since:
-            self._since[name] = await self._store.endpoint_since(self._project, name, self._clock.now_us())
+            self._since[name] = await self._store.endpoint_since(self._project, name)
         return self._since[name]
 
     async def _announce(self, endpoint: Endpoint, since: int, runs: Sequence[Unannounced]) -> int:

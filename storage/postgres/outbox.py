@@ -13,8 +13,9 @@ from omium.storage.postgres.writer import Writer
 
 # Names of tables and columns come from this package only; values are always bound.
 _SINCE: Final = (
-    "WITH fresh AS (INSERT INTO endpoints (project, endpoint, since) VALUES ($1, $2, $3)"
-    " ON CONFLICT DO NOTHING RETURNING since)"
+    "WITH fresh AS (INSERT INTO endpoints (project, endpoint, since) VALUES ($1, $2, 0)"
+    " ON CONFLICT DO NOTHING RETURNING since), passed AS (INSERT INTO announced (run_id, endpoint, seq)"
+    " SELECT r.id, $2, r.seq FROM runs r, fresh WHERE r.project = $1 ON CONFLICT DO NOTHING)"
     " SELECT since FROM fresh UNION ALL SELECT since FROM endpoints WHERE project = $1 AND endpoint = $2 LIMIT 1"
 )
 _PUT: Final = (
@@ -46,13 +47,13 @@ class PostgresOutbox(OutboxReads):
 
     _writer: Writer
 
-    async def endpoint_since(self, project: ProjectId, endpoint: str, now_us: int) -> int:
-        row = (project, endpoint, now_us)
+    async def endpoint_since(self, project: ProjectId, endpoint: str) -> int:
+        row = (project, endpoint)
         for _ in range(2):  # somebody who inserts it at this very moment is seen the second time
             found = await self._writer.job(_SINCE, row, lambda rows: int(rows[0][0]) if rows else None, quiet=True)
             if found is not None:
                 return found
-        return now_us
+        return 0
 
     async def announce(self, endpoint: str, notices: Sequence[NoticeRow], seen: Mapping[RunId, Seq]) -> None:
         rows = [astuple(notice) for notice in notices]

@@ -19,6 +19,9 @@ _SEEN: Final = (
     "INSERT INTO announced (run_id, endpoint, seq) VALUES (?, ?, ?)"
     " ON CONFLICT (run_id, endpoint) DO UPDATE SET seq = max(seq, excluded.seq)"
 )
+_PASSED: Final = (
+    "INSERT INTO announced (run_id, endpoint, seq) SELECT id, ?, seq FROM runs WHERE project = ? ON CONFLICT DO NOTHING"
+)
 _TAKE: Final = (
     "UPDATE notices SET attempts = attempts + 1, due_at = ?1 WHERE id IN (SELECT id FROM notices"  # noqa: S608
     " WHERE project = ?2 AND endpoint = ?3 AND status = 'waiting' AND due_at <= ?4 ORDER BY due_at, id LIMIT ?5)"
@@ -40,9 +43,11 @@ class SqliteOutbox(OutboxReads):
     async def job(self, work: Callable[[sqlite3.Connection], T], about: Sequence[RunId] | None = None) -> T:
         raise AssertionError("the store writes")
 
-    async def endpoint_since(self, project: ProjectId, endpoint: str, now_us: int) -> int:
+    async def endpoint_since(self, project: ProjectId, endpoint: str) -> int:
         def work(db: sqlite3.Connection) -> int:
-            db.execute("INSERT INTO endpoints VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (project, endpoint, now_us))
+            fresh = "INSERT INTO endpoints VALUES (?, ?, 0) ON CONFLICT DO NOTHING"
+            if db.execute(fresh, (project, endpoint)).rowcount:
+                db.execute(_PASSED, (endpoint, project))
             found = "SELECT since FROM endpoints WHERE project = ? AND endpoint = ?"
             return int(db.execute(found, (project, endpoint)).fetchone()[0])
 

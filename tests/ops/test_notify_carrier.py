@@ -180,6 +180,19 @@ async def test_what_happened_before_the_endpoint_was_named_is_not_told(store: Sq
         assert receiver.received == []
 
 
+async def test_what_happens_after_the_clock_was_set_back_is_told(store: SqliteStore) -> None:
+    async with receiving() as receiver:
+        await asked(store)  # before the endpoint is named, though at a later time than what it is to hear of
+        carrying = carrier(store, hook(receiver.url))
+        await carrying.look()
+        clock_of(store).advance(-3_600)
+        run = await asked(store)
+        await carrying.once()
+        assert [(one.json["type"], one.json["data"]["run"]["id"]) for one in receiver.received] == [
+            ("approval.requested", run.id)
+        ]
+
+
 async def test_nothing_is_lost_when_the_process_dies_between_the_event_and_the_look(
     store: SqliteStore, tmp_path: Path
 ) -> None:

@@ -24,13 +24,18 @@ def notice(run: Run, seq: int = 1, endpoint: str = "ops", due: int = 0) -> Notic
     return NoticeRow(new_id("ntc"), P, endpoint, run.id, Seq(seq), "run.paused", "waiting", 0, due, 0)
 
 
-async def test_an_endpoint_is_known_since_it_was_first_named(database: Database) -> None:
+async def test_what_was_there_when_an_endpoint_was_first_named_counts_as_looked_at(database: Database) -> None:
     store = await database.open()
-    assert await store.endpoint_since(P, "ops", 5) == 5
-    assert await store.endpoint_since(P, "ops", 9) == 5
-    assert await store.endpoint_since(ProjectId("q"), "ops", 9) == 9
+    run = await executing(store)
+    assert await store.endpoint_since(ProjectId("q"), "ops") == 0
+    assert len(await store.unannounced(P, "ops", 0, 10)) == 1
+    assert await store.endpoint_since(P, "ops") == 0
+    assert await store.unannounced(P, "ops", 0, 10) == []
+    await store.write(Write(run.id, [PauseRun()], USER))
     await store.close()
-    assert await (await database.open()).endpoint_since(P, "ops", 11) == 5
+    again = await database.open()
+    assert await again.endpoint_since(P, "ops") == 0  # that it is named again passes nothing
+    assert [one.run_id for one in await again.unannounced(P, "ops", 0, 10)] == [run.id]
 
 
 async def test_what_was_not_looked_at_is_found_whoever_wrote_it(database: Database) -> None:
