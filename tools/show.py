@@ -84,7 +84,9 @@ def listed_run(run: RunView) -> ListedRun:
 
 
 def _parent(run: RunView) -> str | None:
-    return f"{run.parent_run}@{run.parent_seq}" if run.parent_run is not None else None
+    if run.parent_run is None:
+        return None
+    return f"{run.parent_run}@{run.parent_seq}{f' before:{run.parent_before}' if run.parent_before else ''}"
 
 
 def run_state(run: RunView) -> RunState:

@@ -210,7 +210,7 @@ async def create(
         title=fork.parent.title,
         priority=fork.parent.priority,
         deadline_at=None if deadline is None else ground.clock.now_us() + (deadline - fork.created.at),
-        parent={"run": fork.parent.id, "seq": fork.at},
+        parent={"run": fork.parent.id, "seq": fork.at, **({"before": fork.reset[0]} if fork.reset else {})},
         reset=reset,
         reset_nodes=fork.reset,
         tree=fork.tree,

@@ -16,8 +16,8 @@ from omium.orchestration.records import record
 
 @record
 class CreateRun:
-    """The first command of a log. `parent` makes it a branch: `{"run", "seq"}`; `reset` names what the branch does not
-    take over from there (digest of a list of node ids, with the list itself in `reset_nodes`; the first is the node
+    """The first command of a log. `parent` makes it a branch: `{"run", "seq", "before"?}`; `reset` names what it does
+    not take over from there (digest of a list of node ids, with the list itself in `reset_nodes`; the first is the node
     that is played again), and `tree` the files that it begins with, where they are not those of the position."""
 
     definition: Digest

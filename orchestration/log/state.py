@@ -191,7 +191,7 @@ class RunState:
     output: Digest | None = None
     error: dict[str, Any] | None = None
     reason: str | None = None
-    parent: dict[str, Any] | None = None  # branch: {"run", "seq"}
+    parent: dict[str, Any] | None = None  # branch: {"run", "seq", "before"?: the node that it begins with}
     branches: dict[str, str] = field(default_factory=dict)  # branches that were made of this run: name -> run
     branched: int = 0  # position of the last note of a branch
     erased: int = 0  # position where content was last erased

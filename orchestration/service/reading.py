@@ -507,6 +507,7 @@ def run_view(
         no_output=no_output,
         parent_run=row.parent_run,
         parent_seq=row.parent_seq,
+        parent_before=(state.parent or {}).get("before") if state is not None else None,
         branch=row.branch,
         hypothesis=row.hypothesis,
         closed=row.closed,

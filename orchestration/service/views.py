@@ -150,6 +150,7 @@ class RunView:
     no_output: str | None = None  # why what it has given is not there
     parent_run: RunId | None = None
     parent_seq: Seq | None = None
+    parent_before: NodeId | None = None  # of a branch before a node: that; not in lists
     branch: str | None = None
     hypothesis: str | None = None
     closed: str | None = None

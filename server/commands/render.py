@@ -64,7 +64,8 @@ def run_table(console: Console, runs: Sequence[RunView]) -> None:
 
 def show_run(console: Console, run: RunView, files: Path | None = None) -> None:
     """A run with its nodes, its failure first, its questions, and what to do next. files: where its files lie here."""
-    origin = f"{run.parent_run}@{run.parent_seq}" if run.parent_run else None
+    before = f" before {run.parent_before}" if run.parent_before else ""
+    origin = f"{run.parent_run}@{run.parent_seq}{before}" if run.parent_run else None
     console.fields(
         [
             ("run", run.id),

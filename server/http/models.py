@@ -208,6 +208,7 @@ class Run(Shown):
     no_output: str | None = Field(description="Why what it has given is not there")
     parent_run: str | None
     parent_seq: int | None
+    parent_before: str | None = Field(description="Of a branch before a node: that node; not in lists")
     branch: str | None
     hypothesis: str | None
     closed: str | None

@@ -75,6 +75,8 @@ async def test_a_branch_before_a_node_keeps_its_siblings(tmp_path: Path) -> None
         hand = await by_hand(core, DIAMOND, {"x": 1})
         await hand.run("top", "left", "right", "end")
         made = await core.branch(ME, hand.run_id, "before:left", name="b")
+        shown = await core.get_run(ME, made.run.id)
+        assert (made.run.parent_before, shown.parent_before, shown.parent_run) == ("left", "left", hand.run_id)
         assert made.reset == ("end", "left")
         assert set((await core.store.state(made.run.id)).nodes) == {"top", "right"}
 
