@@ -140,10 +140,8 @@ class Execution:
     # --- turns ----------------------------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
-        """Before a turn, which is part of `_busy` from its beginning to `_leave`."""
         while not self._open:
-            if self._opened is None:
-                self._opened = anyio.Event()
+            self._opened = self._opened or anyio.Event()
             await self._opened.wait()
 
     def _leave(self) -> None:
@@ -367,8 +365,7 @@ class Execution:
     def drop_attempt(self, node_id: NodeId) -> None:
         """Forget an attempt and free its slots."""
         self.attempts.pop(node_id, None)
-        ticket = self.tickets.pop(node_id, None)
-        if ticket is not None:
+        if (ticket := self.tickets.pop(node_id, None)) is not None:
             self.engine.queue.drop(ticket)
 
     # --- building again -------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ async def controls(invocation: Invocation) -> int:
     from omium.storage.maintenance import Tables, evidence, keeper
 
     config = configuration(invocation)
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         keeping, scope = keeper(core.store), await _scope(core, caller, None)
 
         def broken(tables: Tables) -> int:

@@ -25,7 +25,7 @@ async def decisions(invocation: Invocation, run: str | None, denied: bool, limit
     from omium.server.commands.render import identifier, when
 
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         run_id = await core.find_run(caller, run) if run else None
         found = await core.decisions(caller, run_id=run_id, effects=("deny",) if denied else (), limit=limit)
     if console.json:
@@ -61,7 +61,7 @@ def _why(reason: str | None, shadow: str | None) -> str | None:
 async def budgets(invocation: Invocation, past: bool) -> None:
     """List what calls have cost by budget. Beside it stands how much each still allows."""
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         found = [one for one in await core.budgets(caller) if past or one.present]
     if console.json:
         console.view(found)

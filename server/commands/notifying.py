@@ -32,7 +32,7 @@ async def list_(invocation: Invocation, status: NoticeStatus | None, endpoint: s
 
     console = invocation.console
     config = configuration(invocation, definitions=False)
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         found = await core.store.notices(caller.project, status=status, endpoint=endpoint, limit=limit)
     if console.json:
         console.view(found)
@@ -71,7 +71,7 @@ async def retry(invocation: Invocation, notices: tuple[str, ...], every: bool) -
         raise click.UsageError("Name the notices, or say --all.")
     console = invocation.console
     config = configuration(invocation)
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, lists=True) as (core, caller):
         again = await core.store.retry_notices(caller.project, None if every else notices, core.clock.now_us())
         if not again and not every:
             raise OmiumError("not_found", "none of these is a dead notice.", "omium notify list --status dead")

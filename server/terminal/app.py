@@ -121,12 +121,14 @@ class Top(App[None]):
     async def look(self) -> bool:
         """Read and draw everything; False if it could not be read, which is said where the counts stand."""
         try:
-            lines = await self.board.look()
+            lines, self._trouble = await self.board.look(), ""
         except OmiumError as error:
-            self._trouble = error.message
+            lines, self._trouble = None, error.message
+        if not self.is_running:  # it was left meanwhile, and nothing is there to draw on
+            return False
+        if lines is None:
             self._draw_status()
             return False
-        self._trouble = ""
         self.query_one(LogPane).take(lines)
         self._draw()
         for screen in self.screen_stack:
@@ -140,6 +142,8 @@ class Top(App[None]):
             await self.board.look_around()
         except OmiumError as error:
             self._trouble = error.message
+        if not self.is_running:
+            return
         self._draw()
         for screen in self.screen_stack:
             if isinstance(screen, RunScreen):

@@ -32,6 +32,8 @@ def test_a_run_is_no_approval_but_leads_to_its_own(project: Place) -> None:
 
 
 def test_nothing_that_waits_is_said_so(project: Place) -> None:
+    assert "there is no database" in project.call("approve", "last").stderr
+    project.json("run", "hello", "--input", "name=ada")
     refused = project.call("approve", "last")
     assert refused.exit_code == 4
     assert "nothing waits" in refused.stderr
