@@ -190,6 +190,6 @@ async def test_many_at_once_and_all_of_them_interrupted(tmp_path: Path, count: i
             async with anyio.create_task_group() as tasks:
                 for node in nodes:
                     tasks.start_soon(interrupted, node)
-    assert sorted(results) == sorted(f"number-{number}" for number in range(count))
+    assert sorted(results) == sorted(f"number-{number}" for number in range(count)), results
     assert not [process for node in nodes for process in processes_of(node)]
     assert psutil.Process().num_fds() < 200
