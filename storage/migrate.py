@@ -3,7 +3,8 @@
 Three cases, cheapest first. A database that is current costs one read through the plain driver. An empty one is
 created from `schema` and stamped, in one transaction. An older one is migrated by Alembic in one transaction (on SQLite
 after a backup), and a step that fails leaves it as it was. Whoever finds another process at it waits, looks again and
-finds nothing left to do.
+finds nothing left to do. A worker of the version before would fail at tables that are no longer as it knows them, and
+keep the runs that it owns to itself meanwhile: as long as one gives signs of life, nothing is migrated.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, create_engine
 from sqlalchemy.exc import DBAPIError
@@ -26,9 +28,15 @@ from omium.orchestration.errors import OmiumError
 from omium.storage.schema import metadata
 from omium.storage.sqlite.errors import translated
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 _log = logging.getLogger(__name__)
 
 _PATIENCE_S: Final = 120  # how long to wait for another process that migrates
+_SIGN_OF_LIFE_S: Final = 7.0  # a worker gives one every 5 s
+_LOOK_S: Final = 0.5
+_BEATS: Final = "SELECT id, beat, host, pid FROM workers"
 _POSTGRES: Final = "in PostgreSQL"
 _POSTGRES_LOCK: Final = 0x6F6D69756D  # of the advisory lock that migrations hold: "omium"
 _KEPT: Final = ("events", "project_events", "runs", "blobs")  # no migration may gain or lose rows of these
@@ -71,6 +79,8 @@ def migrate_sqlite(path: Path, history: History = HISTORY) -> None:
             if found == history.head:
                 return
             _refuse_newer(found, history, path.name)
+            if found is not None:
+                _wait_for_workers(db, path, history)
             if found is None:
                 # The mode is a property of the file and cannot change inside a transaction.
                 db.execute("PRAGMA journal_mode = WAL")
@@ -84,6 +94,17 @@ def migrate_sqlite(path: Path, history: History = HISTORY) -> None:
                         db.execute("ROLLBACK")
     except (sqlite3.Error, OSError) as error:
         raise translated(error, path) from error
+
+
+def _wait_for_workers(db: sqlite3.Connection, path: Path, history: History) -> None:
+    """Raises when a worker lives; those that are gone have left their rows."""
+    before = _beats(db.execute(_BEATS).fetchall())
+    for _ in range(int(_SIGN_OF_LIFE_S / _LOOK_S) if before else 0):
+        time.sleep(_LOOK_S)
+        found = _sqlite_version(db, path)
+        if found == history.head:
+            return  # another process was faster, and its worker may live
+        _refuse_living(before, _beats(db.execute(_BEATS).fetchall()), found, path.name)
 
 
 def _migrate_locked(db: sqlite3.Connection, connection: Connection, path: Path, history: History) -> None:
@@ -185,6 +206,8 @@ async def migrate_postgres(url: str, history: History = HISTORY) -> None:
         if found == history.head:
             return
         _refuse_newer(found, history, _POSTGRES)
+        if found is not None:
+            await _wait_for_workers_in_postgres(engine, history)
         async with engine.begin() as connection:
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
             await connection.run_sync(_migrate_postgres_locked, history)
@@ -194,6 +217,24 @@ async def migrate_postgres(url: str, history: History = HISTORY) -> None:
         raise translated_postgres(error) from error
     finally:
         await engine.dispose()
+
+
+async def _wait_for_workers_in_postgres(engine: AsyncEngine, history: History) -> None:
+    """See `_wait_for_workers`."""
+    import anyio
+
+    async def look() -> tuple[str | None, Mapping[str, _Beat]]:
+        async with engine.connect() as connection:
+            rows = await connection.exec_driver_sql(_BEATS)
+            return await connection.run_sync(_postgres_version), _beats(rows.all())
+
+    _, before = await look()
+    for _ in range(int(_SIGN_OF_LIFE_S / _LOOK_S) if before else 0):
+        await anyio.sleep(_LOOK_S)
+        found, now = await look()
+        if found == history.head:
+            return
+        _refuse_living(before, now, found, _POSTGRES)
 
 
 def _migrate_postgres_locked(connection: Connection, history: History) -> None:
@@ -265,6 +306,24 @@ def _refuse_newer(found: str | None, history: History, name: str) -> None:
             "Upgrade omium-mcp to the version that wrote it, or restore the backup from before.",
             found=found,
             known=history.head,
+        )
+
+
+_Beat: TypeAlias = tuple[int, str]  # and where the worker is
+
+
+def _beats(rows: Iterable[Any]) -> dict[str, _Beat]:
+    return {row[0]: (row[1], f"process {row[3]} on {str(row[2]).partition('/')[0]}") for row in rows}
+
+
+def _refuse_living(before: Mapping[str, _Beat], now: Mapping[str, _Beat], found: str | None, name: str) -> None:
+    living = [now[one][1] for one in before if one in now and now[one][0] != before[one][0]]
+    if living:
+        raise OmiumError(
+            "storage_unavailable",
+            f"the database {name} has schema {found}, and {', '.join(sorted(living))} works on it as that.",
+            "Stop what works there (a server that a client has started ends with that client), then try again.",
+            workers=len(living),
         )
 
 

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from omium.orchestration.errors import OmiumError
 
+_REPLACED = (
+    "If a newer version of omium-mcp has migrated it meanwhile, start this program anew. If it was emptied or replaced,"
+    " restore the last backup."
+)
+_NO_ROOM = ("no space left", "database or disk is full")
 _SAYINGS = (
     ("locked", "is locked by another program", "Close the program that holds it, or try again."),
     ("busy", "is locked by another program", "Close the program that holds it, or try again."),
@@ -17,8 +22,8 @@ _SAYINGS = (
     ("disk i/o error", "cannot be read or written: the disk reports an error", "Check the disk."),
     ("malformed", "is damaged", "Run `omium verify`, then restore the last backup."),
     ("not a database", "is not an Omium database", "Point OMIUM_DATABASE at another file."),
-    ("no such table", "is not whole: a table is missing", "Was it emptied or replaced? Restore the last backup."),
-    ("no such column", "is not whole: a column is missing", "Was it replaced by another one? Restore the last backup."),
+    ("no such table", "is not whole: a table is missing", _REPLACED),
+    ("no such column", "is not whole: a column is missing", _REPLACED),
     ("unable to open", "cannot be opened", "Check that its directory exists and may be written."),
 )
 
@@ -46,7 +51,7 @@ def translated(error: BaseException, path: Path) -> BaseException:
         return OmiumError("invalid_value", f"a number cannot be stored: {error}.", "Integers have 64 bits.")
     if isinstance(error, sqlite3.Error | OSError):
         text = str(error).lower()
-        if "no space left" in text or "full" in text:
+        if any(sign in text for sign in _NO_ROOM):
             return _without_room(error, path)
         for sign, problem, hint in _SAYINGS:
             if sign in text:

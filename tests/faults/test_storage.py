@@ -26,6 +26,7 @@ from omium.orchestration.values import encode
 from omium.storage import maintenance as m
 from omium.storage.sqlite import store as opening
 from omium.storage.sqlite import writer as writing
+from omium.storage.sqlite.errors import translated
 from omium.storage.sqlite.store import SqliteStore
 from tests.storage_histories import Life
 
@@ -158,6 +159,13 @@ async def test_a_disk_that_is_full_at_the_start_is_named_with_what_is_left(
     error = await refused("storage_unavailable", SqliteStore.open(tmp_path / "omium.db"))
     assert f"{tmp_path / 'omium.db'} has no room: the disk is full (3 KiB are free)" in error.message
     assert str(tmp_path) in error.hint
+
+
+def test_a_name_that_says_full_makes_no_full_disk() -> None:
+    told = translated(
+        PermissionError(13, "Permission denied", "/srv/fulltext/omium.db"), Path("/srv/fulltext/omium.db")
+    )
+    assert isinstance(told, OmiumError) and "permission denied" in told.message
 
 
 async def test_maintenance_on_a_full_disk_is_refused_and_harms_nothing(store: SqliteStore, tmp_path: Path) -> None:

@@ -190,6 +190,77 @@ async def test_the_second_version_in_postgres(postgres_url: str) -> None:
     assert await query(postgres_url, "SELECT to_regclass('nodes')::text") == [(None,)]
 
 
+WORKER = "INSERT INTO workers VALUES ('w', 'desk/7f', 'b', 4711, 1.0, 5, {})"
+BEATS = "UPDATE workers SET beat = beat + 1"
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_nothing_is_migrated_while_a_worker_of_before_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path, History(HISTORY.folder, "0004"))
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute(WORKER.format("x'5b5d'"))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if lives and sum(slept) > 4:
+            db.execute(BEATS)
+
+    monkeypatch.setattr("omium.storage.migrate.time.sleep", sleep)
+    if lives:
+        with pytest.raises(OmiumError) as refusal:
+            migrate_sqlite(path)
+        assert "process 4711 on desk works on it" in refusal.value.message and "Stop" in refusal.value.hint
+    else:
+        migrate_sqlite(path)
+    assert version(path) == ("0004" if lives else "0005")
+    assert 4 < sum(slept) < 8
+    db.close()
+
+
+def test_who_was_faster_with_a_migration_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path, History(HISTORY.folder, "0004"))
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute(WORKER.format("x'5b5d'"))
+
+    def sleep(seconds: float) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr("omium.storage.migrate._SIGN_OF_LIFE_S", 0.0)
+        migrate_sqlite(path)
+        db.execute(BEATS)
+
+    monkeypatch.setattr("omium.storage.migrate.time.sleep", sleep)
+    migrate_sqlite(path)
+    assert version(path) == "0005"
+    db.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lives", [True, False])
+async def test_nothing_is_migrated_in_postgres_either(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    await migrate_postgres(postgres_url, History(HISTORY.folder, "0004"))
+    await query(postgres_url, WORKER.format("'[]'"))
+
+    async def sleep(seconds: float) -> None:
+        if lives:
+            await query(postgres_url, BEATS)
+
+    monkeypatch.setattr("anyio.sleep", sleep)
+    if lives:
+        with pytest.raises(OmiumError, match="process 4711 on desk"):
+            await migrate_postgres(postgres_url)
+    else:
+        await migrate_postgres(postgres_url)
+    expected = "0004" if lives else "0005"
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [(expected,)]
+
+
 @pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0006', '0005'\ndef upgrade(): 1 / 0\n"])
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
     path = tmp_path / "omium.db"
