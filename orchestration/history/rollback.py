@@ -116,7 +116,7 @@ def _notes(deeds: list[Deed]) -> tuple[str, ...]:
     left = [deed for deed in deeds if not _gone(deed)]
     if not left:
         return ()
-    why = "nothing is declared that undoes them, or it is unknown whether they happened"
+    why = "nothing is declared that undoes them, or it is unknown whether they or their undoing happened"
     return (f"{len(left)} effect(s) stay as they are: {why}.",)
 
 

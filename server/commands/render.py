@@ -294,19 +294,19 @@ def show_plan(console: Console, plan: PlanView) -> None:
     if plan.repeated_effects:
         console.text("These calls have happened, or may have, and would happen again:")
         console.table(
-            ("node", "call", "kind", "outcome"), [(e.node, e.what, e.kind, _outcome(e)) for e in plan.repeated_effects]
+            ("node", "call", "kind", "outcome"), [(e.node, e.what, e.kind, _standing(e)) for e in plan.repeated_effects]
         )
     if plan.undone_effects:
         console.text("These calls have happened after that position and are undone:")
         console.table(
             ("node", "call", "kind", "outcome", "undone by"),
-            [(e.node, e.what, e.kind, _outcome(e), e.compensate) for e in plan.undone_effects],
+            [(e.node, e.what, e.kind, _standing(e), e.compensate) for e in plan.undone_effects],
         )
     if plan.not_undone_effects:
         console.text("These calls have happened after that position and stay as they are:")
         console.table(
             ("node", "call", "kind", "outcome"),
-            [(e.node, e.what, e.kind, _outcome(e)) for e in plan.not_undone_effects],
+            [(e.node, e.what, e.kind, _standing(e)) for e in plan.not_undone_effects],
         )
     for note in plan.notes:
         console.text(safe(note))
@@ -322,6 +322,12 @@ def effect_table(console: Console, effects: Sequence[EffectView]) -> None:
 
 def _outcome(effect: EffectView) -> str:
     return effect.outcome or "unknown"
+
+
+def _standing(effect: EffectView) -> str:
+    """Its outcome, and how far undoing it has come."""
+    undone = {"done": "undone already", "failed": "undoing it failed", "unknown": "whether it was undone is unknown"}
+    return ", ".join(one for one in (_outcome(effect), undone.get(effect.compensated or "")) if one)
 
 
 def files_listed(files: Sequence[Mapping[str, Any]]) -> str:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omium.orchestration.ids import NodeId, Principal, RunId, Seq
-from omium.orchestration.service.views import CheckpointView, EventView
+from omium.orchestration.ids import NodeId, PlanToken, Principal, RunId, Seq
+from omium.orchestration.service.views import CheckpointView, EffectView, EventView, PlanView
 from omium.server.commands.console import Console, age, duration, many, money, safe, short
-from omium.server.commands.render import files_listed
+from omium.server.commands.render import files_listed, show_plan
 from omium.server.commands.wire import as_json, json_text, rfc3339, value_as_json
 from tests.cli.harness import HOSTILE
 
@@ -163,3 +163,18 @@ def test_what_a_repository_keeps_for_itself_does_not_crowd_out_the_files() -> No
     assert files_listed([*inner, *own]) == "modified notes.md, added .gitignore, 20 in .git"
     assert files_listed([{"status": "added", "path": "sub/.git/HEAD"}]) == "1 in .git"
     assert files_listed(own[:1]) == "modified notes.md" and files_listed([]) == ""
+
+
+def test_a_plan_says_how_far_the_undoing_of_each_call_has_come(capsys: pytest.CaptureFixture[str]) -> None:
+    def call(name: str, compensated: str | None) -> EffectView:
+        return EffectView(NodeId("a"), name, name, "function", "done", "undo", compensated)
+
+    effects = [call("mail", None), call("order", "done"), call("invoice", "unknown")]
+    plan = PlanView(
+        PlanToken("plan_1"), 0, "rollback", RunId("run_1"), Seq(1), [], [], [], [], effects[:2], effects[2:], [], 0.0, 0, 0
+    )  # fmt: skip
+    show_plan(Console(), plan)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any("mail function done undo" in line for line in lines)
+    assert any("order function done, undone already undo" in line for line in lines)
+    assert any("invoice function done, whether it was undone is unknown" in line for line in lines)

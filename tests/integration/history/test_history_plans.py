@@ -127,7 +127,7 @@ async def test_a_rollback_that_would_call_compensations_wants_a_plan(tmp_path: P
         assert [(one.node, one.call) for one in plan.undone_effects] == [("b", ""), ("c", "mail")]
         assert [(one.node, one.call) for one in plan.not_undone_effects] == [("c", "look")]
         assert plan.notes == ("1 effect(s) stay as they are: nothing is declared that undoes them, or it is unknown"
-                              " whether they happened.",)  # fmt: skip
+                              " whether they or their undoing happened.",)  # fmt: skip
         done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
         assert undone == ["mail", ""]
         assert [one.call for one in done.not_undone] == ["look"]
