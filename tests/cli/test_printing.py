@@ -171,7 +171,8 @@ def test_a_plan_says_how_far_the_undoing_of_each_call_has_come(capsys: pytest.Ca
 
     effects = [call("mail", None), call("order", "done"), call("invoice", "unknown")]
     plan = PlanView(
-        PlanToken("plan_1"), 0, "rollback", RunId("run_1"), Seq(1), [], [], [], [], effects[:2], effects[2:], [], 0.0, 0, 0
+        PlanToken("plan_1"), 0, "rollback", RunId("run_1"), Seq(1), [], [], [], [],
+        effects[:2], effects[2:], [], 0.0, 0, 0,
     )  # fmt: skip
     show_plan(Console(), plan)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -140,6 +140,33 @@ async def some_events(core: Core, runs: list[RunId], count: int, process: subpro
 
 
 @pytest.mark.anyio
+async def test_a_kill_between_a_rollback_and_its_undoing(tmp_path: Path, database: str) -> None:
+    """A person takes back a run that works; whoever owns it next undoes, once, what the dead owner had not."""
+    directory = write_victims(tmp_path / "project")
+    config = load_config(directory, environment(directory, database))
+    async with open_omium(config, engine=False) as core:
+        witness = Witness(core)
+        run_id = (await core.run_workflow(CALLER, "busy")).id
+        with worker(directory, database, "rollback.written:1") as process, anyio.fail_after(60):
+            while not any(line["node"] == "linger" for line in trace(directory)):
+                await anyio.sleep(0.01)  # real time: as below
+            plan = await core.preview_rollback(CALLER, run_id, "start")
+            await core.rollback(CALLER, run_id, "start", plan_token=plan.plan_token)
+            while process.poll() is None:
+                await anyio.sleep(0.01)
+        assert process.returncode == -signal.SIGKILL
+        await witness.look()
+        assert (await core.store.state(run_id)).undoing is not None
+        with worker(directory, database), anyio.fail_after(60):
+            while (await core.store.state(run_id)).undoing is not None:
+                await anyio.sleep(0.01)
+        await witness.look()
+        assert [line["what"] for line in trace(directory)].count("undone") == 1
+        assert (await core.get_run(CALLER, run_id)).status == "paused"
+        await conclude(core, directory, witness)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "point",
     [

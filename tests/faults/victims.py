@@ -59,7 +59,13 @@ async def fragile(ctx):
         raise ConnectionError("refused")
 
 
+async def linger(ctx):
+    note(ctx, "begin")
+    await asyncio.sleep(600)
+
+
 async def unpay(ctx, **told):
+    note(ctx, "undone")
     await asyncio.sleep(0.002)
 
 
@@ -81,6 +87,7 @@ functions:
   write: {ref: "victims_work:write", host: async}
   slow: {ref: "victims_work:slow", host: process}
   fragile: {ref: "victims_work:fragile", host: async}
+  linger: {ref: "victims_work:linger", host: async}
   unpay: {ref: "victims_work:unpay", host: async}
 limits: {processes: 2}
 """
@@ -135,12 +142,26 @@ nodes:
 """
 
 
+BUSY = """
+name: busy
+nodes:
+  - {id: pay, kind: function, use: work, compensate: unpay}
+  - {id: linger, kind: function, use: linger, needs: pay}
+"""
+
+
 def write_victims(directory: Path) -> Path:
     """The project on disk; gives its directory."""
     (directory / "workflows").mkdir(parents=True)
     (directory / "omium.yaml").write_text(PROJECT)
     (directory / "victims_work.py").write_text(FUNCTIONS)
-    for name, text in (("steady", STEADY), ("inner", INNER), ("asking", ASKING), ("stubborn", STUBBORN)):
+    for name, text in (
+        ("steady", STEADY),
+        ("inner", INNER),
+        ("asking", ASKING),
+        ("stubborn", STUBBORN),
+        ("busy", BUSY),
+    ):
         (directory / "workflows" / f"{name}.yaml").write_text(text)
     return directory
 
