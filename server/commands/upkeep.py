@@ -280,7 +280,7 @@ async def erase(
     """Erase what runs were given and gave, with their files. Their logs stay and still verify, unless --forget runs.
 
     What they have called goes with them, however young it is. It cannot be undone. Exits with 5 when one has to stay:
-    what has not ended, and with --forget runs what a branch came from."""
+    what has not ended, what a branch took over, and with --forget runs what a branch came from."""
     from functools import partial
 
     from omium.orchestration.service import roles
@@ -311,6 +311,8 @@ async def erase(
             found = await apply()
             gone = [*found.dropped, *found.erased]
     _told_of(console, found, preview)
+    for origin in found.origins:
+        console.note(f"what a branch took over stays with the run that it came from; erase that too: {origin}")
     if not gone and not found.kept:
         console.note("there are no such runs.")
     elif gone and not preview:
@@ -347,7 +349,7 @@ def copies_before_upgrades(database: str) -> list[Path]:
 def _told_of(console: Console, found: Retained, preview: bool) -> None:
     if console.json:
         told = {"dropped": found.dropped, "erased": found.erased, "kept": found.kept, "shared": found.shared}
-        console.view({"preview": preview, **told})
+        console.view({"preview": preview, **told, "origins": found.origins})
         return
     for what, runs in (("dropped", found.dropped), ("erased", found.erased)):
         if runs:

@@ -6,7 +6,7 @@ finishes: whoever asked for it need not be there to repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -49,7 +49,8 @@ _STRUCTURE: Final = ("definition", "policy", "nodes", "reset")
 class Erased:
     """`logged`: blobs that this erasure is the first to name; `deleted`: blobs that are gone now; `shared`: blobs that
     other runs name too and that stay for them; `inherited`: blobs that stay for the `branches`, which took them over:
-    erase those first. `pending`: files that were being stored this very minute; the sweep takes them."""
+    erase those first, then this once more. `pending`: files that were being stored this very minute; the sweep takes
+    them."""
 
     run_id: RunId
     logged: int
@@ -174,9 +175,11 @@ async def _carry_out(
     return Erased(run_id, len(content.digests), deleted, shared, content.inherited, content.branches, pending)
 
 
-def to_erase(tables: Tables, run_id: RunId, now_us: int, begun_at: int | None = None) -> Erasable:
-    """`now_us`: microseconds since the epoch; `begun_at`: what the log has named later was not meant. Raises
-    `not_found`, `not_allowed`."""
+def to_erase(
+    tables: Tables, run_id: RunId, now_us: int, begun_at: int | None = None, gone: Collection[RunId] = ()
+) -> Erasable:
+    """`now_us`: microseconds since the epoch; `begun_at`: what the log has named later was not meant; `gone`: runs to
+    be taken for erased. Raises `not_found`, `not_allowed`."""
     row = tables.first("SELECT status FROM runs WHERE id = :run", run=run_id)
     if row is None:
         raise _unknown(run_id)
@@ -184,7 +187,7 @@ def to_erase(tables: Tables, run_id: RunId, now_us: int, begun_at: int | None = 
         raise OmiumError(
             "not_allowed", f"run {run_id} is {row[0]}: its content is still needed.", "Cancel it, then erase it."
         )
-    taken_over, branches = _branches(tables, run_id)
+    taken_over, branches = _branches(tables, run_id, gone)
     for child, seq in being_made(tables, run_id, now_us):
         taken_over, branches = max(taken_over, seq), [*branches, child]
     named: set[Digest] = set()
@@ -235,14 +238,15 @@ def _forget_links(tables: Tables, run_id: RunId) -> tuple[list[Digest], Seq]:
     return erased, Seq(head[0] if head is not None else 0)
 
 
-def _branches(tables: Tables, run_id: RunId) -> tuple[int, list[RunId]]:
+def _branches(tables: Tables, run_id: RunId, gone: Collection[RunId]) -> tuple[int, list[RunId]]:
     """Up to which position branches have taken over what the run did, and which ones: those that are not erased, or
     whose own branches are not."""
     upto, standing = 0, []
     for child, seq in tables.all("SELECT id, parent_seq FROM runs WHERE parent_run = :run ORDER BY id", run=run_id):
-        below = _branches(tables, RunId(child))[1]
+        below = _branches(tables, RunId(child), gone)[1]
         erased = "SELECT 1 FROM events WHERE run_id = :run AND type = :type LIMIT 1"
-        if below or tables.first(erased, run=child, type=EventType.ERASED.value) is None:
+        is_erased = child in gone or tables.first(erased, run=child, type=EventType.ERASED.value) is not None
+        if below or not is_erased:
             upto = max(upto, seq)
             standing.append(RunId(child))
     return upto, standing

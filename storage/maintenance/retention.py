@@ -20,6 +20,8 @@ from omium.storage.maintenance.erasing import (
     RETENTION,
     SYSTEM,
     Beside,
+    Erasable,
+    Erased,
     being_made,
     end,
     erase,
@@ -73,6 +75,7 @@ class Retained:
     kept: Mapping[RunId, str] = field(default_factory=dict)
     pending: int = 0
     shared: int = 0
+    origins: Sequence[RunId] = ()
     rewritten: bool = True
 
 
@@ -210,14 +213,17 @@ async def forget(
     they are; with `preview` only say what would go. `reason` stands in the logs of those that are erased.
 
     A run stays as long as it has not ended, or is part of one that stays; it is not dropped as long as a branch that
-    stays came from it. What is dropped is erased first, so that nothing of it waits for a sweep. `beside` removes what
-    is not in the database. Raises `not_found`, `storage_unavailable`. What was interrupted is finished by repeating it.
+    stays came from it. Of one that is erased, what such a branch took over stays: it is `kept` as well then, or only
+    that if nothing goes. What is dropped is erased first, so that nothing of it waits for a sweep. `beside` removes
+    what is not in the database. Raises `not_found`, `storage_unavailable`. What was interrupted is finished by
+    repeating it.
     """
     found: dict[str, list[RunId]] = {"runs": [], "blobs": []}
     pending = 0
     kept: dict[RunId, str] = {}
     roots = await keeper.read(lambda tables: _named(tables, run_ids, kept))
-    for root in roots:
+    above = await keeper.read(partial(_above, run_ids=roots))
+    for root in roots:  # the youngest first: a branch goes before the run that it came from
         now_us = keeper.clock.now_us()
         if what == "runs":
             if preview:
@@ -245,18 +251,63 @@ async def forget(
             continue
         for run_id in family:
             try:
-                if preview:
-                    await keeper.read(partial(to_erase, run_id=run_id, now_us=now_us))
-                else:
-                    pending += (await erase(keeper, run_id, reason, actor, beside)).pending
-                found["blobs"].append(run_id)
+                look = partial(to_erase, run_id=run_id, now_us=now_us, gone=found["blobs"])
+                content = await keeper.read(look)
+                outcome: Erasable | Erased = content
+                if content.digests or content.is_noted or not content.inherited:
+                    if not preview:
+                        outcome = erased = await erase(keeper, run_id, reason, actor, beside)
+                        pending += erased.pending
+                    found["blobs"].append(run_id)
+                if outcome.inherited:
+                    kept[run_id] = await keeper.read(partial(_taken_over, outcome=outcome))
             except OmiumError as error:
                 if error.code != "not_allowed":
                     raise
                 kept[run_id] = f"{run_id} has not ended"
     rewritten = preview or not any(found.values()) or await keeper.rewrite()
     shared = 0 if preview else await keeper.read(partial(still_stored, run_ids=found["blobs"]))
-    return Retained(found["runs"], found["blobs"], kept, pending, shared, rewritten)
+    gone = [*found["runs"], *found["blobs"]]
+    still = await keeper.read(partial(_origins, above=above, gone=gone, now_us=keeper.clock.now_us()))
+    origins = [run_id for run_id in still if run_id not in kept]  # of those it is said there
+    return Retained(found["runs"], found["blobs"], kept, pending, shared, origins, rewritten)
+
+
+def _taken_over(tables: Tables, outcome: Erasable | Erased) -> str:
+    """Why something of a run that is erased stays."""
+    told = []
+    for run_id in outcome.branches:
+        row = tables.first("SELECT branch FROM runs WHERE id = :run", run=run_id)
+        told.append(f"{row[0]} ({run_id})" if row is not None and row[0] else run_id)
+    return f"{outcome.inherited} contents stay for branches {', '.join(told)}; erase those too, then this once more"
+
+
+def _above(tables: Tables, run_ids: Sequence[RunId]) -> dict[RunId, list[RunId]]:
+    """For each of the runs those that it came from as a branch, the nearest first."""
+    above: dict[RunId, list[RunId]] = {}
+    for run_id in run_ids:
+        above[run_id], child = [], run_id
+        while (row := tables.first("SELECT parent_run FROM runs WHERE id = :run", run=child)) and row[0] is not None:
+            child = RunId(row[0])
+            above[run_id].append(child)
+    return above
+
+
+def _origins(tables: Tables, above: Mapping[RunId, list[RunId]], gone: Sequence[RunId], now_us: int) -> list[RunId]:
+    """The runs above those that are gone which still have content, and are not gone themselves."""
+    origins: list[RunId] = []
+    for run_id in dict.fromkeys(one for child, those in above.items() if child in gone for one in those):
+        try:
+            content = None if run_id in gone else to_erase(tables, run_id, now_us, gone=gone)
+        except OmiumError as error:
+            if error.code == "not_allowed":  # it has not ended
+                origins.append(run_id)
+            elif error.code != "not_found":
+                raise
+            continue
+        if content is not None and (content.digests or content.inherited):
+            origins.append(run_id)
+    return origins
 
 
 def _going(tables: Tables, run_ids: Sequence[RunId]) -> RunId | None:

@@ -147,6 +147,25 @@ def test_what_goes_on_or_was_branched_stays_and_says_so(project: Place) -> None:
     )
 
 
+def test_what_branches_took_over_stays_until_they_are_erased_as_well(project: Place) -> None:
+    place, home = talking(project), home_of(project)
+    parent = started(place, "told", "--session", "demo", "--input", f"name={SECRET}")
+    assert place.omium("branch", parent, "before:told", "--name", "b", "--yes").code == 0
+    place.settled()
+    place.end_workers()
+    branch = place.json("runs", "--limit", "1")["runs"][0]["id"]
+    for asked in ((parent, "--preview"), (parent, "--yes"), ("--session", "demo", "--yes")):
+        told = place.call("erase", *asked, "--json")
+        kept = orjson.loads(told.stdout)["kept"]
+        assert (told.exit_code, f"for branches b ({branch})" in kept[parent]) == (5, True), told
+    assert place.json("erase", parent, branch, "--preview")["kept"] == {}
+    alone = place.call("erase", branch, "--yes")
+    assert (alone.exit_code, f"erase that too: {parent}" in alone.stderr.replace("\n", " ")) == (0, True), alone
+    assert place.call("erase", parent, "--yes").exit_code == 0
+    assert anywhere(place.directory / "data", home) == []
+    assert place.call("verify").exit_code == 0
+
+
 def test_what_is_asked_wrongly_is_refused(project: Place) -> None:
     assert project.call("erase", "--yes").exit_code == 2
     assert project.call("erase", "run_00000000000000000000000000", "--yes").exit_code == 4

@@ -66,6 +66,8 @@ async def test_what_a_branch_took_over_goes_with_the_branch(store: AnyStore, clo
     await life.finish(run_id, "b")
     await life.end(run_id)
     clock.advance(1)
+    found = await m.forget(m.keeper(store), [run_id], "blobs", reason="asked for", actor=USER)
+    assert (found.erased, list(found.kept)) == ([run_id], [run_id])  # in part
     erased = await m.erase(m.keeper(store), run_id, "asked for")
     assert erased.branches == [branch]
     assert await stored(store, out(run_id, "a"))
@@ -75,6 +77,35 @@ async def test_what_a_branch_took_over_goes_with_the_branch(store: AnyStore, clo
     await m.erase(m.keeper(store), branch, "asked for")
     assert (await m.erase(m.keeper(store), run_id, "asked for")).branches == []
     assert not await stored(store, out(run_id, "a"))
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_it_is_said_what_stays_for_branches(store: AnyStore, clock: TestClock) -> None:
+    """One that has nothing but what a branch took over is not called erased, and not touched."""
+    life, there = Life(store), []
+    run_id = await finished(life)
+    branch = await life.create(parent={"run": run_id, "seq": (await store.state(run_id)).seq}, branch="x")
+    await life.end(branch)
+    clock.advance(1)
+
+    async def beside(runs: Sequence[RunId], workspaces: bool) -> None:
+        there.extend(runs)
+
+    async def forget(*runs: RunId, preview: bool = False) -> m.Retained:
+        told: dict[str, Any] = {"reason": "asked for", "actor": USER, "preview": preview, "beside": beside}
+        return await m.forget(m.keeper(store), list(runs), "blobs", **told)
+
+    for preview in (True, False):
+        found = await forget(run_id, preview=preview)
+        assert (found.erased, list(found.kept), there) == ([], [run_id], [])
+        assert f"stay for branches x ({branch})" in found.kept[run_id]
+    assert "erased" not in {event.type for event in await store.events(run_id)}
+    both = await forget(run_id, branch, preview=True)
+    assert (both.erased, both.kept, both.origins) == ([branch, run_id], {}, [])
+    alone = await forget(branch)
+    assert (alone.erased, alone.kept, alone.origins) == ([branch], {}, [run_id])
+    last = await forget(run_id)
+    assert (last.erased, last.kept, await stored(store, out(run_id, "a"))) == ([run_id], {}, False)
     assert await m.verify(m.keeper(store)) == []
 
 
