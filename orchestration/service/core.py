@@ -327,7 +327,8 @@ class RunService(Reading):
         roles.check(caller, "resume")
         row = await self.row(caller, run_id)
         if row.status == RunStatus.DRAFT:
-            return await self._steer(caller, run_id, "resume", c.PlanRun(), [reason], idempotency_key, c.StartRun())
+            plan, start = c.PlanRun(), c.StartRun()
+            return await self._steer(caller, run_id, "resume", plan, [reason], idempotency_key, start, there=_GOING)
         command = c.ResumeRun(reason)
         return await self._steer(caller, run_id, "resume", command, [reason], idempotency_key, there=_GOING)
 
@@ -372,7 +373,13 @@ class RunService(Reading):
             return await self.view_of(row)
         # One scope for all of them: a key is of one request, and what that asks for is an argument.
         key = self.idempotency(caller, "control_run", idempotency_key, [verb, run_id, *arguments], {"run": run_id})
-        await self.store.write(Write(run_id, [command, *more], caller.principal, idempotency=key))
+        try:
+            await self.store.write(Write(run_id, [command, *more], caller.principal, idempotency=key))
+        except OmiumError as error:
+            row = await self.row(caller, run_id)  # somebody may have asked for the same since the look
+            if error.code != "not_allowed" or RunStatus(row.status) not in there:
+                raise
+            return await self.view_of(row)
         return await self.get_run(caller, run_id)
 
     async def wait(self, caller: Caller, run_id: RunId, seconds: float, *, detail: bool = False) -> RunView:

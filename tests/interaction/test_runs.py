@@ -10,7 +10,7 @@ import pytest
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import Principal, ProjectId, RunId, new_id
 from omium.orchestration.log import commands as c
-from omium.orchestration.ports import NewBlob, Write
+from omium.orchestration.ports import NewBlob, Write, Written
 from omium.orchestration.service.views import Caller
 from omium.orchestration.values import encode
 from tests.interaction.studio import ADA, MODES, Mode, Studio
@@ -159,6 +159,29 @@ async def test_a_repeated_control_changes_nothing_more(studio: Studio) -> None:
                 seq = (await visitor.ok("get_run", run_id=run_id))["seq"]
                 await visitor.client.call_tool("control_run", {"run_id": run_id, "action": action})
                 assert (await visitor.ok("get_run", run_id=run_id))["seq"] == seq
+
+
+async def test_a_control_that_another_overtakes_is_answered_like_a_repeat(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the run and the write somebody else has asked for the same."""
+    core, write = studio.core, studio.store.write
+    draft = await core.run_workflow(ADA, "held", start=False)
+    steps = [(core.resume, "executing"), (core.pause, "paused"), (core.resume, "executing"), (core.cancel, "cancelled")]
+    for verb, status in steps:
+
+        async def overtaken(late: Write, verb: Any = verb) -> Written:
+            monkeypatch.setattr(studio.store, "write", write)
+            await verb(ADA, late.run_id)
+            return await write(late)
+
+        monkeypatch.setattr(studio.store, "write", overtaken)
+        with anyio.fail_after(20):
+            assert (await verb(ADA, draft.id)).status == status
+    for verb in (core.pause, core.resume):
+        with pytest.raises(OmiumError) as refused:
+            await verb(ADA, draft.id)
+        assert refused.value.code == "not_allowed"
 
 
 @pytest.mark.parametrize("mode", MODES)
