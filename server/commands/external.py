@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 from omium.orchestration.errors import OmiumError
 from omium.server.commands.base import WAITING, Invocation, command
 from omium.server.commands.console import safe
-from omium.server.commands.opening import configuration, local_caller, opened
+from omium.server.commands.opening import configuration, for_looking, local_caller, opened
 
 if TYPE_CHECKING:
     from omium.clients.external.tools import ExternalTools
@@ -24,16 +24,21 @@ _SECRET_NAME = re.compile(r"(?i)token|secret|passw|key|credential|auth|bearer|co
 
 
 @asynccontextmanager
-async def _reaching(invocation: Invocation) -> AsyncIterator[tuple[ExternalTools, Caller]]:
-    """What reaches the declared servers, and who asks. Raises `not_found` when none is declared."""
+async def _reaching(
+    invocation: Invocation, server: str, *, makes: bool = False
+) -> AsyncIterator[tuple[ExternalTools, Caller]]:
+    """What reaches the declared servers, and who asks. Raises `not_found` when none is declared. makes: it may be the
+    first one to use a database, if `server` is declared."""
     from omium.server.app import open_omium
     from omium.server.wiring.external import external_tools
 
     config = configuration(invocation)
-    async with (
-        open_omium(config, engine=False) as core,
-        external_tools(config.project, core.store, core.clock, warn=False) as tools,
-    ):
+    async with AsyncExitStack() as stack:
+        if not (makes and server in config.project.servers.specs):
+            config = for_looking(stack, invocation, config, told=False)
+        core = await stack.enter_async_context(open_omium(config, engine=False))
+        reach = external_tools(config.project, core.store, core.clock, warn=False)
+        tools = await stack.enter_async_context(reach)
         if tools is None:
             raise OmiumError(
                 "not_found", "no MCP server is declared.", "Servers are declared under mcp_servers in omium.yaml."
@@ -69,7 +74,7 @@ async def test(invocation: Invocation, server: str) -> None:
     """Connect to a server and list its tools. Records nothing. Fails with what the server last said when it cannot be
     reached."""
     console = invocation.console
-    async with _reaching(invocation) as (tools, _):
+    async with _reaching(invocation, server) as (tools, _):
         session = await tools.session(server)
         offered = await session.definitions()
         protocol = session.protocol
@@ -132,7 +137,7 @@ async def pin(invocation: Invocation, server: str) -> int | None:
     """Connect to a server and pin all its tools that nobody has approved yet, as they are now. A tool that has changed
     since it was approved stays disabled; the exit code is then 3."""
     console = invocation.console
-    async with _reaching(invocation) as (reach, caller):
+    async with _reaching(invocation, server, makes=True) as (reach, caller):
         await reach.discover(server, caller.principal, pin=True)
         rows = [row for row in (await reach.book.read(now=True)).values() if row.server == server]
     waiting = [row for row in rows if row.status != "pinned"]

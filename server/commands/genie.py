@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,7 @@ import click
 from omium.orchestration.errors import OmiumError
 from omium.server.commands.base import DONE, FAILED, STILL, WAITING, Invocation, Number, command
 from omium.server.commands.console import Console, money, safe
-from omium.server.commands.opening import configuration
+from omium.server.commands.opening import configuration, existing, for_looking, is_absent
 
 if TYPE_CHECKING:
     from omium.clients.genie.report import Report
@@ -82,7 +83,7 @@ async def status(invocation: Invocation, name: str | None, url: str | None, toke
     from omium.clients.genie.memory import STATE
     from omium.clients.genie.state import state_of
 
-    async with _client(invocation, url, token_env) as client:
+    async with _looking(invocation, url, token_env) as client:
         scope = f"epic:{name}" if name is not None else None
         known = await client.recall(scope=scope, key=STATE, kind="state", limit=50)
         if name is not None and not known.memories:
@@ -146,7 +147,7 @@ async def memory(
 ) -> None:
     """Search what is remembered: decisions, failures, and how often what was tried against them has worked."""
     console = invocation.console
-    async with _client(invocation, url, token_env) as client:
+    async with _looking(invocation, url, token_env) as client:
         if forget is not None:
             gone = await client.forget(f"epic:{forget}")
             if console.json:
@@ -166,8 +167,29 @@ async def memory(
         console.note(f"{found.worked} of {found.worked + found.failed} worked ({found.success_rate:.0%})")
 
 
-def _client(invocation: Invocation, url: str | None, token_env: str | None, wait: float | None = None) -> OmiumClient:
-    """`wait`: for how many seconds a server is tried to be reached, if it is less than a client's own patience."""
+@asynccontextmanager
+async def _looking(invocation: Invocation, url: str | None, token_env: str | None) -> AsyncIterator[OmiumClient]:
+    """The client of a command that makes no database."""
+    async with AsyncExitStack() as stack:
+        database = None
+        if url is None:
+            config = configuration(invocation)
+            if invocation.database:
+                existing(invocation, config)
+            if is_absent(config):
+                database = for_looking(stack, invocation, config, told=True).database
+        yield await stack.enter_async_context(_client(invocation, url, token_env, database=database))
+
+
+def _client(
+    invocation: Invocation,
+    url: str | None,
+    token_env: str | None,
+    wait: float | None = None,
+    database: str | None = None,
+) -> OmiumClient:
+    """`wait`: for how many seconds a server is tried to be reached, if it is less than a client's own patience.
+    `database`: what a server of its own uses, if not what is configured."""
     from omium.clients.genie import TOOLSETS
     from omium.clients.remote import OmiumClient
     from omium.clients.remote.connection import PATIENCE_S
@@ -182,7 +204,8 @@ def _client(invocation: Invocation, url: str | None, token_env: str | None, wait
     if token_env is not None:
         raise click.UsageError("--token-env goes with --url.")
     config = configuration(invocation)
-    environment = {**os.environ, **({"OMIUM_DATABASE": invocation.database} if invocation.database else {})}
+    database = database or invocation.database
+    environment = {**os.environ, **({"OMIUM_DATABASE": database} if database else {})}
     directory = config.project.directory
     return OmiumClient.stdio(directory, toolsets=TOOLSETS, environment=environment, patience_s=patience_s, tell=tell)
 

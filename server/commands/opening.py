@@ -85,8 +85,8 @@ async def opened(
     config = configuration(invocation, definitions=definitions or hands)
     async with AsyncExitStack() as stack:
         if definitions or (lists and not invocation.database):
-            if not makes and _is_absent(config):
-                config = _with_nothing_kept(stack, invocation, config, told=lists)
+            if not makes:
+                config = for_looking(stack, invocation, config, told=lists)
         elif not makes:
             existing(invocation, config)
         own = replace(config, limits=replace(config.limits, runs=0)) if hands else config
@@ -100,7 +100,8 @@ async def opened(
             await have_it_executed(invocation, config, core)
 
 
-def _is_absent(config: Config) -> bool:
+def is_absent(config: Config) -> bool:
+    """Whether there is no database yet."""
     return "://" not in config.database and not Path(config.database).exists()
 
 
@@ -109,15 +110,18 @@ def existing(invocation: Invocation, config: Config) -> None:
     the keyboard. A new one in its place would look as if all were well, and as if nothing had ever run."""
     from omium.orchestration.errors import OmiumError
 
-    if _is_absent(config):
+    if is_absent(config):
         hint = "Look at what --database says." if invocation.database else _FIRST
         raise OmiumError("not_found", f"there is no database at {config.database}.", hint)
 
 
-def _with_nothing_kept(stack: AsyncExitStack, invocation: Invocation, config: Config, *, told: bool) -> Config:
-    """The configuration with an empty database that is gone with the command."""
+def for_looking(stack: AsyncExitStack, invocation: Invocation, config: Config, *, told: bool) -> Config:
+    """The configuration; where there is no database yet, with an empty one that is gone with the command. `told`: the
+    user is told so."""
     from tempfile import TemporaryDirectory
 
+    if not is_absent(config):
+        return config
     if told:
         invocation.console.note(f"there is no database at {config.database}. {_FIRST}")
     directory = stack.enter_context(TemporaryDirectory(prefix="omium-empty-"))

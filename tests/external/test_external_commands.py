@@ -45,6 +45,9 @@ def test_servers_are_listed_with_what_is_wrong(project: Place) -> None:
 def test_a_test_counts_tools_and_records_nothing(project: Place) -> None:
     told = project.json("mcp", "test", "good")
     assert told["count"] == 10 and told["protocol"] == "2026-07-28"
+    for server in ("good/add", "skipped"):
+        assert "mcp_servers in omium.yaml" in project.call("mcp", "pin", server).stderr
+    assert not (project.directory / "data" / "omium.db").exists()
     assert project.json("mcp", "tools") == []
 
 
