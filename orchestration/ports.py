@@ -516,7 +516,8 @@ class Attempt(Protocol):
 
     async def ask(self, kind: str, payload: Value) -> Value:
         """`progress` {"text"}; `now`, `random`, `uuid`; `effect_intent` {"key"} -> {"known", "result"?} and
-        `effect_settle` {"key", "ok", "result"|"error_type", "message"}; `artifact` {"name", "value"}; `scratch`.
+        `effect_settle` {"key", "ok", "result"|"error_type", "message"}, `ok` None where the call was cut off and nobody
+        knows (answered at once, and written with what comes next); `artifact` {"name", "value"}; `scratch`.
         `checkpoint` {"label", "state", "call"?, "later"?} -> {"call", "restored": {"state"} or None} and
         `checkpoint_end` {"label", "call", "outcome", "error"?, "state"?, "later"?}; `later`: with the next commit.
         Intents and settlements are durable when this returns."""

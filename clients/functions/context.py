@@ -11,6 +11,7 @@ which logs it. A question is `(kind, payload)`, its answer a value:
 | `uuid` | None | the text of a UUID |
 | `effect_intent` | `{"key"}` | `{"known": False}`, or `{"known": True, "result"}`: it has happened, do not repeat it |
 | `effect_settle` | `{"key", "ok": True, "result"}` or `{"key", "ok": False, "error_type", "message"}` | None |
+| `effect_settle` | `{"key", "ok": None}`: it was cut off in the middle, and nobody knows; it waits for nothing | None |
 | `artifact` | `{"name", "value"}` | None |
 | `checkpoint` | `{"label", "state", "note"?, "call"?, "later"?}` | `{"call", "restored"}`: None or `{"state"}` |
 | `checkpoint_end` | `{"label", "call", "outcome", "error"?, "state"?, "later"?}` | None |
@@ -99,7 +100,8 @@ class Context(_Place):
         """Calls `fn` and records it, so that it is not called again when it is known to have happened.
 
         key: names this effect within the node; the result must be a value that can be stored. Raises what `fn` raises.
-        Asked for twice at once, it is made once: the second waits, and then finds what the first has given.
+        Asked for twice at once, it is made once: the second waits, and then finds what the first has given. Asked for
+        again after it was cut off in the middle, it follows the node's `on_unknown`, as after a crash.
         """
         with self._alone.setdefault(key, threading.RLock()):
             return self._effect(key, fn, args, kwargs)
@@ -167,6 +169,9 @@ class AsyncContext(_Place):
                 result = await result
         except Exception as error:  # recorded, then raised as it is
             await self._ask("effect_settle", _failed(key, error))
+            raise
+        except BaseException:  # cancelled in the middle, so that nobody knows whether it happened
+            await self._ask("effect_settle", {"key": key, "ok": None})  # waits for nothing, so it needs no shield
             raise
         await self._ask("effect_settle", {"key": key, "ok": True, "result": result})
         return result

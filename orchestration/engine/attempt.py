@@ -15,7 +15,7 @@ import anyio
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.model import NodeDef
 from omium.orchestration.definition.names import prose_problem
-from omium.orchestration.engine import budgets, calls
+from omium.orchestration.engine import budgets, calls, gates
 from omium.orchestration.engine.points import Points
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId, RunId
@@ -33,6 +33,7 @@ DEFAULT_ON_UNKNOWN: Mapping[str, str] = {"function": "rerun", "agent": "resume",
 _PROGRESS_LIMIT = 2_000
 _ARTIFACT_NAME = 200
 _NO_GUIDANCE = Guidance()
+_NONE: frozenset[str] = frozenset()
 
 
 def effect_id(run_id: str, node: str, generation: int, call: str) -> EffectId:
@@ -45,10 +46,10 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_blobs", "_calls", "_draws", "_execution", "_kept", "_over", "_pending", "agent", "asked", "attempt", "base",
-        "cancelled", "decided_on", "error", "executor", "generation", "guidance", "inputs", "is_over", "key", "node",
-        "node_id", "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded", "timeout_s", "tree",
-        "vars", "workspace",
+        "_begun", "_blobs", "_calls", "_cut_off", "_draws", "_execution", "_kept", "_over", "_pending", "agent",
+        "asked", "attempt", "base", "cancelled", "decided_on", "error", "executor", "generation", "guidance", "inputs",
+        "is_over", "key", "node", "node_id", "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded",
+        "timeout_s", "tree", "unclear", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -81,6 +82,9 @@ class NodeAttempt:
         self.restored: Mapping[str, Value] = {}  # by call: what they are to give again, since the run was taken back
         self.asked: c.RequestApproval | None = None  # a person has to decide before the work goes on
         self._calls: dict[str, anyio.Event] | None = None  # those of its ledger that are under way, by key
+        self.unclear: OmiumError | None = None  # it has failed for good: a call of it must not be made again
+        self._begun: frozenset[str] = _NONE  # calls that its function makes, or has not told the end of
+        self._cut_off: frozenset[str] = _NONE  # those of them that are over, and not yet settled as unknown
         self._draws = 0
         self._pending: list[c.Command] = []
         self._blobs: list[NewBlob] = []  # that the pending commands name
@@ -161,7 +165,7 @@ class NodeAttempt:
 
     async def _commit(self, *commands: c.Command, blobs: tuple[NewBlob, ...] = ()) -> None:
         pending, named = self.take_pending()
-        await self._execution.commit([*pending, *commands], (*named, *blobs))
+        await self._execution.commit([*pending, *self.take_cut_off(), *commands], (*named, *blobs))
 
     # --- the work in the middle ---------------------------------------------------------------------------------
 
@@ -410,18 +414,72 @@ class NodeAttempt:
         )
         return None
 
+    def take_cut_off(self) -> list[c.Command]:
+        """Calls that its function cut off are unknown. That is said once the attempt goes on: where it is stopped as a
+        whole, whoever stops it says what becomes of them."""
+        taken, self._cut_off = self._cut_off, _NONE
+        told = {"message": "it was cut off in the middle"}
+        return [c.SettleEffect(self.effect_id(call), "unknown", error=told) for call in sorted(taken)]
+
+    async def _make_again(self, call: str) -> None:
+        """A call that this attempt has begun, and that is not known to have ended, is asked for again: whether it is
+        made again is not for the function to say, no more than after a crash. Returns if it may be, or has ended
+        meanwhile; otherwise a person is asked, or the attempt has failed, whatever the function makes of that."""
+        known = self.ledger(call)
+        if known is not None and known.outcome is None:
+            self._cut_off |= {call}
+        try:
+            if self._cut_off:
+                await self._commit()
+        except OmiumError as error:  # its settlement was under way, and has come to pass
+            if error.code != "conflict":
+                raise
+        known = self.ledger(call)
+        if known is None or known.outcome != "unknown":
+            return
+        around = {  # the whole function may be a call of the ledger too
+            one.on_unknown
+            for one in self.run.effects.values()
+            if (one.node, one.generation, one.kind, one.outcome) == (self.node_id, self.generation, "function", None)
+        }
+        policies = {known.on_unknown, *around}
+        if "fail" in policies:
+            self.unclear = OmiumError(
+                "process_failed",
+                f"{self.node_id} asks again for the call {call!r}, which it cut off: whether that happened is unknown.",
+                "With `on_unknown: ask` a person decides, with `rerun` the call is made again.",
+                category="unknown",
+                reason="unknown_outcome",
+            )
+            raise self.unclear
+        if "ask" in policies:
+            spec = gates.unknown_gate(self.node_id, [call], why=gates.STOPPED)
+            now, about = self.engine.clock.now_us(), {"calls": [call]}
+            self.question(
+                gates.request(self.node_id, self.generation, spec, {}, now, kind="unknown_effect", details=about)
+            )
+            raise Suspended
+
     async def _intend_asked(self, call: str) -> Value:
+        if call in self._begun:
+            await self._make_again(call)
         known = await self._intend(call, "effect", None, None)
         if known is None:
+            self._begun |= {call}
             crash_point("effect.intended")
             return {"known": False}
         return {"known": True, "result": await self._execution.engine.values.load(known)}
 
     async def _settle_asked(self, data: Mapping[str, Any]) -> None:
-        identity = effect_id(self.run_id, self.node_id, self.generation, str(data["key"]))
+        call = str(data["key"])
+        identity = self.effect_id(call)
+        if data["ok"] is None:
+            self._cut_off |= {call}
+            return
         crash_point("effect.made")
         if data["ok"]:
             await self._settle_done(identity, encode(data["result"]))
         else:
             told = {"type": str(data["error_type"]), "message": str(data["message"])[:2000]}
             await self._commit(c.SettleEffect(identity, "failed", error=told))
+        self._begun -= {call}

@@ -85,6 +85,10 @@ def setback_gate(
     return ApprovalSpec(_literal(text), ("rollback", *options) if possible else options)
 
 
+STOPPED = "stopped in the middle of a call"
+"""Why it is asked where nothing has crashed."""
+
+
 def unknown_gate(
     node_id: NodeId,
     calls: Sequence[str],

@@ -120,11 +120,11 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
         run.nudge()
         return
     pending, named = attempt.take_pending()
-    turn.commands += pending
+    turn.commands += pending if ended.done is None else [*pending, *attempt.take_cut_off()]
     turn.blobs += named
-    error = ended.error
+    error = attempt.unclear or ended.error
     try:
-        if attempt.asked is not None:
+        if attempt.asked is not None and attempt.unclear is None:
             error = None  # whatever it ended with after it had stopped to ask
             await _suspend(run, turn, attempt, attempt.asked)
         elif error is None:
@@ -141,10 +141,10 @@ async def _suspend(run: Execution, turn: Turn, attempt: NodeAttempt, request: c.
     that was cut off beside the one that asks comes first: the question comes up again, the call must not."""
     unknown = _unknown(run, attempt.node_id)
     if unknown is not None:
-        told = f"{attempt.node_id} stopped to ask in the middle of a call"
+        told = {"category": "unknown", "type": "omium", "message": f"{attempt.node_id} {gates.STOPPED}"}
         if unknown.policy == "fail":
-            raise OmiumError("process_failed", f"{told}, and whether that happened is unknown.")
-        request = unknown.request(run, attempt.node_id, {"category": "unknown", "type": "omium", "message": told})
+            raise OmiumError("process_failed", f"{told['message']}, and whether that happened is unknown.")
+        request = unknown.request(run, attempt.node_id, told, gates.STOPPED)
     if attempt.node.workspace == "write":
         tree = await run.engine.workspaces.capture(run, attempt)
         turn.commands.append(c.CaptureWorkspace(tree, "suspended", attempt.node_id))
@@ -242,13 +242,13 @@ def _planner(run: Execution, node_id: NodeId) -> str | None:
 def _fail(run: Execution, turn: Turn, attempt: NodeAttempt, error: BaseException) -> None:
     told = describe(error)
     unknown = _unknown(run, attempt.node_id)
-    if unknown is None or (unknown.policy == "ask" and not _asks(run, attempt, unknown, told)):
-        failed(run, turn, attempt.node_id, told)
-    elif unknown.policy == "ask":  # whether the call is made again is not for the retry policy to say
-        setbacks.ask_instead(run, turn, attempt.node_id, told, unknown.request(run, attempt.node_id, told))
-    else:
+    if attempt.unclear is not None or (unknown is not None and unknown.policy == "fail"):
         turn.commands.append(c.FailAttempt(attempt.node_id, attempt.generation, attempt.attempt, told))
         run.note(attempt.node_id, Outcome(NodeStatus.FAILED, error=told))
+    elif unknown is not None and _asks(run, attempt, unknown, told):  # whether it is made again no retry policy says
+        setbacks.ask_instead(run, turn, attempt.node_id, told, unknown.request(run, attempt.node_id, told))
+    else:
+        failed(run, turn, attempt.node_id, told)
 
 
 def _asks(run: Execution, attempt: NodeAttempt, unknown: _Unknown, told: dict[str, Any]) -> bool:
@@ -445,7 +445,7 @@ class _Unknown:
     policy: Literal["ask", "fail"]
     effects: Sequence[EffectState]
 
-    def request(self, run: Execution, node_id: NodeId, told: dict[str, Any]) -> c.RequestApproval:
+    def request(self, run: Execution, node_id: NodeId, told: dict[str, Any], why: str = "") -> c.RequestApproval:
         names = [called(effect.call, effect.detail) for effect in self.effects]
         about: dict[str, Any] = {"calls": names, "error": without_traceback(told)}
         asked = [str(effect.detail["asked"]) for effect in self.effects if effect.detail and "asked" in effect.detail]
@@ -457,7 +457,7 @@ class _Unknown:
         needed = [one.min_assurance for one in rested_on if one is not None]
         minimum = max(("elicited", *needed), key=_ASSURANCES.index)
         crashed = told["category"] == "unknown"
-        why = "was interrupted by a crash" if crashed else f"has failed ({told['message'].rstrip('.')})"
+        why = why or ("was interrupted by a crash" if crashed else f"has failed ({told['message'].rstrip('.')})")
         spec = gates.unknown_gate(node_id, names, cast(Assurance, minimum), why)
         now = run.engine.clock.now_us()
         generation = run.folded.node(node_id).generation
