@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+from omium.orchestration.errors import OmiumError
 from omium.orchestration.values import Value
 
 T = TypeVar("T")
@@ -45,6 +47,7 @@ class Asking(NamedTuple):
 
 
 asking: ContextVar[Asking | None] = ContextVar("omium_asking", default=None)
+_inside: ContextVar[tuple[object, ...]] = ContextVar("omium_inside", default=())  # of which calls this code is a part
 
 
 class _Place:
@@ -59,10 +62,27 @@ class _Place:
         self.attempt: int = context.get("attempt", 1)
         self.generation: int = context.get("generation", 1)
         self.workspace: Path | None = None if workspace is None else Path(workspace)
+        self._calls: dict[str, object] = {}  # the call that is under way, by key
+
+    def _check_not_inside(self, key: str) -> None:
+        """Raises `invalid_argument` for a call that would wait for the one that it is a part of, and so for itself."""
+        if self._calls.get(key) in _inside.get():
+            hint = "A call inside of another needs a key of its own."
+            raise OmiumError("invalid_argument", f"the call {key[:200]!r} waits for itself.", hint)
+
+    @contextmanager
+    def _under_way(self, key: str) -> Generator[None]:
+        call = self._calls[key] = object()  # a task that outlives the call is no part of the next one of this key
+        token = _inside.set((*_inside.get(), call))
+        try:
+            yield
+        finally:
+            _inside.reset(token)
+            del self._calls[key]
 
 
 class Context(_Place):
-    """The `ctx` of a sync function. Its methods block and may be called from the function's own thread only."""
+    """The `ctx` of a sync function. Its methods block; threads that the function starts may call them too."""
 
     def __init__(self, context: dict[str, Any], ask: Ask) -> None:
         super().__init__(context)
@@ -102,8 +122,10 @@ class Context(_Place):
         key: names this effect within the node; the result must be a value that can be stored. Raises what `fn` raises.
         Asked for twice at once, it is made once: the second waits, and then finds what the first has given. Asked for
         again after it was cut off in the middle, it follows the node's `on_unknown`, as after a crash.
+        Raises OmiumError("invalid_argument") when it is asked for inside of itself.
         """
-        with self._alone.setdefault(key, threading.RLock()):
+        self._check_not_inside(key)
+        with self._alone.setdefault(key, threading.RLock()), self._under_way(key):
             return self._effect(key, fn, args, kwargs)
 
     def _effect(self, key: str, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
@@ -156,8 +178,10 @@ class AsyncContext(_Place):
         """See `Context.effect`; `fn` may be sync or async."""
         from anyio import Lock  # here it is loaded already; a worker process has no need of it
 
+        self._check_not_inside(key)
         async with self._alone.setdefault(key, Lock(fast_acquire=True)):
-            return await self._effect(key, fn, args, kwargs)
+            with self._under_way(key):
+                return await self._effect(key, fn, args, kwargs)
 
     async def _effect(self, key: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         known = cast(dict[str, Any], await self._ask("effect_intent", {"key": key}))

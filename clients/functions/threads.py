@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
 from omium.clients.functions.context import AskAsync, Asking, AsyncContext, Context, asking, wants_context
@@ -33,6 +34,7 @@ async def call_in_thread(
     Raises FunctionError when the function raises, OmiumError("timeout") after `timeout_s` seconds.
     """
     abandoned = False
+    loop = anyio.lowlevel.current_token()  # threads that the function starts itself have no other way back to it
 
     async def answer(kind: str, payload: Value) -> Value:
         if abandoned:
@@ -40,7 +42,7 @@ async def call_in_thread(
         return await on_request(kind, payload)
 
     def ask(kind: str, payload: Value) -> Value:
-        return anyio.from_thread.run(answer, kind, payload)
+        return anyio.from_thread.run(answer, kind, payload, token=loop)
 
     arguments: dict[str, Any] = dict(kwargs)
     if wants_context(fn):

@@ -90,6 +90,7 @@ def pay_twice(ctx):
     found.append(ctx.effect("charge", charge))
     other.join()
     return found
+def pay_inside(ctx): return ctx.effect("charge", lambda: ctx.effect("charge", add, 1, 2))
 def pay_badly(ctx): return ctx.effect("charge", add, 1)
 def keep(ctx):
     global kept
@@ -467,6 +468,11 @@ async def test_an_effect_that_is_known_is_not_repeated(call: Caller, tmp_path: P
 
 async def test_an_effect_that_two_threads_ask_for_at_once_is_made_once(call: Caller) -> None:
     assert await call("pay_twice", {"context": CONTEXT, "on_request": Engine().answer}) == [1, 1]
+
+
+async def test_an_effect_inside_of_itself_is_refused(call: Caller) -> None:
+    error = await call.failure("pay_inside", {"context": CONTEXT, "on_request": Engine().answer})
+    assert error.data["cause"]["code"] == "invalid_argument"
 
 
 async def test_an_effect_that_fails_is_settled_as_failed(call: Caller) -> None:

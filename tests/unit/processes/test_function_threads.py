@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -173,3 +174,51 @@ async def test_an_effect_that_two_tasks_ask_for_at_once_is_made_once() -> None:
     with anyio.fail_after(20):
         await call_async(twice, {}, context=CONTEXT, on_request=remember)
     assert found == [1, 1]
+
+
+async def test_threads_that_a_function_starts_may_ask_too() -> None:
+    def starts_threads(ctx: Context) -> Value:
+        found: list[Value] = []
+        threads = [threading.Thread(target=lambda: found.append(ctx.effect("old", str))) for _ in range(2)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        return found
+
+    assert await thread(starts_threads) == ["from the ledger"] * 2
+
+
+async def test_an_effect_inside_of_itself_is_refused() -> None:
+    def sync(ctx: Context) -> Value:
+        return ctx.effect("new", lambda: ctx.effect("new", str))
+
+    async def on_the_loop(ctx: AsyncContext) -> Value:
+        async def inner() -> Any:
+            return await asyncio.create_task(ctx.effect("new", str))
+
+        return await ctx.effect("new", inner)
+
+    for call in (thread(sync), loop(on_the_loop)):
+        with pytest.raises(FunctionError) as caught:
+            await call
+        assert caught.value.data["cause"]["code"] == "invalid_argument"
+
+
+async def test_what_a_call_leaves_behind_is_no_part_of_the_next_one() -> None:
+    async def leaves_one_behind(ctx: AsyncContext) -> Value:
+        over, later = anyio.Event(), []
+
+        async def behind() -> Any:
+            await over.wait()
+            return await ctx.effect("new", str, 2)
+
+        async def call() -> int:
+            later.append(asyncio.create_task(behind()))
+            return 1
+
+        first = await ctx.effect("new", call)
+        over.set()
+        return [first, await later[0]]
+
+    assert await loop(leaves_one_behind) == [1, "2"]
