@@ -40,6 +40,8 @@ _file = click.option(
     "--overrides", "path", metavar="FILE", help="All changes in a YAML or JSON file; - reads standard input."
 )
 
+_TRIES = 20  # plans that nobody has to look at
+
 Preview: TypeAlias = "Callable[[], Awaitable[PlanView]]"
 Execute: TypeAlias = "Callable[[PlanToken | None], Awaitable[HistoryResult]]"
 
@@ -356,8 +358,9 @@ async def _perform(
             show_plan(console, found)
         return DONE
     if token is None and yes:
-        token = (await plan_it()).plan_token
-    elif token is None and console.interactive and console.terminal and not console.json:
+        _said(invocation, await _unseen(plan_it, execute))
+        return DONE
+    if token is None and console.interactive and console.terminal and not console.json:
         found = await plan_it()
         show_plan(console, found)
         if not await _confirmed("Do it?"):
@@ -372,6 +375,25 @@ async def _perform(
         raise
     _said(invocation, done)
     return DONE
+
+
+async def _unseen(plan_it: Preview, execute: Execute) -> HistoryResult:
+    """Do it by a plan that nobody has looked at: one that a run which works has outdated meanwhile is made anew. Raises
+    `conflict` when the run is faster every time."""
+    from omium.orchestration.log.courses import is_overtaken
+
+    for _ in range(_TRIES):
+        try:
+            return await execute((await plan_it()).plan_token)
+        except OmiumError as error:
+            if error.code != "plan_expired" and not is_overtaken(error):
+                raise
+            last = error
+    raise OmiumError(
+        "conflict",
+        f"the run is too busy: this was planned {_TRIES} times, and each time the run had gone on meanwhile.",
+        "Pause it first (omium pause), then do it again.",
+    ) from last
 
 
 def _shown_first(error: OmiumError) -> OmiumError:

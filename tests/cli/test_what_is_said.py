@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from omium.orchestration.errors import OmiumError
+from omium.orchestration.service.core import Core
 from omium.orchestration.service.failing import FailureView
 from omium.orchestration.service.recounting import RollbackView
 from tests.cli.harness import Place, Terminal
@@ -100,6 +103,34 @@ def test_what_repeats_a_call_is_refused_with_its_plan_and_the_ways_on(talking: P
         token = planned["plan_token"]
         assert talking.call(*arguments, "--plan", f"{token[:-4]}0000").exit_code == 5
         assert talking.call(*arguments, "--plan", token).exit_code == 0, arguments
+
+
+@pytest.mark.parametrize("busy", [3, 1000])
+def test_yes_goes_by_the_newest_plan_and_a_plan_that_was_given_by_itself(
+    talking: Place, monkeypatch: pytest.MonkeyPatch, busy: int
+) -> None:
+    """A run that works makes other calls between the plan and the deed."""
+    run = talking.omium("run", "publish").out.strip()
+    tokens: list[str] = []
+    rollback = Core.rollback
+
+    async def overtaken(self: Core, *arguments: Any, plan_token: str, **more: Any) -> Any:
+        tokens.append(plan_token)
+        if len(tokens) <= busy:
+            raise OmiumError("plan_expired", "1 call(s) that it did not show would be repeated or undone.")
+        return await rollback(self, *arguments, plan_token=plan_token, **more)
+
+    monkeypatch.setattr(Core, "rollback", overtaken)
+    token = talking.json("rollback", run, "start", "--preview")["plan_token"]
+    strict = talking.call("rollback", run, "start", "--yes", "--plan", token)
+    assert (strict.exit_code, tokens) == (5, [token])
+    unseen = talking.call("rollback", run, "start", "--yes")
+    assert len(set(tokens)) == len(tokens)
+    if busy == 3:
+        assert (unseen.exit_code, len(tokens)) == (0, 4)
+    else:
+        assert (unseen.exit_code, len(tokens)) == (5, 21)
+        assert "omium pause" in unseen.stderr and "plan_" not in unseen.stderr
 
 
 def test_a_wait_that_is_over_too_early_has_a_code_of_its_own(talking: Place) -> None:
