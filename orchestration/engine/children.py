@@ -11,11 +11,13 @@ import anyio
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.expressions import render
 from omium.orchestration.engine import scopes, starting
+from omium.orchestration.engine.stopping import HELD
+from omium.orchestration.engine.writing import ENGINE
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import RUN_TERMINAL, RunState
-from omium.orchestration.ports import RunQuery, Store, Write
+from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
+from omium.orchestration.ports import RunQuery, RunRow, Store, Write
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.engine import Engine
@@ -119,14 +121,40 @@ class Children:
 
     async def cancel(self, child: RunId, reason: str) -> None:
         """Cancel a child run and everything below it."""
-        await cancel_with_children(self._engine.store, child, Principal("engine"), reason)
+        await cancel_with_children(self._engine.store, child, ENGINE, reason)
 
-    async def cancel_orphans(self, state: RunState) -> None:
-        """Cancel the children that no node of the run waits for any more: it has ended, or was reset."""
+    async def settle(self, run: Execution) -> None:
+        """Cancel the children that no node of the run waits for any more: it has ended, or was reset. Let go on those
+        that were held because it was perhaps to be taken back, once it is not: whoever held them may have died since.
+        """
+        state = run.folded
         waited = {node.wait["run"] for node in state.nodes.values() if node.wait is not None and "run" in node.wait}
+        goes_on = not state.setbacks and not _is_held(state)
         for row in await self._engine.store.runs(RunQuery(caller=state.run_id, limit=_MANY)):
             if row.ended_at is None and row.id not in waited:
                 await self.cancel(row.id, f"its parent {state.run_id} no longer waits for it")
+            elif goes_on and row.ended_at is None:
+                await self._let_go_on(run, row)
+
+    async def _let_go_on(self, run: Execution, child: RunRow) -> None:
+        """Have the child go on if it is held. What is held below it goes on with it: its owner sees to that, as this
+        one does, and where somebody has paused the child, this one."""
+        store = self._engine.store
+        if _is_held(child):
+            await run.commit([c.EndUndoing(0)])  # writes nothing, and is refused to one that does not own the run
+            try:
+                await store.write(Write(child.id, [c.ResumeRun()], ENGINE))
+            except OmiumError as error:
+                if error.code != "not_allowed":  # somebody was faster
+                    raise
+        elif child.status == RunStatus.PAUSED and not (await store.state(child.id)).setbacks:
+            for below in await store.runs(RunQuery(caller=child.id, limit=_MANY)):
+                if below.ended_at is None:
+                    await self._let_go_on(run, below)
+
+
+def _is_held(run: RunState | RunRow) -> bool:
+    return (run.status, run.reason) == (RunStatus.PAUSED, HELD)
 
 
 async def cancel_with_children(store: Store, run_id: RunId, actor: Principal, reason: str | None) -> None:

@@ -418,7 +418,7 @@ class Execution:
         while self.folded.setbacks and not self._behind and not self.is_over():
             await setbacks.take_up(self)
         if self.program.has_children:
-            await self.engine.children.cancel_orphans(self.folded)
+            await self.engine.children.settle(self)
         if self._behind:
             self.nudge()
             return []

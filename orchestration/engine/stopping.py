@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution
 
 HELD: Final = "its parent may be taken back"
-"""The reason of a pause for which everything stops, as in the parent itself."""
+"""The reason of a pause for which everything stops, as in the parent itself. The parent's owner ends it, once that is
+not to be taken back (`Children.settle`)."""
 
 Unsaid: TypeAlias = tuple[list[c.Command], list[NewBlob]]
 """What stopped attempts had still to say, with the contents that it names."""

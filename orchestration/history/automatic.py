@@ -13,14 +13,14 @@ from typing import Any, Final
 from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.engine.setbacks import Back
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.behind import hold_below, let_go_on
+from omium.orchestration.history.behind import hold_below
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.positions import find, is_left, parse, start_of
 from omium.orchestration.history.rollback import Back as Planned
 from omium.orchestration.history.rollback import plan_rollback
-from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, RunId, Seq
+from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
@@ -43,24 +43,19 @@ async def take_back(
     agreed: frozenset[EffectId],
 ) -> Back:
     """See `engine.setbacks.TakeBack`. Raises `storage_unavailable`, and `fenced` when the run has another owner now."""
-    held: list[RunId] = []
     try:
         planned, label = await _plan(ground, state, node_id, rule)
-        if not any(
+        against = any(
             _stands_against(deed) and not _under_way(deed) and deed.id not in agreed for deed in planned.draft.behind
-        ):
-            held = await hold_below(ground, state.run_id, planned.reset, ENGINE, fence)
-        if held:  # with what they had done by the time that they stood still
+        )
+        if not against and await hold_below(ground, state.run_id, planned.reset, ENGINE, fence):
+            # with what they had done by the time that they stood still
             planned, label = await _plan(ground, state, node_id, rule)
     except OmiumError as error:
         if error.code in ("storage_unavailable", "fenced"):
             raise
-        back = Back(None, f"The run cannot be taken back: {error.message}", possible=False)
-    else:
-        back = await _undone(ground, state, fence, node_id, rule, setback, agreed, planned, label)
-    if back.command is None:
-        await let_go_on(ground, held, ENGINE)
-    return back
+        return Back(None, f"The run cannot be taken back: {error.message}", possible=False)
+    return await _undone(ground, state, fence, node_id, rule, setback, agreed, planned, label)
 
 
 async def _undone(

@@ -15,7 +15,7 @@ from omium.orchestration.history.ledger import MAX_DEPTH, Deed, deeds_after, mad
 from omium.orchestration.ids import Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.fold import stands
-from omium.orchestration.log.state import RunState, RunStatus
+from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import RunQuery, RunRow, Write
 
 _MANY = 100_000
@@ -56,42 +56,26 @@ async def stop_below(ground: Ground, run_id: RunId, nodes: Collection[NodeId], a
             await cancel_with_children(ground.store, child.id, actor, told)
 
 
-async def hold_below(
-    ground: Ground, run_id: RunId, nodes: Collection[NodeId], actor: Principal, fence: Fence
-) -> list[RunId]:
-    """Pause what nodes started that may be reset, and all below it, until it is cancelled or let go on, and wait until
-    it has stopped; the runs that are held so, also from a try before this one. Raises `fenced` for one that does not
-    own the run any more."""
+async def hold_below(ground: Ground, run_id: RunId, nodes: Collection[NodeId], actor: Principal, fence: Fence) -> bool:
+    """Pause what nodes started that may be reset, and all below it, and wait until it has stopped; whether there is
+    any, also from a try before this one. It ends when they are cancelled, or the run's owner finds that it is not to be
+    taken back (`Children.settle`). Raises `fenced` for one that does not own the run any more."""
     going = [one for one in await _going(ground, run_id) if one.caller_node in nodes]
     if not going:
-        return []
+        return False
     await check_owner(ground, run_id, fence)
-    held: list[RunId] = []
     while going:
-        child = going.pop()
-        try:
-            await ground.store.write(Write(child.id, [c.PauseRun(HELD, True)], actor))
-        except OmiumError as error:
-            if error.code != "not_allowed":  # it has ended, or is paused
-                raise
-        held.append(child.id)
-        going += await _going(ground, child.id)
-    for child_id in held:
-        async with ground.held(child_id):
-            pass  # its owner has let it go
-    return held
-
-
-async def let_go_on(ground: Ground, held: Collection[RunId], actor: Principal) -> None:
-    """The end of `hold_below` for runs that stay. What somebody else has paused stays so."""
-    for run_id in held:
-        row = await ground.store.run(run_id)
-        if row is not None and (row.status, row.reason) == (RunStatus.PAUSED, HELD):
+        for child in going:
             try:
-                await ground.store.write(Write(run_id, [c.ResumeRun()], actor))
+                await ground.store.write(Write(child.id, [c.PauseRun(HELD, True)], actor))
             except OmiumError as error:
-                if error.code != "not_allowed":  # somebody was faster
+                if error.code != "not_allowed":  # it has ended, or is paused
                     raise
+        for child in going:
+            async with ground.held(child.id):
+                pass  # its owner has let it go, and starts nothing below it any more, nor lets go on what is held there
+        going = [below for child in going for below in await _going(ground, child.id)]
+    return True
 
 
 async def _going(ground: Ground, run_id: RunId) -> list[RunRow]:

@@ -12,15 +12,18 @@ import pytest
 
 from omium.orchestration.definition import Need, NodeDef, WorkflowDef
 from omium.orchestration.definition.model import FailureRule
+from omium.orchestration.engine.stopping import HELD
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history import rollback
+from omium.orchestration.history import compensating, rollback
 from omium.orchestration.history.compensating import undo
+from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
-from omium.orchestration.ids import EffectId, Fence, NodeId, RunId, WorkerId
+from omium.orchestration.history.recorded import Recorded
+from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, RunId, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.ports import Attempt, RunQuery
+from omium.orchestration.ports import Attempt, RunQuery, Write
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
 from tests.history_help import node
 
@@ -245,6 +248,86 @@ async def test_a_sub_run_that_was_stopped_goes_on_where_a_person_has_to_be_asked
             await core.decide(ME, asked.id, "retry", assurance="out_of_band")
             assert (await core.wait(ME, run, 20)).status == "completed"
         assert [one.status for one in await sub_runs(core, run)] == ["completed"]
+
+
+async def test_a_sub_run_goes_on_when_who_stopped_it_died_and_the_next_one_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop((FailureRule("rollback", to="node:a"),))
+
+    async def dies(
+        ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence
+    ) -> None:
+        """In the middle of a compensation."""
+        await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor, fence))
+        assert ground.engine is not None
+        await ground.store.retire(ground.engine.worker)
+        raise OmiumError("fenced", "dead")
+
+    monkeypatch.setattr(compensating, "_undo", dies)
+    async with opened(tmp_path, *shop.flows, functions=shop.functions, executing=True) as (core, _):
+        run = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            await core.wait(ME, run, 20)
+            [asked] = await core.list_approvals(ME, run_id=run)
+            assert "nothing undoes" in asked.question
+            await core.decide(ME, asked.id, "retry", assurance="out_of_band")
+            assert (await core.wait(ME, run, 20)).status == "completed"
+        assert [one.status for one in await sub_runs(core, run)] == ["completed"]
+
+
+async def test_a_sub_run_goes_on_when_somebody_has_its_parent_go_another_way_meanwhile(tmp_path: Path) -> None:
+    shop = Shop((FailureRule("rollback", to="node:a"),))
+    undoing, on = anyio.Event(), anyio.Event()
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        undoing.set()
+        await on.wait()
+
+    functions = {**shop.functions, "undo": undo}
+    async with opened(tmp_path, *shop.flows, functions=functions, executing=True) as (core, _):
+        run = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            await undoing.wait()
+            assert [one.reason for one in await sub_runs(core, run)] == [HELD]
+            await core.play_from_node(ME, run, "beside")
+            on.set()
+            assert (await core.wait(ME, run, 20)).status == "completed"
+        assert [one.status for one in await sub_runs(core, run)] == ["completed"]
+
+
+@pytest.mark.parametrize("below_is", ["held", "paused by a person"])
+async def test_what_is_held_below_a_sub_run_goes_on_too(tmp_path: Path, below_is: str) -> None:
+    """Whoever held them has died, and the parent is not to be taken back."""
+    flows = (
+        WorkflowDef("lowest", (node("x"),)),
+        WorkflowDef("below", (NodeDef("t", "workflow", use="lowest"),)),
+        WorkflowDef("top", (NodeDef("s", "workflow", use="below"),)),
+    )
+    going, again = anyio.Event(), anyio.Event()
+
+    async def slow(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        if going.is_set():
+            again.set()
+            return
+        going.set()
+        await anyio.sleep_forever()
+
+    async with opened(tmp_path, *flows, functions={"f": slow}, executing=True) as (core, _):
+        top = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            await going.wait()
+            [below] = await sub_runs(core, top)
+            [lowest] = await sub_runs(core, below.id)
+            for one, why in ((lowest, HELD), (below, HELD if below_is == "held" else "wait")):
+                await core.store.write(Write(one.id, [c.PauseRun(why, True)], Principal("engine")))
+            await core.pause(ME, top)
+            await core.resume(ME, top)
+            await again.wait()
+            if below_is == "held":
+                assert (await core.wait(ME, top, 20)).status == "completed"
+            else:
+                assert [one.reason for one in await sub_runs(core, top)] == ["wait"]
 
 
 async def test_who_no_longer_owns_a_run_undoes_nothing_in_its_sub_runs(tmp_path: Path) -> None:
