@@ -185,6 +185,11 @@ class Engine:
         """Whether it owns, or is about to own, a run that it does not let go of already."""
         return self.reserved > 0 or any(not execution.is_resting for execution in self._executions.values())
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it gives everything up: what may take long is not begun, and not waited for."""
+        return self._stopping
+
     def owned(self, run_id: RunId | None) -> Execution | None:
         """The execution of a run, if this process owns it."""
         return self._executions.get(run_id) if run_id is not None else None

@@ -50,6 +50,7 @@ _CONTROL = frozenset(
 _REACHES_BACK = frozenset({E.RUN_ROLLED_BACK, E.RUN_PLAYED_FROM})
 _LINGER_US = 2_000_000  # a timer that is due sooner is waited for here; for a later one the run is given up
 _LATER_US = 60_000_000
+_UNDO_AGAIN_US = 2_000_000  # between tries to have what a rollback has still to undo
 _MAX_REFUSALS = 50  # in a row, each after building again: then it is a bug, and the run ends rather than spins
 
 
@@ -183,9 +184,7 @@ class Execution:
     async def _take_due(self, turn: Turn) -> None:
         if not self.is_over():
             await parking.take_due(self, turn)
-            due = parking.next_due(self)
-            if due is not None:
-                turn.wake(due)
+            turn.wake(parking.next_due(self))
 
     async def on_child(self, child: RunId) -> None:
         """A child run has ended."""
@@ -443,8 +442,10 @@ class Execution:
         return heads.get(self.run_id, Seq(0)) > self.folded.seq
 
     def is_over(self) -> bool:
-        """Whether nothing is to start here: the run has ended or is paused, or this worker gives it up."""
-        return self.stopping is not None or self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
+        """Whether nothing is to start here: the run has ended, is paused, or has still to undo what a rollback has left
+        behind, or this worker gives it up."""
+        is_still = self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
+        return self.stopping is not None or is_still or self.folded.undoing is not None
 
     async def _rebuild(self, turn: Turn) -> None:
         self.parked, self.children, self.closed, self.tree_ahead = {}, {}, False, None
@@ -455,9 +456,7 @@ class Execution:
         await steps.restore_workspace(self)
         await steps.open_boards(self)
         await parking.take_parked(self, turn)
-        due = parking.next_due(self)
-        if due is not None:
-            turn.wake(due)
+        turn.wake(parking.next_due(self))
 
     @classmethod
     def unreadable(cls, engine: Engine, state: RunState, fence: Fence) -> Execution:
@@ -532,8 +531,8 @@ class Execution:
             if wake_at is not None and wake_at < self.engine.clock.now_us() + _LINGER_US:
                 self.arm(wake_at)
                 return
-        elif self.stopping is not None and not self.folded.sleeps:
-            wake_at = self.engine.clock.now_us()  # for the next worker, at once
+        elif not self.folded.sleeps:  # for the next worker at once; what could not be undone yet, a little later
+            wake_at = self.engine.clock.now_us() + (0 if self.stopping is not None else _UNDO_AGAIN_US)
         self._released = True
         pause = PAUSE_S
         while True:

@@ -48,7 +48,8 @@ as in `RunState.setbacks`, and the calls that a person has agreed to have repeat
 
 
 Undo: TypeAlias = Callable[[RunId, Fence], Awaitable[None]]
-"""Undoes what a rollback of the run has still to undo, as its owner only, and notes that in the log."""
+"""Undoes what a rollback of the run has still to undo, as its owner only, and notes that in the log. As long as it is
+not noted there, nothing of the run goes on, and it is tried again."""
 
 
 async def nothing(run_id: RunId, fence: Fence) -> None:

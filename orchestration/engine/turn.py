@@ -26,7 +26,7 @@ class Turn:
         self.facts = 0
         self.due: int | None = None
 
-    def wake(self, due_us: int) -> None:
-        """Have the run looked at again at this time, once the turn is durable."""
-        if self.due is None or due_us < self.due:
+    def wake(self, due_us: int | None) -> None:
+        """Have the run looked at again at this time, if there is one, once the turn is durable."""
+        if due_us is not None and (self.due is None or due_us < self.due):
             self.due = due_us

@@ -13,7 +13,7 @@ from typing import Any, Final
 from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.engine.setbacks import Back
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.behind import hold_below
+from omium.orchestration.history.behind import hold_below, is_called_below
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
@@ -46,7 +46,8 @@ async def take_back(
     try:
         planned, label = await _plan(ground, state, node_id, rule)
         against = any(
-            _stands_against(deed) and not _under_way(deed) and deed.id not in agreed for deed in planned.draft.behind
+            _stands_against(deed) and not is_called_below(deed) and deed.id not in agreed
+            for deed in planned.draft.behind
         )
         if not against and await hold_below(ground, state.run_id, planned.reset, ENGINE, fence):
             # with what they had done by the time that they stood still
@@ -96,6 +97,7 @@ async def _undone(
         node_id,
         str(setback["category"]),
         approval,
+        undo=any(map(is_called_below, deeds)),  # the sub-run does not end it in time: it is undone once it has
     )
     return Back(command)
 
@@ -114,11 +116,6 @@ def _stands_against(deed: Deed) -> bool:
     """Nothing has undone it or will, and it may not happen again unseen; or its undoing was cut off in the middle."""
     gone = deed.compensated == "done" or deed.can_be_undone
     return not gone and (deed.unsafe or deed.compensated == "started")
-
-
-def _under_way(deed: Deed) -> bool:
-    """A sub-run may still be making the call, of which the outcome is known once that is stopped."""
-    return deed.below is not None and deed.outcome is None
 
 
 def _told(deeds: Sequence[Deed]) -> list[dict[str, Any]]:

@@ -38,14 +38,21 @@ async def deeds_behind(ground: Ground, now: RunState, base: RunState, structure:
     return list(merge(own, sorted(below, key=_when), key=_when))
 
 
-async def settled_behind(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:
-    """`deeds_behind`, once the runs below have ended the calls that they were making when they were stopped."""
+async def settled_behind(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed] | None:
+    """`deeds_behind`, once the runs below have ended the calls that they were making when they were stopped; None when
+    one of them takes too long for that, and what it does is not known yet."""
     deeds = await deeds_behind(ground, now, base, structure)
-    calling = {deed.below[0] for deed in deeds if deed.below is not None and deed.outcome is None}
+    calling = {deed.below[0] for deed in deeds if is_called_below(deed)}
     for run_id in calling:
-        async with ground.held(run_id):
-            pass  # its owner has let it go
+        async with ground.held(run_id) as fence:
+            if fence is None:  # its owner has not let it go
+                return None
     return await deeds_behind(ground, now, base, structure) if calling else deeds
+
+
+def is_called_below(deed: Deed) -> bool:
+    """A sub-run may still be making the call, of which the outcome is known once that is stopped."""
+    return deed.below is not None and deed.outcome is None
 
 
 async def stop_below(ground: Ground, run_id: RunId, nodes: Collection[NodeId], actor: Principal) -> None:

@@ -109,33 +109,36 @@ def _only_functions(what: str) -> OmiumError:
     return OmiumError("unsupported", f"a compensation {what}.", "It is a registered function, run once.")
 
 
-async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence) -> None:
-    """Run what undoes these, the newest first, and note each outcome in the log and in the deed. One that fails does
-    not keep the others from being undone. fence: of the owner that does it; raises `fenced` before one that is none
-    any more undoes anything."""
+async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence) -> bool:
+    """Run what undoes these, the newest first, and note each outcome in the log and in the deed; whether each has been
+    tried. One that fails does not keep the others from being undone, nor does one of a sub-run that cannot be had now.
+    fence: of the owner that does it; raises `fenced` before one that is none any more undoes anything."""
+    away: set[RunId] = set()
     for deed in reversed(deeds):
-        if deed.can_be_undone:
+        if deed.can_be_undone and (deed.below is None or deed.below[0] not in away):
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
                 if deed.below is None:
                     await _undo(ground, recorded, deed, recorded.folded.run_id, actor, fence)
-                else:
-                    await _undo_below(ground, recorded, deed, deed.below[0], actor, fence)
+                elif not await _undo_below(ground, recorded, deed, deed.below[0], actor, fence):
+                    away.add(deed.below[0])
+    return not away
 
 
 async def _undo_below(
     ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence
-) -> None:
+) -> bool:
     """What a sub-run did is undone in its log, which has a token of its own: it is held meanwhile, and looked at again,
-    so that of two who believe that they own the run above it one undoes, once. One that cannot be held is left."""
+    so that of two who believe that they own the run above it one undoes, once. False when it cannot be held."""
     async with ground.held(run_id) as own:
         if own is None:
-            return
+            return False
         await check_owner(ground, recorded.folded.run_id, fence)
         for event in await ground.store.events_among([run_id], [E.EFFECT_COMPENSATED], _MANY):
             if event.data["effect"] == deed.id:
                 deed.compensated, deed.error = event.data["outcome"], event.data.get("error")
         if deed.can_be_undone:
             await _undo(ground, recorded, deed, run_id, actor, own)
+    return True
 
 
 async def _undo(ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence) -> None:

@@ -17,7 +17,7 @@ from omium.orchestration.engine.programs import Programs
 from omium.orchestration.engine.values import ValueCache
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.recorded import Recorded, read_next, record
-from omium.orchestration.ids import Fence, RunId, Seq, WorkerId
+from omium.orchestration.ids import Fence, RunId, Seq
 from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Clock, Executor, Store
 from omium.orchestration.values import Encoded
@@ -175,13 +175,13 @@ class Ground:
     @asynccontextmanager
     async def held(self, run_id: RunId) -> AsyncIterator[Fence | None]:
         """Own a run that its owner is giving up, so that nobody starts anything meanwhile; None when it could not be
-        had in time, or when this process executes nothing and so owns nothing."""
+        had in time or before this worker stops, or when this process executes nothing and so owns nothing."""
         if self.engine is None:
             yield None
             return
         self.engine.keep(run_id)
         try:
-            fence = await self._take(self.engine.worker, run_id)
+            fence = await self._take(self.engine, run_id)
             try:
                 yield fence
             finally:
@@ -191,13 +191,13 @@ class Ground:
         finally:
             self.engine.let_go(run_id)
 
-    async def _take(self, worker: WorkerId, run_id: RunId) -> Fence | None:
+    async def _take(self, engine: Engine, run_id: RunId) -> Fence | None:
         until = self.clock.monotonic() + self._claim_wait_s
         pause = 0.002
         while True:
             with anyio.CancelScope(shield=True):  # a claim that was taken and not heard of would be nobody's
-                fence = await self.store.take(worker, run_id)
-            if fence is not None or self.clock.monotonic() >= until:
+                fence = await self.store.take(engine.worker, run_id)
+            if fence is not None or engine.is_stopping or self.clock.monotonic() >= until:
                 return fence
             await anyio.sleep(pause)
             pause = min(pause * 2, 0.05)

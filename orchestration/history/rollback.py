@@ -31,6 +31,10 @@ _WAITING = (
     "The run is still held by another worker, or nothing is executed here. Before it goes on, what can be undone is"
     " undone and the files are put back."
 )
+_UNFINISHED = (
+    "This is not finished: a sub-run has not ended its last call yet, or another worker has it. Before the run goes on,"
+    " what can be undone is undone and the files are put back."
+)
 _AT_WORK = frozenset({RunStatus.PLANNING, RunStatus.EXECUTING})
 
 
@@ -150,8 +154,8 @@ async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
 @asynccontextmanager
 async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> AsyncIterator[bool]:
     """Undo effects before the block has the log go back, so that after a crash in between a repeat still finds what is
-    left to be undone; whether that was tried. It is only done for a run in which nothing is under way: any other one is
-    stopped by the rollback itself, which says with `RollBack.undo` that `finish_undoing` is to follow."""
+    left to be undone; whether all of it was tried. It is only done for a run in which nothing is under way: any other
+    one is stopped by the rollback itself, which says with `RollBack.undo` that `finish_undoing` is to follow."""
     now = planned.now
     if planned.under_way or not planned.to_undo:
         yield False
@@ -160,8 +164,7 @@ async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> Async
         if fence is None or (await ground.state(now.run_id)).seq != now.seq:
             yield False
             return
-        await undo(ground, await ground.recorded(now), planned.to_undo, actor, fence)
-        yield True
+        yield await undo(ground, await ground.recorded(now), planned.to_undo, actor, fence)
 
 
 def _under_way(node: NodeState) -> bool:
@@ -201,10 +204,10 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
         async with ground.held(run_id) as fence:
             if fence is None:
                 notes.append(_WAITING)
-            else:
-                await finish_undoing(ground, run_id, fence)
-                if await _still_there(ground, run_id, event):
-                    notes += await _restore(ground, run_id)
+            elif not await finish_undoing(ground, run_id, fence):
+                notes.append(_UNFINISHED)
+            elif await _still_there(ground, run_id, event):
+                notes += await _restore(ground, run_id)
         deeds = await deeds_behind(ground, now, base, structure)
     return Landed(reset, deeds, await _restored(ground, run_id, event.seq), tuple(notes))
 
@@ -215,25 +218,28 @@ async def _around(ground: Ground, event: Event) -> tuple[RunState, RunState, Str
     return now, await ground.state(event.run_id, Seq(event.data["to"])), await ground.structure(now)
 
 
-async def finish_undoing(ground: Ground, run_id: RunId, fence: Fence) -> None:
+async def finish_undoing(ground: Ground, run_id: RunId, fence: Fence) -> bool:
     """Undo what a rollback that is in the log has left to be undone, and note that it is. For the run's owner, who has
     stopped what was in flight, so that its last effects are in the ledger; raises `fenced` for one that it is no more.
-    What cannot be undone is no reason to try for ever: who rolls back again has it tried again."""
+    What cannot be undone is no reason to try for ever: who rolls back again has it tried again. False when a sub-run
+    could not be had yet, and the run's owner has to try again."""
     seq = (await ground.state(run_id)).undoing
     if seq is None:
-        return
+        return True
     [event] = await ground.store.events(run_id, Seq(seq - 1), 1)
     crash_point("rollback.written")
     try:
         now, base, structure = await _around(ground, event)
         await stop_below(ground, run_id, went_back(now, base), event.actor)
         deeds = await settled_behind(ground, now, base, structure)
-        await undo(ground, await ground.recorded(now), deeds, event.actor, fence)
+        if deeds is None or not await undo(ground, await ground.recorded(now), deeds, event.actor, fence):
+            return False
     except OmiumError as error:
         if error.code in ("fenced", "storage_unavailable"):
             raise
         _log.error("what run %s went back behind at %s cannot be undone: %s", run_id, seq, error)
     await ground.store.write(Write(run_id, [c.EndUndoing(seq)], event.actor, fence))
+    return True
 
 
 async def _still_there(ground: Ground, run_id: RunId, event: Event) -> bool:

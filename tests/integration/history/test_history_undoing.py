@@ -12,6 +12,8 @@ import pytest
 
 from omium.orchestration.definition import Need, NodeDef, WorkflowDef
 from omium.orchestration.definition.model import FailureRule
+from omium.orchestration.definition.schema import to_document
+from omium.orchestration.engine import execution
 from omium.orchestration.engine.stopping import HELD
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history import compensating, rollback
@@ -19,11 +21,12 @@ from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.recorded import Recorded
-from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, RunId, WorkerId
+from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, RunId, WorkerId, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.ports import Attempt, RunQuery, Write
+from omium.orchestration.ports import Attempt, NewBlob, RunQuery, Write
+from omium.orchestration.values import encode
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
 from tests.history_help import node
 
@@ -294,6 +297,103 @@ async def test_a_sub_run_goes_on_when_somebody_has_its_parent_go_another_way_mea
             on.set()
             assert (await core.wait(ME, run, 20)).status == "completed"
         assert [one.status for one in await sub_runs(core, run)] == ["completed"]
+
+
+async def with_sub_run(core: HistoryCore, shop: Shop) -> tuple[Hand, Hand, int]:
+    """A run whose sub-run, which another worker owns, has paid; and the position before it was started."""
+    flow, top = shop.flows
+    hand = await by_hand(core, top)
+    first = await hand.run("a")
+    await hand.start("s")
+    child = RunId(new_id("run"))
+    await hand.do(c.WaitNode(NodeId("s"), 0, child=child))
+    document, given = encode(to_document(flow)), encode({})
+    caller = {"run": hand.run_id, "node": "s", "generation": 0, "depth": 1}
+    create = c.CreateRun(document.digest, flow.name, given.digest, ME.project, caller=caller)
+    blobs, started = [NewBlob(document), NewBlob(given)], [create, c.PlanRun(), c.StartRun()]
+    write = Write(child, started, Principal("engine"), blobs=blobs, claim=WorkerId("another"))
+    fence = (await core.store.write(write)).fence
+    assert fence is not None
+    below = Hand(core, child, fence)
+    await below.start("pay")
+    await below.effect("pay", "pay", compensate="undo")
+    return hand, below, first
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_a_sub_run_did_that_cannot_be_had_yet_is_undone_later(tmp_path: Path, known: bool) -> None:
+    shop = Shop()
+    shop.stopped.set()
+    shop.paid.set()  # the second one comes to its end
+    async with opened(tmp_path, *shop.flows, functions=shop.functions) as (core, _):
+        hand, below, first = await with_sub_run(core, shop)
+        if not known:
+            call = await below.effect("pay", "last", compensate="undo", outcome=None)
+        await hand.let_go()
+        core._ground._claim_wait_s = 0.0
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+        (told,) = await core.rollbacks(ME, hand.run_id)
+        assert (shop.undone, done.undone, told.outcome) == ([], [], "unfinished")
+        assert any("not finished" in note for note in done.notes)
+        await core.resume(ME, hand.run_id)
+    async with opened(tmp_path, *shop.flows, functions=shop.functions, executing=True) as (core, _):
+        core._ground._claim_wait_s = 0.0
+        assert core.engine is not None
+        with anyio.fail_after(20):
+            while core.engine.busy or (await core.store.next_wake([ME.project]) or 0) < core.clock.now_us() + 1e6:
+                await anyio.sleep(0.01)  # until it has been tried, and given up for a moment
+            await core.pause(ME, hand.run_id)
+            await core.resume(ME, hand.run_id)
+            below.core = core
+            if not known:
+                stored = encode("made")
+                settle = c.SettleEffect(EffectId(call), "done", stored.digest, stored.size)
+                await below.do(settle, blobs=[NewBlob(stored)])
+            await core.store.retire(WorkerId("another"))
+            assert (await core.wait(ME, hand.run_id, 20)).status == "completed"
+        kinds = [one.type for one in await events(core, hand.run_id)]
+        again = len(kinds) - 1 - kinds[::-1].index(E.NODE_STARTED)
+        assert kinds.index(E.RUN_ROLLED_BACK) < kinds.index(E.RUN_UNDONE) < again
+        assert kinds[kinds.index(E.RUN_ROLLED_BACK) : kinds.index(E.RUN_UNDONE)].count(E.NODE_STARTED) == 0
+        assert shop.undone == (["pay"] if known else ["last", "pay"])
+        (told,) = await core.rollbacks(ME, hand.run_id)
+        assert told.outcome == "done"
+
+
+async def test_a_run_that_goes_back_by_itself_undoes_a_call_that_its_sub_run_ends_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop((FailureRule("rollback", to="node:a"),))
+    tried, end = anyio.Event(), anyio.Event()
+
+    async def pay(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        async def slow() -> Any:
+            shop.paid.set()
+            with anyio.CancelScope(shield=True):
+                await end.wait()
+            shop.stopped.set()
+
+        await attempt.effect("slow", slow, kind="command", on_unknown="rerun")
+
+    tries = rollback.settled_behind
+
+    async def trying(*args: Any) -> Any:
+        found = await tries(*args)
+        tried.set()
+        return found
+
+    monkeypatch.setattr(rollback, "settled_behind", trying)
+    monkeypatch.setattr(execution, "_UNDO_AGAIN_US", 10_000)
+    async with opened(tmp_path, *shop.flows, functions={**shop.functions, "pay": pay}, executing=True) as (core, _):
+        core._ground._claim_wait_s = 0.0
+        run = (await core.run_workflow(ME, "top")).id
+        with anyio.fail_after(20):
+            await tried.wait()
+            assert (shop.undone, (await core.store.state(run)).undoing is None) == ([], False)
+            end.set()
+            assert (await core.wait(ME, run, 20)).status == "completed"
+        assert shop.undone == ["slow"]
 
 
 @pytest.mark.parametrize("below_is", ["held", "paused by a person"])
