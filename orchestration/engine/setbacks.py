@@ -41,10 +41,11 @@ class Back:
 
 
 TakeBack: TypeAlias = Callable[
-    [RunState, Fence, NodeId, FailureRule, Mapping[str, Any], frozenset[EffectId]], Awaitable[Back]
+    [RunState, Fence, NodeId, FailureRule, Mapping[str, Any], frozenset[EffectId]], Awaitable[Back | None]
 ]
-"""Works out how a run goes back for a node and a rule, and undoes effects, as its owner only. The last two: the setback
-as in `RunState.setbacks`, and the calls that a person has agreed to have repeated."""
+"""Works out how a run goes back for a node and a rule, and undoes effects, as its owner only; None when the worker
+stops before it is through. The last two: the setback as in `RunState.setbacks`, and the calls that a person has agreed
+to have repeated."""
 
 
 Undo: TypeAlias = Callable[[RunId, Fence], Awaitable[None]]
@@ -131,6 +132,9 @@ async def take_up(run: Execution) -> None:
     rule = run.program.workflow.on_failure[index]
     crash_point("setback.noted")
     back = await run.engine.take_back(run.folded, run.fence, node_id, rule, setback, _agreed(run.folded, setback))
+    if back is None:
+        run.stopping = run.stopping or "handover"  # which it is about to be told; the next owner goes on from here
+        return
     if back.command is not None:
         crash_point("setback.undone")
         await run.commit([back.command])

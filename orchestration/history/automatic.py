@@ -41,7 +41,7 @@ async def take_back(
     rule: FailureRule,
     setback: Mapping[str, Any],
     agreed: frozenset[EffectId],
-) -> Back:
+) -> Back | None:
     """See `engine.setbacks.TakeBack`. Raises `storage_unavailable`, and `fenced` when the run has another owner now."""
     try:
         planned, label = await _plan(ground, state, node_id, rule)
@@ -52,6 +52,8 @@ async def take_back(
         if not against and await hold_below(ground, state.run_id, planned.reset, ENGINE, fence):
             # with what they had done by the time that they stood still
             planned, label = await _plan(ground, state, node_id, rule)
+        if ground.is_stopping:  # what was to stand still may not have been waited for
+            return None
     except OmiumError as error:
         if error.code in ("storage_unavailable", "fenced"):
             raise
@@ -69,8 +71,9 @@ async def _undone(
     agreed: frozenset[EffectId],
     planned: Planned,
     label: str | None,
-) -> Back:
-    """The planned way back, with its effects undone, or the question about what stands against it."""
+) -> Back | None:
+    """The planned way back, with its effects undone, or the question about what stands against it; None when this
+    worker stops before all is undone."""
     deeds = list(planned.draft.behind)
     standing = [deed for deed in deeds if _stands_against(deed)]
     # By a try before this one: what an earlier rollback undid belongs to an older generation of its node.
@@ -80,6 +83,8 @@ async def _undone(
     to_undo = [deed for deed in deeds if deed.can_be_undone]
     if to_undo:
         await undo(ground, await ground.recorded(planned.now), deeds, ENGINE, fence)
+        if ground.is_stopping:
+            return None
         left = [deed for deed in to_undo if deed.compensated != "done"]
         if any(deed.id not in agreed for deed in left):
             undone = undone or len(left) < len(to_undo)

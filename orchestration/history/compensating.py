@@ -112,9 +112,12 @@ def _only_functions(what: str) -> OmiumError:
 async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence) -> bool:
     """Run what undoes these, the newest first, and note each outcome in the log and in the deed; whether each has been
     tried. One that fails does not keep the others from being undone, nor does one of a sub-run that cannot be had now.
-    fence: of the owner that does it; raises `fenced` before one that is none any more undoes anything."""
+    fence: of the owner that does it; raises `fenced` before one that is none any more undoes anything. A worker that
+    stops leaves to the next owner what it has not begun."""
     away: set[RunId] = set()
     for deed in reversed(deeds):
+        if deed.can_be_undone and ground.is_stopping:
+            return False
         if deed.can_be_undone and (deed.below is None or deed.below[0] not in away):
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
                 if deed.below is None:

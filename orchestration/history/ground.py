@@ -64,6 +64,11 @@ class Ground:
     def executors(self) -> Callable[[NodeDef], Executor] | None:
         return self.engine.executor if self.engine is not None else None
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this worker gives everything up (see `Engine.is_stopping`)."""
+        return self.engine is not None and self.engine.is_stopping
+
     async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
         return await self.store.state(run_id, upto)
 

@@ -97,7 +97,7 @@ class HistoryService(Reading):
         rule: FailureRule,
         setback: Mapping[str, Any],
         agreed: frozenset[EffectId],
-    ) -> TakenBack:
+    ) -> TakenBack | None:
         """For the engine: how a run goes back by a rule of its workflow. See `engine.setbacks.TakeBack`."""
         return await automatic.take_back(self._ground, state, fence, node_id, rule, setback, agreed)
 

@@ -299,6 +299,66 @@ async def test_a_sub_run_goes_on_when_somebody_has_its_parent_go_another_way_mea
         assert [one.status for one in await sub_runs(core, run)] == ["completed"]
 
 
+@pytest.mark.parametrize("by_itself", [False, True])
+async def test_a_worker_that_stops_begins_no_more_undoing_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_itself: bool
+) -> None:
+    rules = (FailureRule("rollback", to="node:a"),) if by_itself else ()
+    pays = NodeDef("b", "function", use="pays", needs=(Need("a"),), compensate="undo")
+    flow, world = WorkflowDef("w", (node("a"), pays), on_failure=rules), World()
+    begun, on = anyio.Event(), anyio.Event()
+
+    async def pay(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        async def action() -> Any:
+            return "paid"
+
+        if not on.is_set():
+            for n in range(3):
+                await attempt.effect(f"pay{n}", action, kind="command", on_unknown="ask")
+            raise ConnectionError("refused")
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        begun.set()
+        await on.wait()
+        await world.undo(inputs, attempt)
+
+    async def ends_late(core: HistoryCore) -> None:
+        while not (core.engine and core.engine.is_stopping):
+            await anyio.sleep(0.01)
+        on.set()
+
+    functions = {"undo": undo, "pays": pay}
+    async with opened(tmp_path, flow, functions=functions) as (core, _):
+        hand = await by_hand(core, flow)
+        run = hand.run_id
+        if by_itself:
+            await hand.let_go()
+            await core.store.wake([run], core.clock.now_us())
+        else:
+            first = await hand.run("a")
+            await hand.start("b")
+            for n in range(3):
+                await hand.effect("b", f"pay{n}", compensate="undo")
+            await crashed_rollback(core, hand, first, monkeypatch)
+            await core.store.retire(WorkerId("hand"))
+    async with (
+        anyio.create_task_group() as tasks,
+        opened(tmp_path, flow, functions=functions, executing=True) as (core, _),
+    ):
+        with anyio.fail_after(20):
+            await begun.wait()
+        tasks.start_soon(ends_late, core)
+    async with opened(tmp_path, flow) as (core, _):
+        state = await core.store.state(run)
+        assert (world.undone, state.undoing is None, bool(state.setbacks)) == (["pay2"], by_itself, by_itself)
+    async with opened(tmp_path, flow, functions=functions, executing=True) as (core, _):
+        if by_itself:
+            assert (await core.wait(ME, run, 20)).status == "completed"
+            assert await core.list_approvals(ME, run_id=run) == []
+        await settled(core, run)
+        assert world.undone == ["pay2", "pay1", "pay0"]
+
+
 async def with_sub_run(core: HistoryCore, shop: Shop) -> tuple[Hand, Hand, int]:
     """A run whose sub-run, which another worker owns, has paid; and the position before it was started."""
     flow, top = shop.flows
