@@ -140,7 +140,12 @@ async def _undo_below(
             if event.data["effect"] == deed.id:
                 deed.compensated, deed.error = event.data["outcome"], event.data.get("error")
         if deed.can_be_undone:
-            await _undo(ground, recorded, deed, run_id, actor, own)
+            try:
+                await _undo(ground, recorded, deed, run_id, actor, own)
+            except OmiumError as error:
+                if error.code != "fenced":
+                    raise
+                return False  # it has become another's meanwhile, which says nothing of the run above it
     return True
 
 

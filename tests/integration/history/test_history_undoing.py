@@ -421,6 +421,36 @@ async def test_what_a_sub_run_did_that_cannot_be_had_yet_is_undone_later(tmp_pat
         assert told.outcome == "done"
 
 
+async def test_a_sub_run_that_is_lost_to_another_worker_is_not_taken_for_the_loss_of_the_run_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop()
+    shop.stopped.set()
+    async with opened(tmp_path, *shop.flows, functions=shop.functions) as (core, _):
+        hand, below, first = await with_sub_run(core, shop)
+        await below.end("pay")
+        await below.complete()
+        await below.let_go()
+        await crashed_rollback(core, hand, first, monkeypatch)
+        looked = core.store.events_among
+
+        async def losing(run_ids: Any, *args: Any) -> Any:
+            """As it does to one that was taken for dead: who holds the sub-run does not any more."""
+            if list(run_ids) == [below.run_id]:
+                assert core.engine is not None
+                for one in await core.store.claimed_by(core.engine.worker):
+                    row = await core.store.run(one.run_id)
+                    assert row is not None and await core.store.release(one.run_id, one.fence, row.seq, None)
+            return await looked(run_ids, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(core.store, "events_among", losing)
+            await core.finish_undoing(hand.run_id, hand.fence)
+        assert (shop.undone, (await hand.state()).undoing is None) == ([], False)
+        await core.finish_undoing(hand.run_id, hand.fence)
+        assert (shop.undone, (await hand.state()).undoing) == (["pay"], None)
+
+
 async def test_a_run_that_goes_back_by_itself_undoes_a_call_that_its_sub_run_ends_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
