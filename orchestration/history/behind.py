@@ -42,7 +42,7 @@ async def settled_behind(ground: Ground, now: RunState, base: RunState, structur
     """`deeds_behind`, once the runs below have ended the calls that they were making when they were stopped; None when
     one of them takes too long for that, and what it does is not known yet."""
     deeds = await deeds_behind(ground, now, base, structure)
-    calling = {deed.below[0] for deed in deeds if is_called_below(deed)}
+    calling = {deed.below[0] for deed in deeds if deed.below is not None and is_called_below(deed)}
     for run_id in calling:
         async with ground.held(run_id) as fence:
             if fence is None:  # its owner has not let it go
