@@ -11,7 +11,7 @@ from typing import Any
 from omium.orchestration.crashpoints import crash_point
 from omium.orchestration.definition.graph import Structure
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.history.behind import deeds_behind, settled_behind, stop_below, undone_for
+from omium.orchestration.history.behind import deeds_behind, is_called_below, settled_behind, stop_below, undone_for
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
@@ -52,8 +52,10 @@ class Back:
 
     @property
     def under_way(self) -> bool:
-        """Whether something of the run works, here or in a run that it started."""
-        return self.now.status in _AT_WORK or any(map(_under_way, self.now.nodes.values()))
+        """Whether something of the run works, here or in a run that it started; one of those may still end a call
+        although it is over itself, and nothing waits for it any more."""
+        works = self.now.status in _AT_WORK or any(map(_under_way, self.now.nodes.values()))
+        return works or any(map(is_called_below, self.draft.behind))
 
     @property
     def to_undo(self) -> list[Deed]:

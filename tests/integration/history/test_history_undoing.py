@@ -14,6 +14,7 @@ from omium.orchestration.definition import Need, NodeDef, WorkflowDef
 from omium.orchestration.definition.model import FailureRule
 from omium.orchestration.definition.schema import to_document
 from omium.orchestration.engine import execution
+from omium.orchestration.engine.attempt import effect_id
 from omium.orchestration.engine.stopping import HELD
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history import compensating, rollback
@@ -359,8 +360,8 @@ async def test_a_worker_that_stops_begins_no_more_undoing_and_the_next_one_goes_
         assert world.undone == ["pay2", "pay1", "pay0"]
 
 
-async def with_sub_run(core: HistoryCore, shop: Shop) -> tuple[Hand, Hand, int]:
-    """A run whose sub-run, which another worker owns, has paid; and the position before it was started."""
+async def with_sub_run(core: HistoryCore, shop: Shop, outcome: str | None = "done") -> tuple[Hand, Hand, int]:
+    """A run whose sub-run, which another worker owns, has paid, or is just paying; and the position before that."""
     flow, top = shop.flows
     hand = await by_hand(core, top)
     first = await hand.run("a")
@@ -376,7 +377,7 @@ async def with_sub_run(core: HistoryCore, shop: Shop) -> tuple[Hand, Hand, int]:
     assert fence is not None
     below = Hand(core, child, fence)
     await below.start("pay")
-    await below.effect("pay", "pay", compensate="undo")
+    await below.effect("pay", "pay", compensate="undo", outcome=outcome)
     return hand, below, first
 
 
@@ -419,6 +420,27 @@ async def test_what_a_sub_run_did_that_cannot_be_had_yet_is_undone_later(tmp_pat
         assert shop.undone == (["pay"] if known else ["last", "pay"])
         (told,) = await core.rollbacks(ME, hand.run_id)
         assert told.outcome == "done"
+
+
+async def test_a_call_that_a_sub_run_ends_after_the_run_above_it_has_failed_is_undone_too(tmp_path: Path) -> None:
+    shop = Shop()
+    shop.stopped.set()
+    async with opened(tmp_path, *shop.flows, functions=shop.functions) as (core, _):
+        hand, below, first = await with_sub_run(core, shop, outcome=None)
+        await hand.do(c.FailRun({"message": "too late"}))
+        await hand.let_go()
+        await core.store.write(Write(below.run_id, [c.CancelRun("too late")], Principal("engine")))
+        core._ground._claim_wait_s = 0.0
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+        assert (shop.undone, any("not finished" in note for note in done.notes)) == ([], True)
+        stored = encode("made")
+        settle = c.SettleEffect(effect_id(below.run_id, "pay", 0, "pay"), "done", stored.digest, stored.size)
+        await below.do(settle, blobs=[NewBlob(stored)])
+        await core.store.retire(WorkerId("another"))
+    async with opened(tmp_path, *shop.flows, functions=shop.functions, executing=True) as (core, _):
+        await settled(core, hand.run_id)
+        assert shop.undone == ["pay"]
 
 
 async def test_a_sub_run_that_is_lost_to_another_worker_is_not_taken_for_the_loss_of_the_run_above_it(
