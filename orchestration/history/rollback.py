@@ -159,7 +159,7 @@ async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> Async
     left to be undone; whether all of it was tried. It is only done for a run in which nothing is under way: any other
     one is stopped by the rollback itself, which says with `RollBack.undo` that `finish_undoing` is to follow."""
     now = planned.now
-    if planned.under_way or not planned.to_undo:
+    if planned.under_way or now.owed or not planned.to_undo:  # what an earlier one left may still have to be stopped
         yield False
         return
     async with ground.held(now.run_id) as fence:
@@ -197,11 +197,12 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
         deeds = await deeds_behind(ground, now, base, structure)
         forward = _forward(await undone_for(ground, now, base, structure))
     reset, notes = went_back(now, base), [*forward]
-    undoing = (await ground.state(run_id)).undoing == event.seq
-    if undoing:
+    owed = (await ground.state(run_id)).owed
+    undoing = any(seq < event.seq for seq in owed)
+    if event.seq in owed:
         await stop_below(ground, run_id, reset, actor)
         deeds = await deeds_behind(ground, now, base, structure)
-        undoing = any(deed.can_be_undone or deed.outcome is None for deed in deeds)
+        undoing = undoing or any(deed.can_be_undone or deed.outcome is None for deed in deeds)
     if undoing or "restore" in event.data:
         async with ground.held(run_id) as fence:
             if fence is None:
@@ -221,13 +222,17 @@ async def _around(ground: Ground, event: Event) -> tuple[RunState, RunState, Str
 
 
 async def finish_undoing(ground: Ground, run_id: RunId, fence: Fence) -> bool:
-    """Undo what a rollback that is in the log has left to be undone, and note that it is. For the run's owner, who has
+    """Undo what rollbacks that are in the log have left to be undone, and note that it is. For the run's owner, who has
     stopped what was in flight, so that its last effects are in the ledger; raises `fenced` for one that it is no more.
     What cannot be undone is no reason to try for ever: who rolls back again has it tried again. False when a sub-run
     could not be had yet, and the run's owner has to try again."""
-    seq = (await ground.state(run_id)).undoing
-    if seq is None:
-        return True
+    for seq in reversed((await ground.state(run_id)).owed):
+        if not await _finish_undoing(ground, run_id, fence, seq):
+            return False
+    return True
+
+
+async def _finish_undoing(ground: Ground, run_id: RunId, fence: Fence, seq: int) -> bool:
     [event] = await ground.store.events(run_id, Seq(seq - 1), 1)
     crash_point("rollback.written")
     try:

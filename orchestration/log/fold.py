@@ -7,7 +7,7 @@ that state in as `base` (see `load`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,7 +167,7 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     touched.forgotten |= now.effects
     base.effects = {k: v for k, v in now.effects.items() if v.outcome in (None, "unknown")}
     base.generation = generation
-    base.undoing = int(now.seq) + 1 if "undo" in data else None  # of one before, what is left lies behind this one
+    base.owed = owed_after(now.owed, base.owed, int(now.seq) + 1, "undo" in data)
     goes_on = "trigger" in data and now.status is not R.PAUSED
     base.status, base.interrupt = (R.EXECUTING, False) if goes_on else (R.PAUSED, True)
     base.setbacks, base.rollbacks = {}, dict(now.rollbacks)  # what was tried stays counted
@@ -186,6 +186,12 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.restoring = data.get("restore")
     base.agents = data.get("agents", now.agents)
     return base
+
+
+def owed_after(now: Sequence[int], then: Sequence[int], seq: int, undo: bool) -> list[int]:
+    """`RunState.owed` after a rollback at `seq`, by what it was before it and where it goes back to. What was left to
+    be undone there is left again; of what others have left since, what does not stand again lies behind this one."""
+    return [*then, seq] if undo or set(now) - set(then) else [*then]
 
 
 def _played_from(state: RunState, data: Mapping[str, Any], nodes: Iterable[NodeId], touched: Touched) -> None:
@@ -225,7 +231,7 @@ def _reopen(node: NodeState, played: str, node_id: str, seq: int) -> None:
 
 
 def _undone(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
-    state.undoing = None
+    state.owed = [one for one in state.owed if one != data["rollback"]]
 
 
 def _status(status: R) -> Callable[..., None]:

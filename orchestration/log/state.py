@@ -213,7 +213,7 @@ class RunState:
     setbacks: dict[NodeId, dict[str, Any]] = field(default_factory=dict)
     rollbacks: dict[str, int] = field(default_factory=dict)
     called: int = 0  # position of the last such call of any node (`NodeState.called`), whatever became of that since
-    undoing: int | None = None  # position of a rollback behind which effects are still to be undone
+    owed: list[int] = field(default_factory=list)  # rollbacks behind which effects are still to be undone, by position
     tree: str | None = None  # last captured workspace tree
     restoring: str | None = None  # the tree that the workspace still has to be brought to
     nodes: dict[NodeId, NodeState] = field(default_factory=dict)
@@ -228,7 +228,12 @@ class RunState:
     @property
     def sleeps(self) -> bool:
         """There is nothing to do in the run until somebody asks for something."""
-        return self.undoing is None and self.status in _SLEEPING
+        return not self.owed and self.status in _SLEEPING
+
+    @property
+    def undoing(self) -> int | None:
+        """The position of the newest rollback behind which effects are still to be undone."""
+        return self.owed[-1] if self.owed else None
 
     def node(self, node_id: NodeId) -> NodeState:
         """The node as it stands; one that nothing happened to is pending at the run's generation."""

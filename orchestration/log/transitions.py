@@ -540,7 +540,7 @@ _DECIDE: Mapping[type, Callable[[RunState, Any, int], list[Draft]]] = {
     c.FailRun: _fail,
     c.RecoverRun: _recover,
     c.RollBack: _roll_back,
-    c.EndUndoing: lambda s, m, at: [(E.RUN_UNDONE, {"rollback": m.rollback})] if s.undoing == m.rollback else [],
+    c.EndUndoing: lambda s, m, at: [(E.RUN_UNDONE, {"rollback": m.rollback})] if m.rollback in s.owed else [],
     c.PlayFrom: courses.play_from,
     c.NoteBranch: courses.note_branch,
     c.CloseBranch: courses.close_branch,

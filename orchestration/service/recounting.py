@@ -16,6 +16,7 @@ from omium.orchestration.history.recorded import has_run
 from omium.orchestration.history.reset import Reset, plan_reset
 from omium.orchestration.ids import Digest, NodeId, Principal, RunId, Seq
 from omium.orchestration.log.events import Event, EventType
+from omium.orchestration.log.fold import owed_after
 from omium.orchestration.log.state import NodeStatus, RunState, RunStatus
 from omium.orchestration.service import roles
 from omium.orchestration.service.reading import Reading, nodes_of
@@ -189,13 +190,18 @@ class RecountService(Reading):
         ahead: dict[str, str] = {}  # by effect: what was undone before the run went back
         events = await self.store.events_among([run_id], _OF_ROLLBACKS, _MOST_OF_THEM)
         spans = [(one.data["undone_since"], one.seq) for one in events if "undone_since" in one.data]
+        owed: list[tuple[Seq, list[int]]] = [(Seq(0), [])]  # as `RunState.owed`, and since when
         for event in events:
             if event.type is EventType.RUN_ROLLED_BACK:
                 knows = "trigger" in event.data or "undone_since" in event.data
-                for before in found[-1:]:
-                    before.undoing = False  # what it had left is this one's
-                found.append(_Back(event, event.at, ahead if knows else {}, undoing="undo" in event.data))
+                found.append(_Back(event, event.at, ahead if knows else {}))
+                then = next(left for seq, left in reversed(owed) if seq <= event.data["to"])
+                owed.append((event.seq, owed_after(owed[-1][1], then, event.seq, "undo" in event.data)))
                 ahead = {}
+            elif event.type is EventType.RUN_UNDONE:
+                owed.append((event.seq, [one for one in owed[-1][1] if one != event.data["rollback"]]))
+                for one in found:
+                    one.last = event.at if one.event.seq == event.data["rollback"] else one.last
             elif event.type is EventType.EFFECT_COMPENSATED and (
                 event.actor == ENGINE or any(since < event.seq < until for since, until in spans)
             ):
@@ -204,7 +210,8 @@ class RecountService(Reading):
                 found.append(_Back(event, event.at))  # what comes behind it belongs to no rollback before it
             elif found:
                 found[-1].hear(event)
-        return [one.view() for one in found if one.event.type is EventType.RUN_ROLLED_BACK]
+        left = owed[-1][1]
+        return [one.view(one.event.seq in left) for one in found if one.event.type is EventType.RUN_ROLLED_BACK]
 
 
 @dataclass(slots=True)
@@ -215,24 +222,22 @@ class _Back:
     last: int
     undone: dict[str, str] = field(default_factory=dict)  # by effect
     files: tuple[int, int, int] | None = None
-    undoing: bool = False  # it has still to undo what lies behind it
 
     def hear(self, event: Event) -> None:
         data: Mapping[str, Any] = event.data
         if event.type is EventType.EFFECT_COMPENSATED:
             self.undone[data["effect"]] = data["outcome"]
-        elif event.type is EventType.RUN_UNDONE:
-            self.undoing = False
         elif self.files is None and "restore" in self.event.data:
             self.files = data.get("changed", 0), data.get("removed", 0), data.get("added", 0)
         else:
             return  # a later restore, of somebody else
         self.last = event.at
 
-    def view(self) -> RollbackView:
+    def view(self, undoing: bool) -> RollbackView:
+        """undoing: what lies behind it is still to be undone."""
         data = self.event.data
         compensated = Counter("unknown" if one == "started" else one for one in self.undone.values())
-        waiting = ("restore" in data and self.files is None) or compensated["unknown"] or self.undoing
+        waiting = ("restore" in data and self.files is None) or compensated["unknown"] or undoing
         return RollbackView(
             seq=self.event.seq,
             began_at=self.event.at,

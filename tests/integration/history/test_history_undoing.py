@@ -136,12 +136,55 @@ async def test_another_rollback_takes_over_what_one_has_left(tmp_path: Path, mon
         await crashed_rollback(core, hand, first, monkeypatch)
         core._ground._claim_wait_s = 0.0
         forward = await core.rollback(ME, hand.run_id, paid)  # where what was paid for stands
-        state = await hand.state()
-        assert (world.undone, state.undoing, forward.undone) == ([], None, [])
+        assert (world.undone, forward.undone) == ([], [])
+        await core.finish_undoing(hand.run_id, hand.fence)
+        assert (world.undone, (await hand.state()).owed) == ([], [])
         await core.store.retire(WorkerId("hand"))
         plan = await core.preview_rollback(ME, hand.run_id, first)
         done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
         assert (world.undone, [one.call for one in done.undone]) == (["pay"], ["pay"])
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+async def test_what_a_rollback_has_left_stays_so_where_another_goes_to_a_place_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        await crashed_rollback(core, hand, first, monkeypatch)
+        behind = (await core.checkpoint(ME, hand.run_id, "behind")).seq
+        if calls:  # and what the second leaves, too
+            await core.resume(ME, hand.run_id)
+            await hand.start("b")
+            await hand.effect("b", "again", compensate="undo")
+        await crashed_rollback(core, hand, behind, monkeypatch)
+        assert len((await hand.state()).owed) == 1 + calls
+        assert [one.outcome for one in await core.rollbacks(ME, hand.run_id)] == [
+            "unfinished",
+            ("done", "unfinished")[calls],
+        ]
+        await core.store.retire(WorkerId("hand"))
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}, executing=True) as (core, _):
+        await settled(core, hand.run_id)
+        assert world.undone == ["again", "pay"][1 - calls :]
+        assert {one.outcome for one in await core.rollbacks(ME, hand.run_id)} == {"done"}
+
+
+async def test_a_rollback_finishes_what_one_before_it_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        await crashed_rollback(core, hand, first, monkeypatch)
+        await core.store.retire(WorkerId("hand"))
+        await core.rollback(ME, hand.run_id, (await hand.state()).seq)
+        assert (world.undone, (await hand.state()).owed) == (["pay"], [])
 
 
 async def test_what_cannot_be_undone_at_all_is_not_tried_for_ever(
