@@ -19,6 +19,7 @@ from omium.orchestration.service.views import EffectView
 _LATER = frozenset({E.EFFECT_SETTLED, E.EFFECT_COMPENSATED})  # what becomes of a deed, whenever that is
 _RESULTS = frozenset({E.NODE_COMPLETED, E.NODE_REUSED})
 _PAGE = 2_000
+_MANY = 100_000
 MAX_DEPTH = 16  # runs that start runs, as deep as they may go
 
 
@@ -81,6 +82,9 @@ async def deeds_after(store: Store, base: RunState, structure: Structure, until:
                 effect_id_, effect.node, effect.generation, effect.call, effect.kind, effect.on_unknown, effect.outcome,
                 effect.result, effect.compensate, effect.detail,
             )  # fmt: skip
+    if found:  # what has become of them may lie before that position
+        for event in await store.events_among([base.run_id], [E.EFFECT_COMPENSATED], _MANY):
+            _note(found, event, base.run_id, structure)
     async for event in _events(store, base.run_id, base.seq):
         if event.seq < until or event.type in _LATER:
             _note(found, event, base.run_id, structure)
