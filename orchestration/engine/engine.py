@@ -36,7 +36,7 @@ from omium.orchestration.gates.deciding import Policies
 from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
+from omium.orchestration.log.state import RunState
 from omium.orchestration.ports import Claimed, Clock, Executor, Processes, Store, SystemClock
 from omium.orchestration.ports_agents import KeepsAgents
 from omium.orchestration.ports_calls import Guidance
@@ -46,7 +46,6 @@ from omium.orchestration.values import Value
 _log = logging.getLogger(__name__)
 
 _ENDS = frozenset({E.RUN_COMPLETED, E.RUN_FAILED, E.RUN_CANCELLED})
-_ASLEEP = RUN_TERMINAL | {RunStatus.DRAFT}  # of these, nothing is due
 _LOOK_S = 15.0  # between looks at the wall clock while a timer runs
 _TOLD_OF_REMEDIES = frozenset({"agent", "cli"})  # whoever can make something of them; a lookup in other runs
 
@@ -348,15 +347,15 @@ class Engine:
 
     async def _give_back_what_is_unknown(self) -> None:
         """Release runs whose claim, or creation, was committed and never heard of: the answer was lost. They are due
-        at once. The fence of each tells whether it is still the claim that was seen."""
+        at once, unless they sleep. The fence of each tells whether it is still the claim that was seen."""
         owned = await self.store.claimed_by(self.worker)
         if self._claiming or self._stopping:
             return  # what comes with the answer is not unknown
         for one in [one for one in owned if one.run_id not in self._executions and one.run_id not in self._in_hand]:
-            row = await self.store.run(one.run_id)
-            if row is not None:
-                wake_at = None if RunStatus(row.status) in _ASLEEP else self.clock.now_us()
-                if await self.store.release(one.run_id, one.fence, row.seq, wake_at):
+            state = await self._state(one)
+            if state is not None:
+                wake_at = None if state.sleeps else self.clock.now_us()
+                if await self.store.release(one.run_id, one.fence, state.seq, wake_at):
                     _log.warning("run %s was owned here, and nothing had come of it: it is free again", one.run_id)
                     self.look()
 

@@ -492,7 +492,7 @@ class Execution:
                 if row is None or row.seq == last:
                     return  # it is another one's by now
                 last = row.seq  # the log may grow meanwhile
-                wake_at = None if row.ended_at is not None else self.engine.clock.now_us() + _LATER_US
+                wake_at = None if row.ended_at and not self.folded.owed else self.engine.clock.now_us() + _LATER_US
                 if await self.engine.store.release(self.run_id, self.fence, row.seq, wake_at):
                     return
             except OmiumError as refused:

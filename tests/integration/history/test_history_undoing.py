@@ -174,6 +174,54 @@ async def test_what_a_rollback_has_left_stays_so_where_another_goes_to_a_place_b
         assert {one.outcome for one in await core.rollbacks(ME, hand.run_id)} == {"done"}
 
 
+async def cancelled_with_something_owed(core: HistoryCore, monkeypatch: pytest.MonkeyPatch) -> Hand:
+    hand = await by_hand(core, PAID)
+    first = await hand.run("a")
+    await hand.start("b")
+    await hand.effect("b", "pay", compensate="undo")
+    await crashed_rollback(core, hand, first, monkeypatch)
+    await core.cancel(ME, hand.run_id)
+    await core.store.retire(WorkerId("hand"))
+    return hand
+
+
+async def test_a_cancelled_run_is_due_after_a_claim_that_nobody_heard_of_until_all_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await cancelled_with_something_owed(core, monkeypatch)
+        assert core.engine is not None
+        for owed in (True, False):
+            fence: Fence | None = await core.store.take(core.engine.worker, hand.run_id)
+            assert fence is not None
+            if not owed:
+                await core.finish_undoing(hand.run_id, fence)
+            await core.engine._give_back_what_is_unknown()
+            assert not await core.store.claimed_by(core.engine.worker)
+            assert (await core.store.next_wake([ME.project]) is not None) == owed
+
+
+async def test_an_ended_run_of_which_the_undoing_met_a_bug_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, met, really = World(), [0], HistoryCore.finish_undoing
+
+    async def buggy(core: HistoryCore, run_id: RunId, fence: Fence) -> None:
+        met[0] += 1
+        if met[0] == 1:
+            raise ValueError("a bug")
+        await really(core, run_id, fence)
+
+    monkeypatch.setattr(HistoryCore, "finish_undoing", buggy)
+    monkeypatch.setattr(execution, "_LATER_US", 0)
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await cancelled_with_something_owed(core, monkeypatch)
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}, executing=True) as (core, _):
+        await settled(core, hand.run_id)
+        assert (met[0], world.undone) == (2, ["pay"])
+
+
 async def test_a_rollback_finishes_what_one_before_it_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
