@@ -141,7 +141,9 @@ async def redeemed(store: Store, clock: Clock, caller: Caller, token: str, draft
 
 def _void(token: str, problem: str) -> OmiumError:
     return OmiumError(
-        "plan_expired", f"the plan {token} cannot be carried out: {problem}.", "Preview the operation again."
+        "plan_expired",
+        f"the plan {token} cannot be carried out: {problem}.",
+        "Preview the operation again. Where the run goes on steadily, pause it first.",
     )
 
 

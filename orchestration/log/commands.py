@@ -119,7 +119,7 @@ class RollBack:
     agents: Digest | None = None  # those that it goes on with; None: those that it has
     bare: bool = False  # planned when the run had no files; where it has some by now, this is a `conflict`
     undone_since: Seq | None = None  # behind this position, effects were undone for it before it was written
-    seen: Seq | None = None  # where calls that matter were made behind this position, it is a `conflict`
+    seen: Seq | None = None  # a `conflict` where calls lie behind it that may not be repeated, or undone, unseen
     undo: bool = False  # what lies behind it is still to be undone, by whoever owns the run: see `EndUndoing`
 
 
@@ -146,7 +146,7 @@ class PlayFrom:
     restore: str | None = None
     agents: Digest | None = None  # as for `RollBack`
     planned: int | None = None
-    seen: Seq | None = None  # as for `RollBack`: calls of nodes that are reset
+    seen: Seq | None = None  # likewise: calls of nodes that are reset, which may not be repeated unseen
     readers: frozenset[str] = frozenset()
 
 
@@ -159,7 +159,7 @@ class NoteBranch:
     name: str | None = None
     hypothesis: str | None = None
     replaces: str | None = None
-    seen: Seq | None = None  # as for `RollBack`
+    seen: Seq | None = None  # likewise: calls that may not be repeated unseen
 
 
 @record

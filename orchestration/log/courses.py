@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from omium.orchestration.definition.address import vertex_of
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import RunId, Seq
@@ -11,11 +13,13 @@ from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.records import Draft, present
 from omium.orchestration.log.state import AT_REST, RunState
 
+_STEADILY: Final = "Ask for it again. Where the run goes on steadily, pause it first."
+
 
 def overtaken(state: RunState) -> OmiumError:
     """The refusal of an operation that was planned before something came that its plan would have to know."""
     told = f"run {state.run_id} has gone on since this was planned."
-    return OmiumError("conflict", told, "Ask for it again.", overtaken=True)
+    return OmiumError("conflict", told, _STEADILY, overtaken=True)
 
 
 def is_overtaken(error: OmiumError) -> bool:
@@ -42,7 +46,7 @@ def play_from(state: RunState, m: c.PlayFrom, at: int) -> list[Draft]:
 
 
 def has_called(state: RunState, seen: Seq | None) -> bool:
-    """Whether the run has made calls since that a plan has to show."""
+    """Whether the run has made calls since that may not be repeated unseen."""
     return seen is not None and state.called > seen
 
 

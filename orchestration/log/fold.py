@@ -178,7 +178,8 @@ def _rolled_back(now: RunState, base: RunState, data: Mapping[str, Any], touched
     base.started_at = base.started_at or now.started_at
     base.signals, base.branches = now.signals, now.branches
     base.branched, base.erased = now.branched, now.erased
-    base.closed, base.adopted, base.called = now.closed, now.adopted, now.called
+    base.closed, base.adopted = now.closed, now.adopted
+    base.called, base.compensable = now.called, now.compensable
     if now.seq > base.seq:
         base.left = [*base.left, [base.seq + 1, int(now.seq)]]
     base.cost_usd, base.tokens = now.cost_usd, now.tokens  # what was spent stays spent
@@ -464,7 +465,9 @@ def _approval_consumed(state: RunState, data: Mapping[str, Any], at: int, seq: i
 
 def _effect_intended(state: RunState, data: Mapping[str, Any], at: int, seq: int, touched: Touched) -> None:
     touched.effects.add(data["effect"])
-    if is_unsafe(data["kind"], data["on_unknown"]) or "compensate" in data:
+    if "compensate" in data:
+        state.compensable = seq
+    if is_unsafe(data["kind"], data["on_unknown"]):
         state.called = seq
         if data["node"] in state.nodes:
             state.nodes[data["node"]].called = seq

@@ -61,7 +61,7 @@ class NodeState:
     attempt: int = 0  # of this generation; counts interruptions too
     failures: int = 0  # attempts of this generation that failed: what the retry limit counts
     seq: int = 0  # position of the event that brought the present status
-    called: int = 0  # position of its last call that may not be repeated, or undone, unseen
+    called: int = 0  # position of its last call that may not be repeated unseen
     began: int = 0  # position of the first start of this generation, or of its reuse
     started_at: int | None = None
     ended_at: int | None = None
@@ -213,6 +213,7 @@ class RunState:
     setbacks: dict[NodeId, dict[str, Any]] = field(default_factory=dict)
     rollbacks: dict[str, int] = field(default_factory=dict)
     called: int = 0  # position of the last such call of any node (`NodeState.called`), whatever became of that since
+    compensable: int = 0  # likewise of the last call for which a compensation is declared
     owed: list[int] = field(default_factory=list)  # rollbacks behind which effects are still to be undone, by position
     tree: str | None = None  # last captured workspace tree
     restoring: str | None = None  # the tree that the workspace still has to be brought to

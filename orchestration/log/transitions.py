@@ -200,7 +200,8 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
             f"position {m.to} is not in the log of run {state.run_id}, which ends at {state.seq}.",
             "List the checkpoints to see the positions.",
         )
-    if (m.bare and (state.tree is not None or state.restoring is not None)) or courses.has_called(state, m.seen):
+    called = m.seen is not None and max(state.called, state.compensable) > m.seen
+    if called or (m.bare and (state.tree is not None or state.restoring is not None)):
         raise courses.overtaken(state)
     drafts: list[Draft] = []
     if m.trigger is not None:

@@ -14,6 +14,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.history import branching, playing, rollback
 from omium.orchestration.ids import NodeId, Seq
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.courses import is_overtaken
 from omium.orchestration.log.state import NodeStatus
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.values import encode
@@ -190,6 +191,33 @@ async def test_calls_of_nodes_that_keep_their_results_are_no_reason_to_plan_agai
         assert (done.reset, len(planned)) == (("top",), 1)
         state = await hand.state()
         assert state.nodes[NodeId("look")].in_flight and state.called == state.nodes[NodeId("look")].called
+
+
+@pytest.mark.parametrize("operation", ["play_from_node", "branch"])
+async def test_calls_that_may_be_repeated_stand_against_a_rollback_alone_which_would_undo_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Of a run that makes such calls again and again."""
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        first = await hand.run("top")
+        seen = await hand.start("look")
+        numbers = iter(range(100))
+
+        async def calls() -> None:
+            await hand.effect("look", f"call {next(numbers)}", on_unknown="rerun", compensate="f")
+
+        await calls()
+        with pytest.raises(OmiumError) as refused:
+            await hand.do(c.RollBack(first, seen=seen))
+        assert is_overtaken(refused.value) and "pause" in str(refused.value.hint)
+        if operation == "play_from_node":
+            planned = overtake(monkeypatch, playing, "plan_play", *[calls] * 50)
+            assert (await core.play_from_node(ME, hand.run_id, "look")).reset == ("look",)
+        else:
+            planned = overtake(monkeypatch, branching, "plan_fork", *[calls] * 50)
+            await core.branch(ME, hand.run_id, "before:look", name="x")
+        assert len(planned) == 1
 
 
 async def test_calls_of_the_parent_are_none_of_a_branch_that_is_planned(tmp_path: Path) -> None:
