@@ -439,20 +439,19 @@ class HistoryService(Reading):
                 if seen.draft.unsafe:  # what is taken over as it is repeats nothing
                     raise plans.required(await self._preview(caller, seen.draft))
             draft = planned.draft if earlier is None else None
-            if not planned.draft.in_place:
-                told = _with_result(key, {**result["child"], "reset": planned.reset.nodes})
-                fork, name = await self._fork_of(row, planned), _play_name(node, child)
-                async with self._redeemed(caller, draft, plan_token):
-                    return await self._branch(caller, fork, child, name, reason, True, told, earlier, "play_from_node")
-            told = _with_result(key, {**result["in_place"], "reset": planned.reset.nodes})
+            in_place = planned.draft.in_place
+            told = _with_result(key, {**result["in_place" if in_place else "child"], "reset": planned.reset.nodes})
             try:
                 async with self._redeemed(caller, draft, plan_token):
-                    return await self._play(caller, planned, node, reason, told)
+                    if in_place:
+                        return await self._play(caller, planned, node, reason, told)
+                    fork, name = await self._fork_of(row, planned), _play_name(node, child)
+                    return await self._branch(caller, fork, child, name, reason, True, told, earlier, "play_from_node")
             except OmiumError as error:
-                ended = (await self.row(caller, run_id)).status in (RunStatus.COMPLETED, RunStatus.CANCELLED)
+                row = await self.row(caller, run_id)
                 # One that has ended just now gets a child; one that has gone on is looked at again.
-                again = is_overtaken(error) or (error.code == "not_allowed" and ended and plan_token is None)
-                if not again or attempt == _TRIES:
+                ended = in_place and row.status in playing.IN_A_CHILD and plan_token is None
+                if not (is_overtaken(error) or (error.code == "not_allowed" and ended)) or attempt == _TRIES:
                     raise
         raise AssertionError("the last attempt returns or raises")
 

@@ -233,6 +233,25 @@ async def test_calls_of_the_parent_are_none_of_a_branch_that_is_planned(tmp_path
         assert (await core.play_from_node(ME, child, "top", plan_token=plan.plan_token)).reset == ("top",)
 
 
+async def test_a_run_that_is_taken_up_again_once_a_child_of_it_is_planned_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, WRITERS) as (core, _):
+        hand = await by_hand(core, WRITERS)
+        first = await hand.run("top")
+        await hand.complete()
+
+        async def goes_on() -> None:
+            await hand.do(c.RollBack(first), c.ResumeRun())
+            await hand.start("look")
+            await hand.effect("look", "pay")
+
+        planned = overtake(monkeypatch, playing, "plan_play", goes_on)
+        done = await core.play_from_node(ME, hand.run_id, "top")
+        assert (done.run.id, done.reset, len(planned)) == (hand.run_id, ("top",), 2)
+        assert (await hand.state()).branches == {}
+
+
 async def test_a_branch_of_what_is_erased_once_it_is_planned_is_not_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
