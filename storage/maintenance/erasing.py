@@ -102,21 +102,31 @@ async def finish_interrupted(keeper: Keeper, now_us: int, beside: Beside | None 
     query = "SELECT run_id, begun_at, reason, actor FROM erasures WHERE begun_at < :cut ORDER BY run_id"
     found = await keeper.read(lambda tables: tables.all(query, cut=now_us - _INTERRUPTED_US))
     for name, begun_at, reason, actor in found:
-        run_id = RunId(name)
-        try:
-            content = await keeper.read(partial(to_erase, run_id=run_id, now_us=now_us, begun_at=begun_at))
-        except OmiumError as error:
-            if error.code == "not_found":
-                await end(keeper, [run_id], True, beside)
-                continue
-            if error.code != "not_allowed":
-                raise
-            content = Erasable(went_on=True)
-        files = None if content.went_on else beside
-        await _carry_out(keeper, run_id, content, reason, Principal(actor), files)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                await _finish(keeper, RunId(name), now_us, begun_at, reason, Principal(actor), beside)
+                break
+            except OmiumError as error:
+                if not is_overtaken(error) or attempt == _TRIES:
+                    raise
     if found:
         await keeper.rewrite()
     return len(found)
+
+
+async def _finish(
+    keeper: Keeper, run_id: RunId, now_us: int, begun_at: int, reason: str, actor: Principal, beside: Beside | None
+) -> None:
+    try:
+        content = await keeper.read(partial(to_erase, run_id=run_id, now_us=now_us, begun_at=begun_at))
+    except OmiumError as error:
+        if error.code == "not_found":
+            await end(keeper, [run_id], True, beside)
+            return
+        if error.code != "not_allowed":
+            raise
+        content = Erasable(went_on=True)
+    await _carry_out(keeper, run_id, content, reason, actor, None if content.went_on else beside)
 
 
 def note(tables: Tables, run_id: RunId, at: int, reason: str, actor: Principal) -> bool:

@@ -178,14 +178,14 @@ class _PowerCut(Exception):
     pass
 
 
-async def interrupted(store: AnyStore, run_id: RunId, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Erase the run as far as its log, and no further."""
+async def interrupted(store: AnyStore, run_id: RunId, monkeypatch: pytest.MonkeyPatch, before: str = "_delete") -> None:
+    """Erase the run as far as its log, and no further, or up to another step."""
 
     def cut(*_: object, **__: object) -> None:
         raise _PowerCut
 
     with monkeypatch.context() as patched:
-        patched.setattr(erasing, "_delete", cut)
+        patched.setattr(erasing, before, cut)
         with pytest.raises(_PowerCut):
             await m.erase(m.keeper(store), run_id, "asked for", USER)
 
@@ -212,6 +212,27 @@ async def test_an_interrupted_erasure_is_finished_by_the_sweep_an_hour_later(
     told = "SELECT actor FROM project_events WHERE type = 'run.erased'"
     assert await m.keeper(store).read(lambda tables: tables.all(told)) == [(USER,), (USER,)]
     assert (await m.sweep(m.keeper(store), clock.now_us())).erasures == 0
+    assert await m.verify(m.keeper(store)) == []
+
+
+async def test_a_branch_that_is_noted_while_the_sweep_finishes_an_erasure_keeps_what_it_takes_over(
+    store: AnyStore, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(store)
+    run_id = await finished(life)
+    clock.advance(1)
+    await interrupted(store, run_id, monkeypatch, "_carry_out")
+    clock.advance(4000)
+    carry_out, at = erasing._carry_out, (await store.state(run_id)).seq
+
+    async def note(*args: Any) -> Any:
+        monkeypatch.setattr(erasing, "_carry_out", carry_out)
+        await life.do(run_id, c.NoteBranch(RunId(new_id("run")), at, "x"))
+        return await carry_out(*args)
+
+    monkeypatch.setattr(erasing, "_carry_out", note)
+    assert (await m.sweep(m.keeper(store), clock.now_us())).erasures == 1
+    assert await stored(store, out(run_id, "a"))
     assert await m.verify(m.keeper(store)) == []
 
 
