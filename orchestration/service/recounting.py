@@ -190,6 +190,7 @@ class RecountService(Reading):
         ahead: dict[str, str] = {}  # by effect: what was undone before the run went back
         events = await self.store.events_among([run_id], _OF_ROLLBACKS, _MOST_OF_THEM)
         spans = [(one.data["undone_since"], one.seq) for one in events if "undone_since" in one.data]
+        begun: dict[str, _Back] = {}  # by effect: which began to undo it; its outcome is told with that
         owed: list[tuple[Seq, list[int]]] = [(Seq(0), [])]  # as `RunState.owed`, and since when
         for event in events:
             if event.type is EventType.RUN_ROLLED_BACK:
@@ -208,6 +209,13 @@ class RecountService(Reading):
                 ahead[event.data["effect"]] = event.data["outcome"]
             elif event.type is EventType.RUN_PLAYED_FROM:
                 found.append(_Back(event, event.at))  # what comes behind it belongs to no rollback before it
+            elif event.type is EventType.EFFECT_COMPENSATED and found:
+                effect, newest = event.data["effect"], owed[-1][1][-1:]
+                whose = next((one for one in found if one.event.seq in newest), found[-1])
+                whose = begun.pop(effect, whose)
+                whose.hear(event)
+                if event.data["outcome"] == "started":
+                    begun[effect] = whose
             elif found:
                 found[-1].hear(event)
         left = owed[-1][1]

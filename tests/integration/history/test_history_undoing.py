@@ -222,6 +222,35 @@ async def test_an_ended_run_of_which_the_undoing_met_a_bug_is_looked_at_again(
         assert (met[0], world.undone) == (2, ["pay"])
 
 
+async def test_what_overlapping_rollbacks_undid_is_told_with_the_one_that_began_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, on = anyio.Event(), anyio.Event()
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> None:
+        began.set()
+        await on.wait()
+
+    async with opened(tmp_path, PAID, functions={"undo": undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        for number in range(3):
+            await hand.effect("b", f"pay {number}", compensate="undo")
+        await crashed_rollback(core, hand, first, monkeypatch)
+        await core.store.retire(WorkerId("hand"))
+    async with opened(tmp_path, PAID, functions={"undo": undo}, executing=True) as (core, _):
+        with anyio.fail_after(20):
+            await began.wait()
+        await crashed_rollback(core, hand, 1, monkeypatch)
+        told = [(one.outcome, one.compensated) for one in await core.rollbacks(ME, hand.run_id)]
+        assert told == [("unfinished", {"unknown": 1}), ("unfinished", {})]
+        on.set()
+        await settled(core, hand.run_id)
+        told = [(one.outcome, one.compensated) for one in await core.rollbacks(ME, hand.run_id)]
+        assert told == [("done", {"done": 1}), ("done", {"done": 2})]
+
+
 async def test_a_rollback_finishes_what_one_before_it_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
