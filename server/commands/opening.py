@@ -81,7 +81,7 @@ async def opened(
     """
     from omium.server.app import open_omium
 
-    _set_up_logging()
+    log_errors()
     config = configuration(invocation, definitions=definitions or hands)
     async with AsyncExitStack() as stack:
         if definitions or (lists and not invocation.database):
@@ -128,7 +128,7 @@ def for_looking(stack: AsyncExitStack, invocation: Invocation, config: Config, *
     return replace(config, database=str(Path(directory) / "omium.db"))
 
 
-def _set_up_logging() -> None:
+def log_errors() -> None:
     """Errors only, a line each, without secrets. What a server logs with takes longer to load than such a command."""
     import logging
 

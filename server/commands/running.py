@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +20,12 @@ from omium.orchestration.errors import OmiumError
 from omium.server.commands.arguments import document, pairs, undeclared
 from omium.server.commands.base import DONE, INTERRUPTED, RUN_EXIT_CODES, Invocation, command
 from omium.server.commands.console import duration, short
-from omium.server.commands.opening import configuration, local_caller, opened
+from omium.server.commands.opening import configuration, for_looking, is_absent, local_caller, log_errors, opened
 
 if TYPE_CHECKING:
     from omium.orchestration.service.core import Core
     from omium.orchestration.service.views import Caller, RunView
+    from omium.server.config import Config
 
 
 @command(
@@ -66,22 +70,30 @@ async def run(
     At a terminal its questions can be answered right there, with what `omium approve` is worth without a credential.
     Ctrl-C only ends the following: the run goes on in the background.
     """
+    values = document(path) if path else {}
+    options["deadline_s"] = options.pop("deadline")
+    if follow is False:
+        log_errors()
+    else:
+        from omium.server.logs import set_up_logging
+
+        set_up_logging("error")
+        _tell_of_storage(invocation)
+    config = configuration(invocation)
+    start = partial(_start, invocation, workflow=workflow, values=values, given=given, session=session, options=options)
+    is_tried = await _tried(invocation, config, start)
     if follow is False:
         async with opened(invocation, executes=True, definitions=True, makes=True) as (core, caller):
-            view = await _start(invocation, core, caller, workflow, given, path, session, options)
+            view = await start(core, caller, warns=not is_tried)
             _announce(invocation, view)
         if invocation.console.json:
             invocation.console.view(view)
         return DONE
     from omium.server.app import open_omium
-    from omium.server.logs import set_up_logging
 
-    set_up_logging("error")
-    _tell_of_storage(invocation)
-    config = configuration(invocation)
     caller = local_caller(config, session)
     async with open_omium(config, leave="detach") as core:
-        view = await _start(invocation, core, caller, workflow, given, path, session, options)
+        view = await start(core, caller, warns=not is_tried)
         _announce(invocation, view)
         to_the_end = follow or (follow is None and sys.stderr.isatty())
         console = invocation.console
@@ -91,24 +103,40 @@ async def run(
     return _farewell(invocation, view, ended)
 
 
+async def _tried(invocation: Invocation, config: Config, start: Callable[..., Awaitable[RunView]]) -> bool:
+    """Where there is no database yet, look first whether the run would be refused: nobody's slip makes one. Whether
+    there was none."""
+    from omium.server.app import open_omium
+
+    if not is_absent(config):
+        return False
+    async with AsyncExitStack() as stack:
+        empty = for_looking(stack, invocation, config, told=False)
+        core = await stack.enter_async_context(open_omium(empty, engine=False))
+        await start(core, local_caller(config), draft=True)
+    return True
+
+
 async def _start(
     invocation: Invocation,
     core: Core,
     caller: Caller,
+    *,
     workflow: str,
+    values: dict[str, Any],
     given: tuple[str, ...],
-    path: str | None,
     session: str | None,
     options: dict[str, Any],
+    warns: bool = True,
+    draft: bool = False,
 ) -> RunView:
     from dataclasses import replace
 
     found, _ = await core.get_workflow(caller, workflow)
-    inputs = {**(document(path) if path else {}), **pairs(given, found.inputs)}
-    for warning in undeclared(inputs, found.inputs):
+    inputs = {**values, **pairs(given, found.inputs)}
+    for warning in undeclared(inputs, found.inputs) if warns else ():
         invocation.console.note(warning)
-    deadline_s = options.pop("deadline")
-    return await core.run_workflow(replace(caller, session=session), workflow, inputs, deadline_s=deadline_s, **options)
+    return await core.run_workflow(replace(caller, session=session), workflow, inputs, start=not draft, **options)
 
 
 def _tell_of_storage(invocation: Invocation) -> None:

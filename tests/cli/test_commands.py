@@ -230,6 +230,21 @@ def test_an_empty_project_says_what_to_do(project: Place) -> None:
     assert ok(project, "approvals") == []
 
 
+def test_a_first_run_that_is_refused_leaves_no_database(project: Place) -> None:
+    for words, code in (
+        (["nosuch"], 4),
+        (["hello"], 2),
+        (["hello", "-i", "name=x", "--workspace", "nosuch"], 2),
+        (["hello", "-i", "name=x", "--deadline", "0"], 2),
+        (["hello", "--inputs", "nosuch.yaml"], 4),
+    ):
+        for how in ("--detach", "--follow"):
+            done = call(project, "run", *words, how)
+            assert done.exit_code == code, (words, done.output)
+    assert not (project.directory / "data").exists()
+    assert call(project, "run", "hello", "--inputs", "-", "--detach", given="name: stdin\n").exit_code == 0
+
+
 def test_what_looks_makes_no_database_and_says_that_there_is_none(project: Place) -> None:
     database = project.directory / "data" / "omium.db"
     told = f"there is no database at {database}"
