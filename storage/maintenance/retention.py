@@ -267,8 +267,8 @@ async def forget(
                 kept[run_id] = f"{run_id} has not ended"
     rewritten = preview or not any(found.values()) or await keeper.rewrite()
     shared = 0 if preview else await keeper.read(partial(still_stored, run_ids=found["blobs"]))
-    gone = [*found["runs"], *found["blobs"]]
-    still = await keeper.read(partial(_origins, above=above, gone=gone, now_us=keeper.clock.now_us()))
+    went = [*found["runs"], *found["blobs"]]
+    still = await keeper.read(partial(_origins, above=above, gone=went, now_us=keeper.clock.now_us()))
     origins = [run_id for run_id in still if run_id not in kept]  # of those it is said there
     return Retained(found["runs"], found["blobs"], kept, pending, shared, origins, rewritten)
 
