@@ -417,6 +417,8 @@ class NodeAttempt:
     def take_cut_off(self) -> list[c.Command]:
         """Calls that its function cut off are unknown. That is said once the attempt goes on: where it is stopped as a
         whole, whoever stops it says what becomes of them."""
+        if not self._cut_off:
+            return []
         taken, self._cut_off = self._cut_off, _NONE
         told = {"message": "it was cut off in the middle"}
         return [c.SettleEffect(self.effect_id(call), "unknown", error=told) for call in sorted(taken)]
