@@ -101,10 +101,11 @@ def _wait_for_workers(db: sqlite3.Connection, path: Path, history: History) -> N
     before = _beats(db.execute(_BEATS).fetchall())
     for _ in range(int(_SIGN_OF_LIFE_S / _LOOK_S) if before else 0):
         time.sleep(_LOOK_S)
-        found = _sqlite_version(db, path)
+        now = _beats(db.execute(_BEATS).fetchall())
+        found = _sqlite_version(db, path)  # in this order: what is seen then is of that version, or of an older one
         if found == history.head:
             return  # another process was faster, and its worker may live
-        _refuse_living(before, _beats(db.execute(_BEATS).fetchall()), found, path.name)
+        _refuse_living(before, now, found, path.name)
 
 
 def _migrate_locked(db: sqlite3.Connection, connection: Connection, path: Path, history: History) -> None:
@@ -317,7 +318,7 @@ def _beats(rows: Iterable[Any]) -> dict[str, _Beat]:
 
 
 def _refuse_living(before: Mapping[str, _Beat], now: Mapping[str, _Beat], found: str | None, name: str) -> None:
-    living = [now[one][1] for one in before if one in now and now[one][0] != before[one][0]]
+    living = [place for one, (beat, place) in now.items() if one not in before or beat != before[one][0]]
     if living:
         raise OmiumError(
             "storage_unavailable",

@@ -144,6 +144,7 @@ class Execution:
         while not self._open:
             self._opened = self._opened or anyio.Event()
             await self._opened.wait()
+        self._busy += 1
 
     def _leave(self) -> None:
         self._busy -= 1
@@ -212,7 +213,6 @@ class Execution:
     async def _turn(self, what: Callable[[Turn], Awaitable[None]]) -> list[NodeId]:
         """Do something of the run's and all that follows from it, and write it at once; the nodes that may run now."""
         await self._enter()
-        self._busy += 1
         try:
             turn = Turn()
             if not self._released:
@@ -345,9 +345,7 @@ class Execution:
 
     async def _finish(self, attempt: NodeAttempt, ended: steps.Ended) -> NodeAttempt | None:
         """Commit the end of an attempt, with the start of what it frees; the first of those is left to the caller."""
-        if not self._open:
-            await self._enter()
-        self._busy += 1
+        await self._enter()
         started: list[NodeId] = []
         try:
             if self.attempts.get(attempt.node_id) is attempt:

@@ -81,9 +81,7 @@ def skip_verdict(
 ) -> tuple[str, NodeId | None] | None:
     """Why the node is skipped: (reason, the node to blame); None when it is not."""
     skipped: NodeId | None = None
-    bound = bool(node.needs)
     for need in node.needs:
-        bound = bound and need.when is not None
         upstream = run.structure.resolve(node_id, need.node)
         assert upstream is not None, "validated on loading"
         outcome = run.board.outcomes[upstream]
@@ -93,7 +91,7 @@ def skip_verdict(
             skipped = skipped or upstream
     if skipped is not None:
         return "upstream_skipped", skipped
-    if bound and not any(need.when is None or holds(need.when, scope) for need in node.needs):
+    if node.needs and not any(need.when is None or holds(need.when, scope) for need in node.needs):
         return "condition", None
     if node.when is not None and not holds(node.when, scope):
         return "condition", None

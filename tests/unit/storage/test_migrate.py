@@ -221,6 +221,19 @@ def test_nothing_is_migrated_while_a_worker_of_before_lives(
     db.close()
 
 
+def test_a_worker_that_comes_meanwhile_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path, History(HISTORY.folder, "0004"))
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute(WORKER.format("x'5b5d'"))
+    new = WORKER.format("x'5b5d'").replace("'w'", "'v'").replace("4711", "4712").replace("INSERT", "INSERT OR IGNORE")
+    monkeypatch.setattr("omium.storage.migrate.time.sleep", lambda seconds: db.execute(new))
+    with pytest.raises(OmiumError, match="process 4712 on desk works on it"):
+        migrate_sqlite(path)
+    assert version(path) == "0004"
+    db.close()
+
+
 def test_who_was_faster_with_a_migration_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "omium.db"
     migrate_sqlite(path, History(HISTORY.folder, "0004"))
