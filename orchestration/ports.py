@@ -271,8 +271,8 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A process that executes runs. `beat` only grows; whoever observes it unchanged for long enough, by its own
-    monotonic clock, may take its runs over. `boot`, `pid` and `start_time` identify the process on its host."""
+    """A process that executes runs: `pid`, with `boot` and `start_time`. `beat`, microseconds of its wall clock, only
+    grows; whoever observes it unchanged for long enough, by its own monotonic clock, may take its runs over."""
 
     id: WorkerId
     host: str

@@ -12,9 +12,11 @@ from typing import Final, Literal, TypeVar
 
 import anyio
 
+from omium.clients.processes.liveness import silent_since
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ProjectId, WorkerId
-from omium.orchestration.ports import Processes, Store
+from omium.orchestration.ports import Processes, Store, WorkerRow
+from omium.server.commands.wire import rfc3339
 
 T = TypeVar("T")
 Status = Literal["healthy", "degraded", "unhealthy"]
@@ -47,14 +49,14 @@ async def health_of(
     reads = await _tried(_counted(store, project, processes, now_us), within_s)
     if isinstance(reads, str):
         return Health("unhealthy", {"database": reads, "writes": "not tried"})
-    active, pending, queued, workers, dead, due = reads
+    active, pending, queued, workers, dead, silent, due = reads
     late = due is not None and due < now_us - LATE_US
     # One row that is written again and again: what writes no page is also let in where the disk is full.
     writes = await _tried(store.lease(_TRIAL, WorkerId(_TRIAL), _TRIAL), within_s)
     checks = {
         "database": "ok",
         "writes": writes if isinstance(writes, str) else "ok",
-        "workers": f"{dead} died" if dead else ("nobody takes what is due" if late else "ok"),
+        "workers": f"{dead} died" if dead else silent or ("nobody takes what is due" if late else "ok"),
     }
     fine = all(told == "ok" for told in checks.values())
     return Health("healthy" if fine else "degraded", checks, active, pending, queued, workers, dead)
@@ -62,12 +64,18 @@ async def health_of(
 
 async def _counted(
     store: Store, project: ProjectId, processes: Processes, now_us: int
-) -> tuple[int, int, int, int, int, int | None]:
+) -> tuple[int, int, int, int, int, str, int | None]:
     counted = await store.count(project)
-    alive = [processes.alive(one) for one in await store.workers() if project in one.serving]
+    workers = [(one, processes.alive(one)) for one in await store.workers() if project in one.serving]
+    alive = [lives for _, lives in workers]
+    silent = [told_silent(one, since) for one, lives in workers if lives and (since := silent_since(one, now_us))]
     queued = await store.queued([project], now_us)
     running, due = counted.runs.get("executing", 0), await store.next_wake([project])
-    return running, counted.approvals, queued, alive.count(True), alive.count(False), due
+    return running, counted.approvals, queued, alive.count(True), alive.count(False), "; ".join(silent), due
+
+
+def told_silent(worker: WorkerRow, since: int) -> str:
+    return f"worker {worker.id} (pid {worker.pid}) has been silent since {rfc3339(since)}"
 
 
 async def _tried(asked: Awaitable[T], within_s: float) -> T | str:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _MACHINE_IDS: Final = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _SWEEPS: Final = 20
+_SILENT_US: Final = 30_000_000
+_A_TIME: Final = 1_000_000_000_000_000  # smaller ones are the counts that older versions left
 _SWEEP_PAUSE_S: Final = 0.005
 
 
@@ -69,6 +71,25 @@ class HostProcesses:
             if not kill_members(_token(process), spared=spared):
                 return
             time.sleep(_SWEEP_PAUSE_S)
+
+
+def silent_since(worker: WorkerRow, now_us: int) -> int | None:
+    """Since when nothing was heard of a worker whose process lives on this host, if that is too long ago.
+
+    For those who look once: the clock jumps, and after a sleep of the machine everybody seems silent for a moment. So
+    this is enough to warn, and to have somebody watch who judges for himself.
+    """
+    return worker.beat if _A_TIME < worker.beat < now_us - _SILENT_US else None
+
+
+def works_on(worker: WorkerRow, database: Path) -> bool:
+    """Whether the worker's process has this very file open. A worker that stands in a copy works on the original."""
+    import psutil
+
+    try:
+        return any(database.samefile(one.path) for one in psutil.Process(worker.pid).open_files())
+    except (psutil.Error, OSError):
+        return False
 
 
 @contextmanager

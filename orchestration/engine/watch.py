@@ -1,9 +1,9 @@
 """Workers watching over each other: a dead or silent worker's runs become free.
 
-A worker's heartbeat is a counter in its one row. A process on this host that no longer exists is taken over at once; a
-counter that did not move for `stale_s` of the observer's own monotonic time makes its worker stale, and one of this
-host is killed before its runs are taken. An observer that stood still itself (stopped, or its machine asleep) has not
-observed meanwhile: it begins anew.
+A worker's heartbeat is a number in its one row that grows. A process on this host that no longer exists is taken over
+at once; a number that did not move for `stale_s` of the observer's own monotonic time makes its worker stale, and one
+of this host is killed before its runs are taken. An observer that stood still itself (stopped, or its machine asleep)
+has not observed meanwhile: it begins anew.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from omium.server.commands.console import safe
 
 if TYPE_CHECKING:
     from omium.orchestration.errors import OmiumError
+    from omium.orchestration.ports import WorkerRow
     from omium.orchestration.service.core import Core
     from omium.orchestration.service.views import Caller
     from omium.server.config import Config
@@ -26,6 +27,7 @@ _FIRST: Final = (
     "The first run makes it: omium run WORKFLOW. If there was one, put it back, or a backup of it: omium restore."
 )
 _STARTED_WITHIN_S: Final = 3.0  # a background worker that somebody has just started has begun by then
+_LOOK_S: Final = 5.0
 _TAKEN_WITHIN_S: Final = 1.0  # a server that has room takes a run within a tenth of it
 
 
@@ -70,6 +72,7 @@ async def opened(
     definitions: bool = False,
     lists: bool = False,
     makes: bool = False,
+    waits: bool = False,
 ) -> AsyncIterator[tuple[Core, Caller]]:
     """The core of a process that executes no runs, and who calls.
 
@@ -77,7 +80,8 @@ async def opened(
     needs what works on files and calls functions: to put files back, undo effects, or tell which code has changed.
     definitions: it needs what is registered. A command that needs neither works with a broken project file as well.
     makes: it may be the first one to use a database. Others make none: see `existing`. lists: where nothing has run yet
-    it shows that there is nothing, as the commands with `definitions` show those.
+    it shows that there is nothing, as the commands with `definitions` show those. waits: it may go on for long, and
+    sees to it that a worker which hangs meanwhile is noticed.
     """
     from omium.server.app import open_omium
 
@@ -95,6 +99,9 @@ async def opened(
             invocation, config, core, told=not executes
         ):
             await have_it_executed(invocation, config, core)
+        relieved = await _is_relieved(invocation, config, core)
+        if waits and not relieved:
+            await stack.enter_async_context(_looking_again(invocation, config, core))
         yield core, local_caller(config)
         if executes:
             await have_it_executed(invocation, config, core)
@@ -166,15 +173,10 @@ async def _lies_about(invocation: Invocation, config: Config, core: Core, *, tol
     """Whether runs are due for which nobody is there: a process of another project, on the same database, may have
     freed them from the dead, and does not execute them. A server's database is left to its workers, wherever they are:
     that none is there is only said, if `told`."""
-    from omium.clients.processes.liveness import HostProcesses
     from omium.server.detach import has_work
 
-    if not await has_work(config, core.store, -_STARTED_WITHIN_S):
+    if not await has_work(config, core.store, -_STARTED_WITHIN_S) or (await _others(config, core))[0]:
         return False
-    alive = HostProcesses().alive
-    for worker in await core.store.workers():
-        if config.project.id in worker.serving and alive(worker) is not False:
-            return False
     if "://" not in config.database:
         return True
     if told:
@@ -182,12 +184,76 @@ async def _lies_about(invocation: Invocation, config: Config, core: Core, *, tol
     return False
 
 
+async def _is_relieved(invocation: Invocation, config: Config, core: Core) -> bool:
+    """Where a worker of this machine owns runs and has gone silent, and nobody is at work who would take them over: say
+    so, and leave a background worker there, which watches for itself before it ends anybody. Whether it was so."""
+    from omium.clients.processes.liveness import works_on
+    from omium.orchestration.errors import OmiumError
+    from omium.server.health import told_silent
+
+    ours = "://" not in config.database  # a server's database is left to its workers, as above
+    try:
+        at_work, silent = await _others(config, core)
+        found = [] if at_work else [one for one in silent if await core.store.claimed_by(one.id)]
+    except OmiumError:  # the command will say it, or does not need to know
+        return False
+    found = [one for one in found if not ours or works_on(one, Path(config.database))]
+    for one in found:
+        invocation.console.note(f"{told_silent(one, one.beat)}: it hangs, or was stopped.")
+    if not found:
+        return False
+    if ours and not config.broken and await _is_worker_started(invocation, config):
+        invocation.console.note("a background worker watches it, and takes its runs over if it stays so for 30 s.")
+    elif not ours or config.detach:
+        invocation.console.note("Start somebody who takes its runs over: omium worker")
+    return True
+
+
+@asynccontextmanager
+async def _looking_again(invocation: Invocation, config: Config, core: Core) -> AsyncIterator[None]:
+    """Look for silent workers during the block, until there was one; not in the midst of it when the block ends."""
+    import asyncio
+
+    import anyio
+
+    leave = anyio.Event()
+
+    async def look() -> None:
+        while not leave.is_set():
+            with anyio.move_on_after(_LOOK_S):
+                await leave.wait()
+            if leave.is_set() or await _is_relieved(invocation, config, core):
+                return
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        leave.set()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task])
+    task.result()
+
+
+async def _others(config: Config, core: Core) -> tuple[list[WorkerRow], list[WorkerRow]]:
+    """Who serves the project besides this process: those that are at work, and those of this machine that have gone
+    silent."""
+    from omium.clients.processes.liveness import HostProcesses, silent_since
+
+    alive, now = HostProcesses().alive, core.clock.now_us()
+    at_work: list[WorkerRow] = []
+    silent: list[WorkerRow] = []
+    for worker in await core.store.workers():
+        if config.project.id in worker.serving and worker.pid != os.getpid() and (lives := alive(worker)) is not False:
+            (silent if lives and silent_since(worker, now) else at_work).append(worker)
+    return at_work, silent
+
+
 async def have_it_executed(invocation: Invocation, config: Config, core: Core) -> None:
     """Start a background worker when a run is due and nobody takes it."""
     import anyio
 
-    from omium.orchestration.errors import OmiumError
-    from omium.server.detach import has_work, start_worker
+    from omium.server.detach import has_work
 
     with anyio.move_on_after(_TAKEN_WITHIN_S):
         while await has_work(config, core.store, 0.0) and await _somebody_serves(config, core):
@@ -196,14 +262,23 @@ async def have_it_executed(invocation: Invocation, config: Config, core: Core) -
         return
     if config.broken:
         invocation.console.note("nobody executes it before the project is repaired.")
-        return
+    else:
+        await _is_worker_started(invocation, config)
+
+
+async def _is_worker_started(invocation: Invocation, config: Config) -> bool:
+    """Start a background worker, or say why there is none. False also when one holds its place already."""
+    from omium.orchestration.errors import OmiumError
+    from omium.server.detach import start_worker
+
     if not config.detach:
         invocation.console.note("nobody executes it now. Start somebody: omium worker")
-        return
+        return False
     try:
-        await start_worker(config)
+        return await start_worker(config) is not None
     except OmiumError as error:
         invocation.console.note(f"no background worker could be started: {error.message} Start one: omium worker")
+        return False
 
 
 async def _somebody_serves(config: Config, core: Core) -> bool:

@@ -121,7 +121,7 @@ async def show(
     from omium.server.commands.render import next_step, show_node, show_run, show_value
 
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, waits=seconds is not None) as (core, caller):
         run_id = await core.find_run(caller, run)
         if seconds is not None:
             await core.wait(caller, run_id, seconds)
@@ -282,7 +282,7 @@ def _no_node(run_id: RunId, node: str, known: list[str]) -> OmiumError:
 async def events(invocation: Invocation, run: str, follow: bool, after: int) -> None:
     """Print a run's log; follow it as it grows. With --json a line for each event."""
     console = invocation.console
-    async with opened(invocation) as (core, caller):
+    async with opened(invocation, waits=follow) as (core, caller):
         run_id = await core.find_run(caller, run)
         if follow:
             async for event in core.follow(caller, run_id, after=after):

@@ -59,7 +59,7 @@ _REGISTER = (
     " ON CONFLICT (id) DO UPDATE SET host = excluded.host, boot = excluded.boot, pid = excluded.pid,"
     " start_time = excluded.start_time, beat = excluded.beat, serving = excluded.serving"
 )
-_BEAT = "UPDATE workers SET beat = beat + 1 WHERE id = $1"
+_BEAT = "UPDATE workers SET beat = greatest(beat + 1, $2) WHERE id = $1"
 _RETIRE = (  # claims are locked in the order in which the writer locks them
     "WITH held AS (SELECT run_id FROM claims WHERE worker = $1 ORDER BY run_id FOR UPDATE),"
     " freed AS (UPDATE claims c SET worker = NULL, wake_at = $2 FROM held WHERE c.run_id = held.run_id RETURNING 1),"
@@ -225,13 +225,13 @@ class PostgresStore(ProjectLog, Reads, PostgresOutbox, PostgresGraphs, Counting,
 
     async def register(self, worker: WorkerRow) -> None:
         row = (
-            worker.id, worker.host, worker.boot, worker.pid, worker.start_time, worker.beat,
+            worker.id, worker.host, worker.boot, worker.pid, worker.start_time, max(worker.beat, self.clock.now_us()),
             orjson.dumps(list(worker.serving)),
         )  # fmt: skip
         await self._writer.job(_REGISTER, row, _nothing)
 
     async def beat(self, worker: WorkerId) -> None:
-        await self._writer.job(_BEAT, (worker,), _nothing, quiet=True)
+        await self._writer.job(_BEAT, (worker, self.clock.now_us()), _nothing, quiet=True)
 
     async def retire(self, worker: WorkerId) -> int:
         now = self.clock.now_us()

@@ -169,7 +169,7 @@ class SqliteStore(ProjectLog, Reads, SqliteOutbox, SqliteGraphs, Counting, Memor
 
     async def register(self, worker: WorkerRow) -> None:
         row = (
-            worker.id, worker.host, worker.boot, worker.pid, worker.start_time, worker.beat,
+            worker.id, worker.host, worker.boot, worker.pid, worker.start_time, max(worker.beat, self.clock.now_us()),
             orjson.dumps(list(worker.serving)),
         )  # fmt: skip
         statement = (
@@ -179,7 +179,9 @@ class SqliteStore(ProjectLog, Reads, SqliteOutbox, SqliteGraphs, Counting, Memor
         await self.job(lambda db: db.execute(statement, row) and None)
 
     async def beat(self, worker: WorkerId) -> None:
-        await self.job(lambda db: db.execute("UPDATE workers SET beat = beat + 1 WHERE id = ?", (worker,)) and None, ())
+        row = (self.clock.now_us(), worker)
+        statement = "UPDATE workers SET beat = max(beat + 1, ?) WHERE id = ?"
+        await self.job(lambda db: db.execute(statement, row) and None, ())
 
     async def retire(self, worker: WorkerId) -> int:
         now = self.clock.now_us()

@@ -19,6 +19,7 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ProjectId, WorkerId
 from omium.orchestration.ports import Store, WorkerRow
 from omium.orchestration.ports_counts import Counted
+from omium.server.commands.wire import rfc3339
 from omium.server.health import health_of
 from omium.server.http.access import identify
 from omium.server.http.app import HttpSettings, build_app
@@ -30,6 +31,7 @@ from omium.server.mcp import build_server
 from omium.server.metrics import Begun
 from omium.storage.sqlite.store import SqliteStore
 from tests.conformance.store.acting import draft
+from tests.conformance.store.databases import START_US, TestClock
 from tests.interaction.studio import ADA, Studio, open_studio
 
 pytestmark = pytest.mark.anyio
@@ -194,6 +196,17 @@ async def test_a_worker_that_was_killed_degrades(tmp_path: Path) -> None:
         await studio.store.register(WorkerRow(WorkerId("wrk_dead"), host, boot, 2**22 + 1, start, 0, ["default"]))
         health = await health_of(studio.store, P, HostProcesses(), studio.core.clock.now_us())
     assert (health.status, health.dead) == ("degraded", 1)
+
+
+async def test_a_worker_that_has_gone_silent_degrades(tmp_path: Path) -> None:
+    clock = TestClock()
+    store = await SqliteStore.open(tmp_path / "omium.db", clock=clock)
+    host, boot, pid, start = HostProcesses().this()
+    await store.register(WorkerRow(WorkerId("wrk_hung"), host, boot, pid, start, 0, ["default"]))
+    told = [await health_of(store, P, HostProcesses(), START_US + later) for later in (30_000_000, 30_000_001)]
+    await store.close()
+    assert [one.status for one in told] == ["healthy", "degraded"]
+    assert f"wrk_hung (pid {pid}) has been silent since {rfc3339(START_US)}" in told[1].checks["workers"]
 
 
 async def test_a_due_run_that_nobody_takes_degrades(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.conformance.store.acting import (
     refused,
     worker_row,
 )
-from tests.conformance.store.databases import AnyStore, Database, TestClock
+from tests.conformance.store.databases import START_US, AnyStore, Database, TestClock
 
 pytestmark = pytest.mark.anyio
 
@@ -245,7 +245,12 @@ async def test_workers_are_known_beat_and_retire(store: AnyStore, clock: TestClo
     await store.beat(WORKER)
     await store.beat(WorkerId("worker_unknown"))
     known = {worker.id: worker for worker in await store.workers()}
-    assert known == {WORKER: replace(row, beat=2), OTHER: worker_row(OTHER)}
+    assert known == {WORKER: replace(row, beat=START_US + 2), OTHER: replace(worker_row(OTHER), beat=START_US)}
+    clock.advance(5)
+    await store.beat(WORKER)
+    clock.advance(-3)  # a clock that is set back; whoever observes must see it grow
+    await store.beat(WORKER)
+    assert {row.id: row.beat for row in await store.workers()}[WORKER] == START_US + 5_000_001
     mine = [await executing(store) for _ in range(3)]
     other = await executing(store, worker=OTHER)
     clock.advance(1)
