@@ -17,10 +17,10 @@ _STOPPED: Final = "Tt"
 
 @dataclass(frozen=True, slots=True)
 class ProcessView:
-    """A supervised program and all below it. Times are seconds since the epoch; cpu_s: seconds of CPU, cpu_percent:
-    of one core, on average since the start; rss: bytes. state: `orphaned` has lost its supervisor, `adopted` has got
-    another one, `ended` waits to be noticed, `elsewhere` cannot be looked at from here. last_output_at: None if nothing
-    came, or if the supervisor has not said yet."""
+    """A supervised program and all below it. Times are microseconds since the epoch; cpu_s: seconds of CPU,
+    cpu_percent: of one core, on average since the start; rss: bytes. state: `orphaned` has lost its supervisor,
+    `adopted` has got another one, `ended` waits to be noticed, `elsewhere` cannot be looked at from here.
+    last_output_at: None if nothing came, or if the supervisor has not said yet."""
 
     run: str
     node: str
@@ -28,9 +28,9 @@ class ProcessView:
     command: str
     pid: int
     state: State
-    started_at: float
-    last_output_at: float | None
-    last_heartbeat_at: float | None
+    started_at: int
+    last_output_at: int | None
+    last_heartbeat_at: int | None
     output_bytes: int
     cpu_s: float | None
     cpu_percent: float | None
@@ -57,9 +57,9 @@ def _view(entry: Entry) -> ProcessView:
         command=entry.command,
         pid=entry.leader.pid,
         state=state,
-        started_at=entry.started_at,
-        last_output_at=entry.last_output_at,
-        last_heartbeat_at=entry.last_heartbeat_at,
+        started_at=_us(entry.started_at),
+        last_output_at=None if entry.last_output_at is None else _us(entry.last_output_at),
+        last_heartbeat_at=None if entry.last_heartbeat_at is None else _us(entry.last_heartbeat_at),
         output_bytes=entry.output_bytes,
         cpu_s=None if cpu is None else round(cpu, 2),
         cpu_percent=None if cpu is None else round(100 * cpu / age, 1),
@@ -67,6 +67,10 @@ def _view(entry: Entry) -> ProcessView:
         supervisor=entry.owner.pid,
         argv=entry.argv,
     )
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)
 
 
 def _state(entry: Entry) -> State:

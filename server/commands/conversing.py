@@ -45,7 +45,10 @@ async def conversations(invocation: Invocation, agent: str | None, run: str | No
     found = [one for one in found if state is None or one["state"] == state]
     console = invocation.console
     if console.json:
-        console.view(found)
+        from omium.server.commands.wire import rfc3339
+
+        times = ("began_at", "used_at")
+        console.view([{**one, **{name: rfc3339(round(one[name] * 1e6)) for name in times}} for one in found])
         return
     if not found:
         console.note("there is no such conversation here.")

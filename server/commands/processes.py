@@ -41,13 +41,13 @@ async def processes(invocation: Invocation, run: str | None, history: bool) -> N
     if not found:
         console.note("no supervised program runs here now.")
         return
-    now = time.time()
+    now = time.time_ns() // 1000
     console.table(
         ("run", "node", "command", "pid", "status", "age", "quiet", "cpu", "memory"),
         [
             (
                 *(one.run, one.node, one.command, one.pid, one.state),
-                *(_seconds(now - one.started_at), _seconds(now - (one.last_output_at or one.started_at))),
+                *(_seconds((now - at) / 1e6) for at in (one.started_at, one.last_output_at or one.started_at)),
                 *("" if one.cpu_percent is None else f"{one.cpu_percent:g}%", _megabytes(one.rss)),
             )
             for one in found

@@ -284,10 +284,10 @@ def _failed(row: RunRow) -> Alert:
 
 
 def _unhealthy(one: ProcessView) -> Alert:
-    quiet = int(max(0.0, time.time() - (one.last_output_at or one.started_at)))
+    quiet = int(max(0.0, time.time() - (one.last_output_at or one.started_at) / 1e6))
     said = f"{one.state}: pid {one.pid} of node {one.node}, quiet for {quiet}s"
-    at, run = int(one.started_at * 1e6), RunId(one.run)
-    return Alert(f"process:{one.run}:{one.pid}", "process", one.command, said, at, run, "Enter opens its run")
+    key, run = f"process:{one.run}:{one.pid}", RunId(one.run)
+    return Alert(key, "process", one.command, said, one.started_at, run, "Enter opens its run")
 
 
 def exceeded(view: BudgetView) -> Alert | None:

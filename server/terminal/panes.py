@@ -275,7 +275,7 @@ class ProcessesPane(Pane):
             yield Static("", id="process", markup=False)
 
     def draw(self) -> None:
-        now, palette = time.time(), self.hands.palette
+        now, palette = time.time_ns() // 1000, self.hands.palette
         self.query_one(Rows).show([words.process_row(one, now, palette) for one in self.board.processes])
         self._draw_one()
 

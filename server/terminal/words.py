@@ -101,14 +101,14 @@ def run_row(one: Going, now: int, palette: Palette) -> Row:
     )
 
 
-def process_row(one: ProcessView, now: float, palette: Palette) -> Row:
+def process_row(one: ProcessView, now: int, palette: Palette) -> Row:
     mark = "! " if one.state in UNHEALTHY else ""
-    quiet = duration(1000 * (now - (one.last_output_at or one.started_at)))
+    quiet = duration((now - (one.last_output_at or one.started_at)) / 1000)
     return f"{one.run}:{one.node}:{one.pid}:{one.started_at}", (
         cell(mark + one.state, palette.status(one.state)),
         cell(one.command[:20]),
         cell(one.pid),
-        cell(duration(1000 * (now - one.started_at))),
+        cell(duration((now - one.started_at) / 1000)),
         cell(quiet, palette.bad if mark else ""),
         cell("" if one.cpu_percent is None else f"{one.cpu_percent:g}%"),
         cell("" if one.rss is None else f"{one.rss / 1e6:.0f}MB"),

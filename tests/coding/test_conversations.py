@@ -15,6 +15,7 @@ from omium.clients.coding.register import Conversations, Entry, Share
 from omium.clients.coding.spec import CodingSpec
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import RunId, new_id
+from omium.server.commands.wire import rfc3339
 from omium.server.config import load_config
 from omium.server.upkeep import remove_files
 from tests.cli.harness import Place
@@ -213,6 +214,7 @@ def test_the_upkeep_sweeps_them_and_a_command_lists_them(tmp_path: Path) -> None
         *([one, two], 3, 30),
         1.0,
     )
+    assert shown[0]["began_at"] == shown[0]["used_at"] == rfc3339(round((now - DAY_S) * 1e6))
     assert place.json("conversations", "--run", gone) == place.json("conversations", "--agent", "codex") == []
     for given in (one, one[-8:], "last"):
         assert [it["id"] for it in place.json("conversations", "--state", "expired", "--run", given)] == [TWO]

@@ -195,11 +195,12 @@ async def test_hostile_text_is_shown_as_it_is_and_does_nothing(tmp_path: Path) -
 
 
 def process(**more: object) -> ProcessView:
-    now = time.time()
+    now = time.time_ns() // 1000
     given = {
         "run": "run_01ARZ3NDEKTSV4RRFFQ69G5FAV", "node": "draft", "attempt": 1, "command": "check", "pid": 4242,
-        "state": "stalled", "started_at": now - 900, "last_output_at": now - 600, "last_heartbeat_at": None,
-        "output_bytes": 12, "cpu_s": 1.0, "cpu_percent": 0.5, "rss": 12_000_000, "supervisor": 1, "argv": ("check",),
+        "state": "stalled", "started_at": now - 900_000_000, "last_output_at": now - 600_000_000,
+        "last_heartbeat_at": None, "output_bytes": 12, "cpu_s": 1.0, "cpu_percent": 0.5,
+        "rss": 12_000_000, "supervisor": 1, "argv": ("check",),
     }  # fmt: skip
     return ProcessView(**{**given, **more})  # type: ignore[arg-type]
 

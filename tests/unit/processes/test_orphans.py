@@ -23,6 +23,7 @@ from omium.clients.processes.register import Entry, Register
 from omium.clients.processes.tree import MARKER
 from omium.orchestration.ids import WorkerId
 from omium.orchestration.ports import WorkerRow
+from omium.server.commands.wire import as_json
 
 pytestmark = pytest.mark.anyio
 
@@ -234,3 +235,13 @@ def test_the_list_says_what_is_what(tmp_path: Path, start: Start) -> None:
     assert views[3].rss is None
     assert [view.run for view in listed(register, "run_2")] == ["run_2"]
     assert json.dumps([view.pid for view in views])
+
+
+def test_the_times_of_the_list_are_read_as_those_of_every_view(tmp_path: Path, start: Start) -> None:
+    register = Register(tmp_path)
+    at = {"started_at": 1_790_000_000.25, "last_output_at": 1_790_000_001.5, "last_heartbeat_at": None}
+    register.put(entry("t1", start("t1"), owner=this_process(), **at))
+    (shown,) = as_json(listed(register))
+    assert (shown["started_at"], shown["last_output_at"], shown["last_heartbeat_at"]) == (
+        "2026-09-21T14:13:20.250000Z", "2026-09-21T14:13:21.500000Z", None,
+    )  # fmt: skip
