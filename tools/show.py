@@ -299,6 +299,8 @@ def _decisions(decisions: Sequence[Mapping[str, Any]]) -> list[str] | None:
 def _decided(side: Mapping[str, Any] | None) -> str:
     if side is None:
         return "not asked"
+    if side["decision"] is None:
+        return "not decided"
     return f"{side['decision']} ({side['feedback']})" if side.get("feedback") else str(side["decision"])
 
 

@@ -232,12 +232,13 @@ async def _decisions(ground: Ground, a: RunState, b: RunState) -> list[Mapping[s
 
 
 async def _decided(ground: Ground, state: RunState) -> dict[NodeId, dict[str, Any]]:
+    """Of the nodes that have asked; the decision is None as long as there is none."""
     found: dict[NodeId, dict[str, Any]] = {}
     for node_id, node in state.nodes.items():
         if node.approval is None:
             continue
         own = state.approvals.get(node.approval)
         row = own if own is not None else await ground.store.approval(node.approval)  # a branch has its parent's
-        if row is not None and row.decision is not None:
+        if row is not None:
             found[node_id] = {"decision": row.decision, "feedback": row.feedback}
     return found

@@ -136,6 +136,8 @@ def _show(console: Console, found: ComparisonView) -> None:
 def _decided(side: Mapping[str, Any] | None) -> str:
     if side is None:
         return "not asked"
+    if side["decision"] is None:
+        return "not decided"
     feedback = side.get("feedback")
     return f"{side['decision']}{f' ({feedback})' if feedback else ''}"
 

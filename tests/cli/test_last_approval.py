@@ -49,3 +49,11 @@ def test_a_question_that_is_answered_in_words_takes_them(project: Place) -> None
     assert refused.exit_code == 2 and "--feedback TEXT" in refused.stderr
     decided = project.json("approve", "last", "--feedback", "the early one")
     assert (decided["decision"], decided["feedback"]) == ("answer", "the early one")
+
+
+def test_comparing_tells_an_open_question_from_one_that_was_never_asked(project: Place) -> None:
+    first, second = (project.omium("run", "asking").out.strip() for _ in range(2))
+    project.json("approve", project.json("approvals", "--run", first)[0]["id"])
+    assert "decision of ok: a approve, b not decided\n" in project.call("compare", first, second).stdout
+    other = project.json("run", "hello", "--input", "name=ada")["id"]
+    assert "decision of ok: a not decided, b not asked\n" in project.call("compare", second, other).stdout

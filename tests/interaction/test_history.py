@@ -9,7 +9,7 @@ import pytest
 
 from omium.orchestration.ids import Principal
 from omium.orchestration.service.views import Caller
-from tests.interaction.studio import MODES, Mode, Studio
+from tests.interaction.studio import ADA, MODES, Mode, Studio
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +213,20 @@ async def test_positions_of_runs_are_compared(studio: Studio, mode: Mode) -> Non
     assert compared["outputs_equal"] is False
     assert same["outputs_equal"] is True
     assert same["nodes"] == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_question_that_is_open_is_told_from_one_that_was_never_asked(studio: Studio, mode: Mode) -> None:
+    async with studio.client(mode) as visitor:
+        with anyio.fail_after(30):
+            open_, _ = await visitor.asking()
+            decided, approval = await visitor.asking()
+            await studio.core.decide(ADA, approval, "reject", assurance="elicited")
+            never = await visitor.finished("chain")
+            told = [(await visitor.ok("compare_runs", a=open_, b=other))["decisions"] for other in (decided, never)]
+            same = await visitor.ok("compare_runs", a=open_, b=(await visitor.asking())[0])
+    assert told == [["ask: a not decided, b reject"], ["ask: a not decided, b not asked"]]
+    assert "decisions" not in same
 
 
 @pytest.mark.parametrize("mode", MODES)
