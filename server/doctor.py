@@ -116,7 +116,7 @@ async def _database(config: Config) -> AsyncIterator[Finding]:
         yield _told("database", error, "omium restore BACKUP --database NEW" if _is_damaged(error) else error.hint)
         return
     except OSError as error:
-        yield Finding("database", "failed", f"it cannot be reached: {error}", "omium doctor")
+        yield Finding("database", "failed", f"it cannot be reached: {error}", "omium config")
         return
     shown = found.path or "PostgreSQL"
     if found.state == "older":
@@ -228,7 +228,7 @@ async def _life(config: Config) -> AsyncIterator[Finding]:
         waiting = f"{health.queued} runs wait: for one, for a decision or for a time"
         yield Finding("workers", "ok", f"{health.workers} at work, {waiting}")
     if health.checks.get("writes", "ok") != "ok":
-        yield Finding("writes", "failed", health.checks["writes"], "omium doctor")
+        yield Finding("writes", "failed", health.checks["writes"], health.hints.get("writes", ""))
     if health.pending:
         yield Finding("approvals", "warning", f"{health.pending} questions wait for a decision", "omium approvals")
     if dead:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar
 
 import anyio
@@ -30,7 +30,7 @@ class Health:
     """checks: by name, `ok` or what is wrong. active and pending: runs that execute, and questions that wait; queued:
     runs that wait for a worker; workers: processes known to live; dead: workers that were killed and whose runs nobody
     has taken over yet. The numbers are None when the database could not be asked. stalled: supervised programs of this
-    machine that make no progress; None where nobody has looked."""
+    machine that make no progress; None where nobody has looked. hints: what would mend a check, where that is known."""
 
     status: Status
     checks: Mapping[str, str]
@@ -40,6 +40,7 @@ class Health:
     workers: int | None = None
     dead: int | None = None
     stalled: int | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 async def health_of(
@@ -47,19 +48,20 @@ async def health_of(
 ) -> Health:
     """Look, within bounds: a database that does not answer for so many seconds does not answer."""
     reads = await _tried(_counted(store, project, processes, now_us), within_s)
-    if isinstance(reads, str):
-        return Health("unhealthy", {"database": reads, "writes": "not tried"})
+    if isinstance(reads, OmiumError):
+        return Health("unhealthy", {"database": reads.message, "writes": "not tried"}, hints={"database": reads.hint})
     active, pending, queued, workers, dead, silent, due = reads
     late = due is not None and due < now_us - LATE_US
     # One row that is written again and again: what writes no page is also let in where the disk is full.
     writes = await _tried(store.lease(_TRIAL, WorkerId(_TRIAL), _TRIAL), within_s)
     checks = {
         "database": "ok",
-        "writes": writes if isinstance(writes, str) else "ok",
+        "writes": writes.message if isinstance(writes, OmiumError) else "ok",
         "workers": f"{dead} died" if dead else silent or ("nobody takes what is due" if late else "ok"),
     }
     fine = all(told == "ok" for told in checks.values())
-    return Health("healthy" if fine else "degraded", checks, active, pending, queued, workers, dead)
+    hints = {"writes": writes.hint} if isinstance(writes, OmiumError) else {}
+    return Health("healthy" if fine else "degraded", checks, active, pending, queued, workers, dead, hints=hints)
 
 
 async def _counted(
@@ -78,12 +80,13 @@ def told_silent(worker: WorkerRow, since: int) -> str:
     return f"worker {worker.id} (pid {worker.pid}) has been silent since {rfc3339(since)}"
 
 
-async def _tried(asked: Awaitable[T], within_s: float) -> T | str:
+async def _tried(asked: Awaitable[T], within_s: float) -> T | OmiumError:
     """The answer, or why there is none."""
     try:
         with anyio.fail_after(within_s):
             return await asked
     except TimeoutError:
-        return f"no answer within {within_s:g} s"
+        hint = "Close the program that holds it, or allow more time: omium health --within 10"
+        return OmiumError("timeout", f"no answer within {within_s:g} s", hint)
     except OmiumError as error:
-        return error.message
+        return error

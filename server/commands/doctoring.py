@@ -69,4 +69,6 @@ async def health(invocation: Invocation, within: float) -> int:
                 ("programs that stall", told.stalled),
             ]
         )
+        for hint in told.hints.values():
+            console.note(f"hint: {hint}")
     return DONE if told.status == "healthy" else FAILED

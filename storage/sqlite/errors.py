@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -21,6 +22,7 @@ _SAYINGS = (
     ("permission denied", "cannot be opened: permission denied", "Check who may write to its directory."),
     ("disk i/o error", "cannot be read or written: the disk reports an error", "Check the disk."),
     ("malformed", "is damaged", "Run `omium verify`, then restore the last backup."),
+    ("unsupported file format", "is damaged at its beginning", "Restore the last backup."),
     ("not a database", "is not an Omium database", "Point OMIUM_DATABASE at another file."),
     ("no such table", "is not whole: a table is missing", _REPLACED),
     ("no such column", "is not whole: a column is missing", _REPLACED),
@@ -51,6 +53,9 @@ def translated(error: BaseException, path: Path) -> BaseException:
         return OmiumError("invalid_value", f"a number cannot be stored: {error}.", "Integers have 64 bits.")
     if isinstance(error, sqlite3.Error | OSError):
         text = str(error).lower()
+        if os.path.isdir(path):  # noqa: PTH112 - it never raises
+            told, hint = f"the database {path} is a directory.", f"Name a file, such as {path / 'omium.db'}."
+            return OmiumError("storage_unavailable", told, hint, cause=str(error))
         if any(sign in text for sign in _NO_ROOM):
             return _without_room(error, path)
         for sign, problem, hint in _SAYINGS:

@@ -17,6 +17,8 @@ from omium.clients.processes.register import Entry, Register
 from omium.server import doctor
 from omium.server.cli import cli
 from omium.server.doctor import Finding, Patient, examine
+from omium.storage.sqlite.errors import translated
+from omium.storage.sqlite.store import SqliteStore
 from tests.cli.harness import Place
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +92,39 @@ def test_a_database_that_is_none(used: Place) -> None:
     database(used).chmod(0o600)
     found = examined(used, 1)["database"]
     assert found["status"] == "failed" and found["fix"]
+
+
+def test_a_database_that_is_a_directory(used: Place) -> None:
+    used.environment["OMIUM_DATABASE"] = str(used.directory)
+    found = examined(used, 1)["database"]
+    assert "is a directory" in found["detail"] and found["fix"] == f"Name a file, such as {used.directory}/omium.db."
+    for command in (("runs",), ("verify",), ("health",), ("run", "hello", "--input", "name=ada")):
+        refused = used.call(*command)
+        assert refused.exit_code == 1 and "is a directory" in refused.stderr and found["fix"] in refused.stderr
+
+
+def test_a_database_whose_beginning_is_damaged(used: Place) -> None:
+    with database(used).open("r+b") as file:
+        file.seek(44)
+        file.write(b"\xff" * 4)
+    refused = used.call("runs")
+    assert "is damaged" in refused.stderr and "hint: Restore the last backup." in refused.stderr
+    assert examined(used, 1)["database"]["fix"].startswith("omium restore")
+
+
+def test_a_database_that_cannot_be_written_is_not_sent_round_in_a_circle(
+    used: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lease(store: SqliteStore, *_: object) -> None:
+        raise translated(sqlite3.OperationalError("attempt to write a readonly database"), store.path)
+
+    monkeypatch.setattr(SqliteStore, "lease", lease)
+    found = examined(used, 1)["writes"]
+    assert (found["detail"], found["fix"]) == (
+        "the database omium.db cannot be written.",
+        "Check the permissions of the file and of its directory.",
+    )
+    assert f"hint: {found['fix']}" in used.call("health").stderr
 
 
 def test_a_database_that_others_can_read(used: Place) -> None:
@@ -193,7 +228,8 @@ def test_health_of_a_locked_database(used: Place) -> None:
         done = used.call("health", "--within", "0.2", "--json")
         other.execute("ROLLBACK")
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["status"] == "degraded"
+    told = json.loads(done.stdout)
+    assert told["status"] == "degraded" and "--within" in told["hints"]["writes"]
 
 
 def test_health_counts_the_programs_that_stall(used: Place) -> None:
