@@ -34,18 +34,18 @@ async def inspect(url: str) -> Inspected:
     if "://" in url and url.partition("://")[0].partition("+")[0] in ("postgresql", "postgres"):
         return await _postgres(url)
     if "://" in url and not url.startswith("sqlite"):
-        from omium.storage.open import backend_of
+        from omium.storage.open import check
 
-        backend_of(url.partition("://")[0].partition("+")[0])
+        check(url)
         return Inspected("unknown", None, HISTORY.head)
     return await anyio.to_thread.run_sync(_sqlite, url.partition("://")[2].removeprefix("/") if "://" in url else url)
 
 
 def _sqlite(name: str) -> Inspected:
     path = Path(name).expanduser()
-    if not path.exists():
-        return Inspected("absent", None, HISTORY.head, path)
     try:
+        if not path.exists():
+            return Inspected("absent", None, HISTORY.head, path)
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             rows = db.execute("SELECT version_num FROM alembic_version").fetchall() if _STAMP in tables else []

@@ -64,6 +64,13 @@ def backend_of(scheme: str) -> Backend:
     return cast(Backend, backend)
 
 
+def check(url: str) -> None:
+    """Raises what `open_store` raises for a database that nobody here can serve, whatever is there."""
+    kind = url.partition("://")[0].partition("+")[0] if "://" in url else "sqlite"
+    if kind not in ("sqlite", "postgresql", "postgres"):
+        backend_of(kind)
+
+
 async def open_store(
     url: str,
     *,

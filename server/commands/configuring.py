@@ -25,11 +25,13 @@ async def config(invocation: Invocation, key: str | None, changed: bool) -> None
     It reads the whole project file, so it is also the check of it: exits with 2 and names file, line and what was
     expected when something is wrong."""
     from omium.server.effective import DEFAULT, settings_of
+    from omium.storage.open import check
 
     environ = dict(os.environ)
     if invocation.database:
         environ["OMIUM_DATABASE"] = invocation.database
     found = configuration(invocation)
+    check(found.database)
     settings = [
         one
         for one in settings_of(found, _file_of(found), environ)

@@ -135,15 +135,20 @@ def dump_command(url: str, target: Path) -> str:
     """How the PostgreSQL database is copied to the file `target`.dump. Its password is left out: pg_dump asks for that,
     or takes it from PGPASSWORD or ~/.pgpass."""
     to = f"--file={shlex.quote(str(target))}.dump"
-    return f"pg_dump --format=custom --no-owner {to} {shlex.quote(without_password(url))}"
+    return f"pg_dump --format=custom --no-owner {to} {shlex.quote(_for_programs(url))}"
+
+
+def _for_programs(url: str) -> str:
+    """The address of a PostgreSQL database as its own programs take it, without the password."""
+    return f"postgresql://{without_password(url).partition('://')[2]}"
 
 
 def without_password(url: str) -> str:
-    """The address of a PostgreSQL database as its own programs take it, without the password."""
+    """The address of a database, as it may be shown."""
     parts = urlsplit(url)
     user, mark, host = parts.netloc.rpartition("@")
-    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "password"])
-    return urlunsplit(("postgresql", f"{user.partition(':')[0]}{mark}{host}", parts.path, query, ""))
+    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if not name.endswith("password")])
+    return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{mark}{host}", parts.path, query, ""))
 
 
 @command("omium restore backups/monday --database restored/omium.db")
@@ -162,7 +167,7 @@ async def restore(invocation: Invocation, directory: Path) -> int:
 
     config = configuration(invocation, definitions=False)
     if "://" in config.database:
-        address = shlex.quote(without_password(config.database))
+        address = shlex.quote(_for_programs(config.database))
         put = f"pg_restore --exit-on-error --no-owner --dbname={address} {shlex.quote(str(directory))}.dump"
         nobody = f"psql --set=ON_ERROR_STOP=1 --dbname={address} --command={shlex.quote('; '.join(DISOWN))}"
         raise OmiumError(

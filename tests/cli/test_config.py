@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omium.server.commands.upkeep import without_password
 from omium.server.config import Limits
 from omium.server.effective import _VARIABLES
 from omium.server.project_file import LimitsFile
@@ -79,3 +80,16 @@ def test_every_limit_of_the_file_is_there(project: Place) -> None:
 def test_every_variable_that_it_names_is_documented() -> None:
     documented = (ROOT / "docs" / "workflows.md").read_text("utf-8")
     assert [name for name in _VARIABLES.values() if f"`{name}`" not in documented] == []
+
+
+def test_a_database_that_nobody_serves_is_refused_as_the_commands_refuse_it(project: Place) -> None:
+    project.environment["OMIUM_DATABASE"] = "mysql://ada:lovelace@db/omium"
+    refused = project.call("config")
+    assert (refused.exit_code, refused.stdout) == (2, "") and "'mysql'" in refused.stderr
+    assert (refused.stderr, refused.exit_code) == (project.call("runs").stderr, project.call("runs").exit_code)
+
+
+def test_an_address_is_shown_as_it_is_without_its_passwords(project: Place) -> None:
+    project.environment["OMIUM_DATABASE"] = "postgres://ada:lovelace@db/omium?sslpassword=byron&sslmode=require"
+    assert shown(project)["database"][0] == "postgres://ada@db/omium?sslmode=require"
+    assert without_password("mysql+x://ada:lovelace@db:1/o") == "mysql+x://ada@db:1/o"
