@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +47,6 @@ class Back:
     structure: Structure  # of the run as it is now
     reset: tuple[NodeId, ...]
     tree: str | None
-    forward: tuple[str, ...]  # what is to be known of results that stand again
 
     @property
     def under_way(self) -> bool:
@@ -61,12 +59,12 @@ class Back:
     def to_undo(self) -> list[Deed]:
         return [deed for deed in self.draft.behind if deed.can_be_undone]
 
-    def command(self, reason: str | None, label: str | None, agents: Digest | None, undone: bool) -> c.RollBack:
-        """What has the log go back. undone: by `undone_ahead`."""
-        seen = self.now.seq
-        undo = not undone and (self.under_way or bool(self.to_undo))
-        how: Any = {"agents": agents, "bare": self.bare, "seen": seen, "undo": undo}
-        return c.RollBack(self.base.seq, reason, self.tree, label, undone_since=seen if undone else None, **how)
+    def command(self, reason: str | None, label: str | None, agents: Digest | None) -> c.RollBack:
+        """What has the log go back. What is to be undone behind it is on record with it, before anything is undone, so
+        that after a crash whoever owns the run next goes on with that (`finish_undoing`)."""
+        undo = self.under_way or bool(self.to_undo)
+        how: Any = {"agents": agents, "bare": self.bare, "seen": self.now.seq, "undo": undo}
+        return c.RollBack(self.base.seq, reason, self.tree, label, **how)
 
     @property
     def bare(self) -> bool:
@@ -84,7 +82,6 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
     await ground.check_files(tree)
     deeds = await deeds_behind(ground, now, base, structure)
     reset = went_back(now, base)
-    forward = _forward(await undone_for(ground, now, base, structure))
     draft = Draft(
         operation="rollback",
         run_id=run_id,
@@ -98,9 +95,9 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
         behind=deeds,
         files=await ground.changed_files(now.tree, tree) if preview else (),
         cost=cost_of(now, reset),
-        notes=_notes(deeds) + forward,
+        notes=(*_notes(deeds), *await _forward(ground, now, base, structure)),
     )
-    return Back(draft, now, base, structure, reset, tree, forward)
+    return Back(draft, now, base, structure, reset, tree)
 
 
 def went_back(now: RunState, base: RunState) -> tuple[NodeId, ...]:
@@ -126,12 +123,19 @@ def _notes(deeds: list[Deed]) -> tuple[str, ...]:
     return (f"{len(left)} effect(s) stay as they are: {why}.",)
 
 
-def _forward(undone: list[Deed]) -> tuple[str, ...]:
-    if not undone:
-        return ()
-    names = ", ".join(f"{deed.node} ({deed.what})" if deed.what else deed.node for deed in undone[:_NAMED])
-    more = f" and {len(undone) - _NAMED} more" if len(undone) > _NAMED else ""
-    return (f"{len(undone)} effect(s) were undone although their results stand again: {names}{more}.",)
+async def _forward(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[str]:
+    """What is to be known of results that stand again."""
+    found = await undone_for(ground, now, base, structure)
+    undone = [deed for deed in found if deed.compensated == "done"]
+    perhaps = [deed for deed in found if deed.compensated == "started"]
+    told = [(undone, "were undone"), (perhaps, "are being undone, or may have been,")]
+    return [_named(deeds, what) for deeds, what in told if deeds]
+
+
+def _named(deeds: list[Deed], what: str) -> str:
+    names = ", ".join(f"{deed.node} ({deed.what})" if deed.what else deed.node for deed in deeds[:_NAMED])
+    more = f" and {len(deeds) - _NAMED} more" if len(deeds) > _NAMED else ""
+    return f"{len(deeds)} effect(s) {what} although their results stand again: {names}{more}."
 
 
 async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
@@ -148,25 +152,6 @@ async def tree_at(ground: Ground, now: RunState, base: RunState) -> str | None:
                 return str(event.data["tree"])
         after = page[-1].seq
     return None
-
-
-# --- doing it -----------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def undone_ahead(ground: Ground, planned: Back, actor: Principal) -> AsyncIterator[bool]:
-    """Undo effects before the block has the log go back, so that after a crash in between a repeat still finds what is
-    left to be undone; whether all of it was tried. It is only done for a run in which nothing is under way: any other
-    one is stopped by the rollback itself, which says with `RollBack.undo` that `finish_undoing` is to follow."""
-    now = planned.now
-    if planned.under_way or now.owed or not planned.to_undo:  # what an earlier one left may still have to be stopped
-        yield False
-        return
-    async with ground.held(now.run_id) as fence:
-        if fence is None or (await ground.state(now.run_id)).seq != now.seq:
-            yield False
-            return
-        yield await undo(ground, await ground.recorded(now), planned.to_undo, actor, fence)
 
 
 def _under_way(node: NodeState) -> bool:
@@ -190,13 +175,11 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
     """Finish a rollback that is in the log, or as much of it as is left after a crash: wait until its owner has stopped
     what was in flight, undo effects, and put the files back. `planned`: what was worked out for it, if it just was."""
     if planned is not None and planned.now.seq == event.seq - 1:
-        now, base, structure = planned.now, planned.base, planned.structure
-        deeds, forward = list(planned.draft.behind), planned.forward
+        now, base, structure, deeds = planned.now, planned.base, planned.structure, list(planned.draft.behind)
     else:
         now, base, structure = await _around(ground, event)
         deeds = await deeds_behind(ground, now, base, structure)
-        forward = _forward(await undone_for(ground, now, base, structure))
-    reset, notes = went_back(now, base), [*forward]
+    reset, notes = went_back(now, base), list[str]()
     owed = (await ground.state(run_id)).owed
     undoing = any(seq < event.seq for seq in owed)
     if event.seq in owed:
@@ -211,7 +194,9 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
                 notes.append(_UNFINISHED)
             elif await _still_there(ground, run_id, event):
                 notes += await _restore(ground, run_id)
+    if undoing or "undo" in event.data:  # by now another worker may have undone it
         deeds = await deeds_behind(ground, now, base, structure)
+    notes = [*await _forward(ground, now, base, structure), *notes]
     return Landed(reset, deeds, await _restored(ground, run_id, event.seq), tuple(notes))
 
 

@@ -118,7 +118,6 @@ class RollBack:
     approval: ApprovalId | None = None
     agents: Digest | None = None  # those that it goes on with; None: those that it has
     bare: bool = False  # planned when the run had no files; where it has some by now, this is a `conflict`
-    undone_since: Seq | None = None  # behind this position, effects were undone for it before it was written
     seen: Seq | None = None  # a `conflict` where calls lie behind it that may not be repeated, or undone, unseen
     undo: bool = False  # what lies behind it is still to be undone, by whoever owns the run: see `EndUndoing`
 

@@ -222,7 +222,6 @@ def _roll_back(state: RunState, m: c.RollBack, at: int) -> list[Draft]:
         category=m.category,
         approval=m.approval,
         agents=m.agents,
-        undone_since=m.undone_since,
         undo=m.undo or None,
     )
     return [*drafts, (E.RUN_ROLLED_BACK, data)]

@@ -185,10 +185,9 @@ class HistoryService(Reading):
                 seen = await rollback.plan_rollback(self._ground, run_id, seq, preview=True)
                 raise plans.required(await self._preview(caller, seen.draft))
             agents, blobs = self._agents_for(planned.now)
-            ahead = rollback.undone_ahead(self._ground, planned, caller.principal)
+            command = planned.command(reason, label, agents)
             try:
-                async with self._redeemed(caller, planned.draft, plan_token), ahead as undone:
-                    command = planned.command(reason, label, agents, undone)
+                async with self._redeemed(caller, planned.draft, plan_token):
                     written = await self.store.write(Write(run_id, [command], caller.principal, None, blobs, None, key))
                 break
             except OmiumError as error:

@@ -253,8 +253,10 @@ async def test_a_request_that_was_cut_off_is_finished_by_its_repeat(tmp_path: Pa
         assert [one.call for one in done.undone] == ["call"]
 
 
-async def test_a_rollback_that_dies_before_it_has_undone_everything_has_not_gone_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("after", ["resume", "repeat"])
+async def test_a_rollback_of_a_run_at_rest_that_dies_while_undoing_is_finished_before_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool, after: str
 ) -> None:
     undone: list[str] = []
 
@@ -271,10 +273,9 @@ async def test_a_rollback_that_dies_before_it_has_undone_everything_has_not_gone
         for call in ("first", "never", "last"):
             await hand.effect("b", call, compensate="undo")
         await hand.end("b")
-        await hand.complete()
+        await (hand.complete() if ended else core.pause(ME, hand.run_id))
         await hand.let_go()
-        end = (await hand.state()).seq
-        write, left = core.store.write, 2  # what undoes "last" is begun, and ends
+        write, left = core.store.write, 3  # it is on record; what undoes "last" is begun, and ends
 
         async def dies(one: Write) -> Any:
             nonlocal left
@@ -288,16 +289,23 @@ async def test_a_rollback_that_dies_before_it_has_undone_everything_has_not_gone
         with pytest.raises(KeyboardInterrupt):
             await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
         monkeypatch.undo()
-        assert (undone, (await core.get_run(ME, hand.run_id)).status) == (["last"], "completed")
-        await refused(core.resume(ME, hand.run_id), "not_allowed")
-        plan = await core.preview_rollback(ME, hand.run_id, first)
-        assert [one.compensated for one in plan.undone_effects] == [None, None, "done"]
-        done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
-        assert undone == ["last", "never", "first"]
-        assert [(one.call, one.compensated) for one in done.undone] == [("first", "done"), ("last", "done")]
-        assert [(one.call, one.compensated) for one in done.not_undone] == [("never", "failed")]
         (told,) = await core.rollbacks(ME, hand.run_id)
-        assert (told.outcome, told.compensated, told.from_seq > end) == ("failed", {"done": 1, "failed": 1}, True)
+        assert (undone, (await hand.state()).status, told.outcome) == (["last"], "paused", "unfinished")
+        assert await core.store.next_wake([ME.project]) is not None
+        if after == "resume":
+            await core.resume(ME, hand.run_id)
+        else:
+            plan = await core.preview_rollback(ME, hand.run_id, first)
+            await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+            assert undone == ["last", "never", "first"]
+    async with opened(tmp_path, workflow, functions={"undo": undo}, executing=True) as (core, functions):
+        if after == "resume":
+            with anyio.fail_after(20):
+                assert (await core.wait(ME, hand.run_id, 20)).status == "completed"
+        assert undone == ["last", "never", "first"]
+        assert functions.calls == (["b", "b", "b"] if after == "resume" else [])  # two compensations first, for b
+        told = (await core.rollbacks(ME, hand.run_id))[0 if after == "resume" else -1]
+        assert told.outcome == "failed" and told.compensated["failed"] == 1
 
 
 async def test_a_late_repeat_undoes_nothing_of_what_the_run_has_done_since(tmp_path: Path) -> None:
