@@ -95,7 +95,7 @@ async def check_owner(ground: Ground, run_id: RunId, fence: Fence) -> None:
 
 
 async def undone_for(ground: Ground, now: RunState, base: RunState, structure: Structure) -> list[Deed]:
-    """What was undone of what was done for the results that going to `base` makes stand again."""
+    """What was undone, or may have been, of what was done for the results that going to `base` makes stand again."""
     again = {one for one, node in base.nodes.items() if stands(node) and now.nodes.get(one) != node}
     if not again:
         return []
@@ -103,7 +103,8 @@ async def undone_for(ground: Ground, now: RunState, base: RunState, structure: S
     made |= {at[1:] for at in await made_for(ground.store, [base.run_id], base, again.__contains__)}
     own = await deeds_after(ground.store, RunState(base.run_id), structure, Seq(base.seq + 1))
     below = await _below(ground, base.run_id, lambda node_id, generation: (node_id, generation) in made)
-    return [deed for deed in (*own, *below) if deed.compensated == "done" and (deed.node, deed.generation) in made]
+    found = (deed for deed in (*own, *below) if (deed.node, deed.generation) in made)
+    return [deed for deed in found if deed.compensated in ("started", "done")]
 
 
 def _when(deed: Deed) -> int:

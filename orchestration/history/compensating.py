@@ -21,7 +21,7 @@ from omium.orchestration.history.behind import check_owner
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.recorded import Recorded
-from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId
+from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.ports import Clock, NewBlob, Write
@@ -109,39 +109,53 @@ def _only_functions(what: str) -> OmiumError:
     return OmiumError("unsupported", f"a compensation {what}.", "It is a registered function, run once.")
 
 
-async def undo(ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence) -> bool:
+async def undo(
+    ground: Ground, recorded: Recorded, deeds: Sequence[Deed], actor: Principal, fence: Fence, owed: Seq | None = None
+) -> bool:
     """Run what undoes these, the newest first, and note each outcome in the log and in the deed; whether each has been
     tried. One that fails does not keep the others from being undone, nor does one of a sub-run that cannot be had now.
     fence: of the owner that does it; raises `fenced` before one that is none any more undoes anything. A worker that
-    stops leaves to the next owner what it has not begun."""
+    stops leaves to the next owner what it has not begun. owed: the rollback that they lie behind; once the run has been
+    taken elsewhere, nothing more is undone for it."""
     away: set[RunId] = set()
     for deed in reversed(deeds):
         if deed.can_be_undone and ground.is_stopping:
             return False
         if deed.can_be_undone and (deed.below is None or deed.below[0] not in away):
             with anyio.CancelScope(shield=True):  # the caller may leave; whether it was undone must not be left unknown
-                if deed.below is None:
-                    await _undo(ground, recorded, deed, recorded.folded.run_id, actor, fence)
-                elif not await _undo_below(ground, recorded, deed, deed.below[0], actor, fence):
-                    away.add(deed.below[0])
+                if deed.below is not None:
+                    if not await _undo_below(ground, recorded, deed, deed.below[0], actor, fence, owed):
+                        away.add(deed.below[0])
+                elif not await _undo(ground, recorded, deed, recorded.folded.run_id, actor, fence, owed):
+                    return False
     return not away
 
 
 async def _undo_below(
-    ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence
+    ground: Ground,
+    recorded: Recorded,
+    deed: Deed,
+    run_id: RunId,
+    actor: Principal,
+    fence: Fence,
+    owed: Seq | None,
 ) -> bool:
     """What a sub-run did is undone in its log, which has a token of its own: it is held meanwhile, and looked at again,
-    so that of two who believe that they own the run above it one undoes, once. False when it cannot be held."""
+    so that of two who believe that they own the run above it one undoes, once. False when it cannot be held, or is not
+    to be undone any more."""
+    above = recorded.folded.run_id
     async with ground.held(run_id) as own:
         if own is None:
             return False
-        await check_owner(ground, recorded.folded.run_id, fence)
+        await check_owner(ground, above, fence)
+        if owed is not None and owed not in (await ground.state(above)).owed:
+            return False
         for event in await ground.store.events_among([run_id], [E.EFFECT_COMPENSATED], _MANY):
             if event.data["effect"] == deed.id:
                 deed.compensated, deed.error = event.data["outcome"], event.data.get("error")
         if deed.can_be_undone:
             try:
-                await _undo(ground, recorded, deed, run_id, actor, own)
+                await _undo(ground, recorded, deed, run_id, actor, own, None)
             except OmiumError as error:
                 if error.code != "fenced":
                     raise
@@ -149,9 +163,20 @@ async def _undo_below(
     return True
 
 
-async def _undo(ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence) -> None:
+async def _undo(
+    ground: Ground,
+    recorded: Recorded,
+    deed: Deed,
+    run_id: RunId,
+    actor: Principal,
+    fence: Fence,
+    owed: Seq | None,
+) -> bool:
+    """Whether it has been tried, which it is not for a rollback that is not owed any more."""
     assert deed.compensate is not None
-    await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor, fence))
+    start = c.NoteCompensation(deed.id, "started", rollback=owed)
+    if not (await ground.store.write(Write(run_id, [start], actor, fence))).events:
+        return False
     deed.compensated, deed.error = "started", None
     result: Digest | None = None
     blobs: list[NewBlob] = []
@@ -164,6 +189,7 @@ async def _undo(ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, a
         deed.compensated, deed.error = "failed", describe(error)
     note = c.NoteCompensation(deed.id, deed.compensated, result, deed.error)
     await ground.store.write(Write(run_id, [note], actor, blobs=blobs))
+    return True
 
 
 async def _call(ground: Ground, recorded: Recorded, deed: Deed) -> Value:

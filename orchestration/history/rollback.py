@@ -34,6 +34,10 @@ _UNFINISHED = (
     "This is not finished: a sub-run has not ended its last call yet, or another worker has it. Before the run goes on,"
     " what can be undone is undone and the files are put back."
 )
+_ELSEWHERE = (
+    "The run was taken elsewhere before all of this was undone: what was not, stays as it is where its results stand"
+    " again."
+)
 _AT_WORK = frozenset({RunStatus.PLANNING, RunStatus.EXECUTING})
 
 
@@ -185,7 +189,8 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
     if event.seq in owed:
         await stop_below(ground, run_id, reset, actor)
         deeds = await deeds_behind(ground, now, base, structure)
-        undoing = undoing or any(deed.can_be_undone or deed.outcome is None for deed in deeds)
+        over = not set(now.owed) <= set(owed)  # what another has still to undo, and may be at: it stops now
+        undoing = undoing or over or any(deed.can_be_undone or deed.outcome is None for deed in deeds)
     if undoing or "restore" in event.data:
         async with ground.held(run_id) as fence:
             if fence is None:
@@ -196,6 +201,8 @@ async def land(ground: Ground, run_id: RunId, event: Event, actor: Principal, pl
                 notes += await _restore(ground, run_id)
     if undoing or "undo" in event.data:  # by now another worker may have undone it
         deeds = await deeds_behind(ground, now, base, structure)
+        if await _is_elsewhere(ground, run_id, event) and any(deed.can_be_undone for deed in deeds):
+            notes.append(_ELSEWHERE)
     notes = [*await _forward(ground, now, base, structure), *notes]
     return Landed(reset, deeds, await _restored(ground, run_id, event.seq), tuple(notes))
 
@@ -211,8 +218,9 @@ async def finish_undoing(ground: Ground, run_id: RunId, fence: Fence) -> bool:
     stopped what was in flight, so that its last effects are in the ledger; raises `fenced` for one that it is no more.
     What cannot be undone is no reason to try for ever: who rolls back again has it tried again. False when a sub-run
     could not be had yet, and the run's owner has to try again."""
-    for seq in reversed((await ground.state(run_id)).owed):
-        if not await _finish_undoing(ground, run_id, fence, seq):
+    while (seq := (await ground.state(run_id)).undoing) is not None:
+        # Where it is not owed any more, the run was taken elsewhere meanwhile, and there may be something left there.
+        if not await _finish_undoing(ground, run_id, fence, seq) and seq in (await ground.state(run_id)).owed:
             return False
     return True
 
@@ -224,7 +232,9 @@ async def _finish_undoing(ground: Ground, run_id: RunId, fence: Fence, seq: int)
         now, base, structure = await _around(ground, event)
         await stop_below(ground, run_id, went_back(now, base), event.actor)
         deeds = await settled_behind(ground, now, base, structure)
-        if deeds is None or not await undo(ground, await ground.recorded(now), deeds, event.actor, fence):
+        if deeds is None:
+            return False
+        if not await undo(ground, await ground.recorded(now), deeds, event.actor, fence, event.seq):
             return False
     except OmiumError as error:
         if error.code in ("fenced", "storage_unavailable"):
@@ -232,6 +242,12 @@ async def _finish_undoing(ground: Ground, run_id: RunId, fence: Fence, seq: int)
         _log.error("what run %s went back behind at %s cannot be undone: %s", run_id, seq, error)
     await ground.store.write(Write(run_id, [c.EndUndoing(seq)], event.actor, fence))
     return True
+
+
+async def _is_elsewhere(ground: Ground, run_id: RunId, event: Event) -> bool:
+    """The run was taken elsewhere since, and what this rollback had to undo is not owed for it any more."""
+    state = await ground.state(run_id)
+    return state.generation != event.data["generation"] and event.seq not in state.owed
 
 
 async def _still_there(ground: Ground, run_id: RunId, event: Event) -> bool:

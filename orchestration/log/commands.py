@@ -358,6 +358,7 @@ class NoteCompensation:
     outcome: str
     result: Digest | None = None
     error: Mapping[str, Any] | None = None
+    rollback: Seq | None = None  # behind which it is begun; nothing, where that is not owed any more
 
 
 @record

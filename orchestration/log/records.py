@@ -23,6 +23,8 @@ def artifact(state: RunState, m: c.SaveArtifact, at: int) -> list[Draft]:
 
 
 def compensation(state: RunState, m: c.NoteCompensation, at: int) -> list[Draft]:
+    if m.rollback is not None and m.rollback not in state.owed:
+        return []
     data = present(effect=m.effect, outcome=m.outcome, result=m.result, error=dict(m.error) if m.error else None)
     return [(E.EFFECT_COMPENSATED, data)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.ports import Attempt
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
-from tests.undoing_help import PAID, World, crashed_rollback, events, settled
+from tests.undoing_help import PAID, Slow, World, crashed_rollback, events, forward_while_undoing, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +124,52 @@ async def test_what_a_rollback_has_left_stays_so_where_another_goes_to_a_place_b
         await settled(core, hand.run_id)
         assert world.undone == ["again", "pay"][1 - calls :]
         assert {one.outcome for one in await core.rollbacks(ME, hand.run_id)} == {"done"}
+
+
+@pytest.mark.parametrize("left", ["working", "at rest"])
+async def test_nothing_more_is_undone_once_its_results_stand_again(tmp_path: Path, left: str) -> None:
+    world = Slow()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        for call in ("order", "pay"):
+            await hand.effect("b", call, compensate="undo")
+        last = await hand.end("b")
+        if left == "working":
+            await hand.start("c")
+            await core.store.retire(WorkerId("hand"))
+        else:
+            await core.pause(ME, hand.run_id)
+            await hand.let_go()
+        told = await forward_while_undoing(core, hand.run_id, world, first, last)
+        assert (world.undone, (await hand.state()).owed) == (["pay"], [])
+        assert told[last].notes == ("1 effect(s) were undone although their results stand again: b (pay).",)
+        assert [one.call for one in told[first].undone] == ["pay"]
+        assert [(one.call, one.compensated) for one in told[first].not_undone] == [("order", None)]
+        assert ["taken elsewhere" in note for note in told[first].notes] == [True]
+
+
+async def test_what_is_being_undone_while_its_results_stand_again_is_told_at_once(tmp_path: Path) -> None:
+    world = Slow()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand = await by_hand(core, PAID)
+        first = await hand.run("a")
+        await hand.start("b")
+        await hand.effect("b", "pay", compensate="undo")
+        last = await hand.end("b")
+        await hand.let_go()
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(core.rollback, ME, hand.run_id, first, plan_token=plan.plan_token))
+                await world.began.wait()
+                plan = await core.preview_rollback(ME, hand.run_id, last)
+                core._ground._claim_wait_s = 0.0
+                done = await core.rollback(ME, hand.run_id, last, plan_token=plan.plan_token)
+                world.on.set()
+        for notes in (plan.notes, done.notes):
+            assert "1 effect(s) are being undone" in notes[0] and "stand again: b (pay)." in notes[0]
 
 
 async def cancelled_with_something_owed(core: HistoryCore, monkeypatch: pytest.MonkeyPatch) -> Hand:

@@ -22,14 +22,14 @@ from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.recorded import Recorded
-from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, RunId, WorkerId, new_id
+from omium.orchestration.ids import EffectId, Fence, NodeId, Principal, RunId, Seq, WorkerId, new_id
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.ports import Attempt, NewBlob, RunQuery, Write
 from omium.orchestration.values import encode
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
 from tests.history_help import node
-from tests.undoing_help import World, crashed_rollback, events, settled
+from tests.undoing_help import Slow, World, crashed_rollback, events, forward_while_undoing, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -128,8 +128,8 @@ async def test_a_sub_run_goes_on_when_who_stopped_it_died_and_the_next_one_asks(
     shop = Shop((FailureRule("rollback", to="node:a"),))
 
     async def dies(
-        ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence
-    ) -> None:
+        ground: Ground, recorded: Recorded, deed: Deed, run_id: RunId, actor: Principal, fence: Fence, owed: Seq | None
+    ) -> bool:
         """In the middle of a compensation."""
         await ground.store.write(Write(run_id, [c.NoteCompensation(deed.id, "started")], actor, fence))
         assert ground.engine is not None
@@ -339,6 +339,22 @@ async def test_a_sub_run_that_is_lost_to_another_worker_is_not_taken_for_the_los
         assert (shop.undone, (await hand.state()).undoing is None) == ([], False)
         await core.finish_undoing(hand.run_id, hand.fence)
         assert (shop.undone, (await hand.state()).undoing) == (["pay"], None)
+
+
+async def test_nothing_more_of_a_sub_run_is_undone_once_its_result_stands_again(tmp_path: Path) -> None:
+    shop, world = Shop(), Slow()
+    async with opened(tmp_path, *shop.flows, functions={**shop.functions, "undo": world.undo}) as (core, _):
+        hand, below, first = await with_sub_run(core, shop)
+        await below.effect("pay", "last", compensate="undo")
+        await below.end("pay")
+        await below.complete()
+        await below.let_go()
+        last = await hand.end("s")
+        await hand.let_go()
+        told = await forward_while_undoing(core, hand.run_id, world, first, last)
+        assert (world.undone, (await hand.state()).owed) == (["last"], [])
+        assert ["were undone" in note and "/last)" in note for note in told[last].notes] == [True]
+        assert ["taken elsewhere" in note for note in told[first].notes] == [True]
 
 
 async def test_a_run_that_goes_back_by_itself_undoes_a_call_that_its_sub_run_ends_late(

@@ -38,10 +38,10 @@ class Fate:
         """Do it, or die before one of the compensations that it makes."""
         really = compensating._undo
 
-        async def undo(*args: Any) -> None:
+        async def undo(*args: Any) -> bool:
             if self.draw.random() < 0.4:
                 raise KeyboardInterrupt
-            await really(*args)
+            return await really(*args)
 
         with self.monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr(compensating, "_undo", undo)
