@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from omium.orchestration.definition.model import NodeDef
 from omium.orchestration.engine.failures import describe
 from omium.orchestration.engine.inputs import resolve
 from omium.orchestration.engine.starting import given
-from omium.orchestration.errors import OmiumError
+from omium.orchestration.engine.writing import PAUSE_S
+from omium.orchestration.errors import OmiumError, Unheard
 from omium.orchestration.history.behind import check_owner
 from omium.orchestration.history.ground import Ground
 from omium.orchestration.history.ledger import Deed
@@ -24,11 +27,13 @@ from omium.orchestration.history.recorded import Recorded
 from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.ports import Clock, NewBlob, Write
+from omium.orchestration.ports import Clock, NewBlob, Write, Written
 from omium.orchestration.ports_calls import Allowed, Call, Decided, Guidance, Reservation
 from omium.orchestration.values import Value, encode
 
+_log = logging.getLogger(__name__)
 TIMEOUT_S = 60.0
+_MAX_PAUSE_S = 5.0  # a worker that stops waits for it
 _MANY = 100_000
 
 
@@ -175,7 +180,7 @@ async def _undo(
     """Whether it has been tried, which it is not for a rollback that is not owed any more."""
     assert deed.compensate is not None
     start = c.NoteCompensation(deed.id, "started", rollback=owed)
-    if not (await ground.store.write(Write(run_id, [start], actor, fence))).events:
+    if not (await _note(ground, Write(run_id, [start], actor, fence), wait=False)).events:
         return False
     deed.compensated, deed.error = "started", None
     result: Digest | None = None
@@ -188,8 +193,28 @@ async def _undo(
     except Exception as error:  # the boundary to code that is not ours: its failure is recorded and told
         deed.compensated, deed.error = "failed", describe(error)
     note = c.NoteCompensation(deed.id, deed.compensated, result, deed.error)
-    await ground.store.write(Write(run_id, [note], actor, blobs=blobs))
+    await _note(ground, Write(run_id, [note], actor, blobs=blobs), wait=True)
     return True
+
+
+async def _note(ground: Ground, write: Write, *, wait: bool) -> Written:
+    """Write a note on a compensation. One of which the answer was lost may be in the log, where it is looked up before
+    it is made again: else one that never ran would be taken for one that was cut off. wait: also for a database that
+    is away, since what the compensation came to is known here alone; but not when this worker stops."""
+    pause = PAUSE_S
+    while True:
+        try:
+            return await ground.store.write(write)
+        except OmiumError as error:
+            if isinstance(error, Unheard):
+                write = replace(write, tried=error.events)
+            elif error.code != "storage_unavailable" or not (wait or write.tried):
+                raise
+            if ground.is_stopping:
+                raise
+            _log.warning("a compensation in run %s cannot be noted, trying again: %s", write.run_id, error)
+        await anyio.sleep(pause)
+        pause = min(pause * 2, _MAX_PAUSE_S)
 
 
 async def _call(ground: Ground, recorded: Recorded, deed: Deed) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ import anyio
 import pytest
 
 from omium.orchestration.engine import execution
-from omium.orchestration.ids import Fence, NodeId, RunId, WorkerId
+from omium.orchestration.errors import OmiumError, Unheard
+from omium.orchestration.history import compensating
+from omium.orchestration.history.ground import Ground
+from omium.orchestration.ids import Fence, NodeId, RunId, Seq, WorkerId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.events import EventType as E
-from omium.orchestration.ports import Attempt
+from omium.orchestration.ports import Attempt, Write, Written
 from tests.history_core import ME, Hand, HistoryCore, by_hand, opened
 from tests.undoing_help import PAID, Slow, World, crashed_rollback, events, forward_while_undoing, settled
 
@@ -279,3 +282,91 @@ async def test_what_cannot_be_undone_at_all_is_not_tried_for_ever(
         await core.finish_undoing(hand.run_id, fence)
         tries = [one.data["outcome"] for one in await events(core, hand.run_id) if one.type is E.EFFECT_COMPENSATED]
         assert (tries, (await hand.state()).undoing) == (["started", "failed"], None)
+
+
+class Away:
+    """A store of which the first `times` notes of this outcome of a compensation fail; `lost`: the first of them takes
+    place, and only its answer does not come."""
+
+    def __init__(
+        self, core: HistoryCore, monkeypatch: pytest.MonkeyPatch, outcome: str, times: float, *, lost: bool = False
+    ) -> None:
+        self.left, self._lost, self._outcome, self._really = times, lost, outcome, core.store.write
+        monkeypatch.setattr(core.store, "write", self.write)
+        monkeypatch.setattr(compensating, "PAUSE_S", 0.001)
+
+    async def write(self, write: Write) -> Written:
+        [first, *_] = write.commands
+        if self.left and isinstance(first, c.NoteCompensation) and first.outcome == self._outcome:
+            self.left -= 1
+            if self._lost:
+                self._lost = False
+                raise Unheard("the line was cut.", "", (await self._really(write)).events)
+            raise OmiumError("storage_unavailable", "the disk is full.")
+        return await self._really(write)
+
+
+async def away(call: Awaitable[Any]) -> None:
+    with pytest.raises(OmiumError) as caught:
+        await call
+    assert caught.value.code == "storage_unavailable"
+
+
+async def paid(core: HistoryCore) -> tuple[Hand, Seq]:
+    """A run at rest that has paid, and the position before that."""
+    hand = await by_hand(core, PAID)
+    first = await hand.run("a")
+    await hand.start("b")
+    await hand.effect("b", "pay", compensate="undo")
+    await hand.end("b")
+    await hand.let_go()
+    return hand, first
+
+
+@pytest.mark.parametrize(("outcome", "lost"), [("started", True), ("done", True), ("done", False)])
+async def test_an_undoing_outlasts_a_moment_without_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, lost: bool
+) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand, first = await paid(core)
+        store = Away(core, monkeypatch, outcome, 2, lost=lost)
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        with anyio.fail_after(20):
+            done = await core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token)
+        noted = [one.data["outcome"] for one in await events(core, hand.run_id) if one.type is E.EFFECT_COMPENSATED]
+        assert (store.left, world.undone, noted) == (0, ["pay"], ["started", "done"])
+        assert [(one.call, one.compensated) for one in done.undone] == [("pay", "done")]
+
+
+async def test_an_undoing_that_cannot_be_noted_is_not_begun_and_stays_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}) as (core, _):
+        hand, first = await paid(core)
+        Away(core, monkeypatch, "started", 1)
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        await away(core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token))
+        assert (world.undone, (await hand.state()).sleeps) == ([], False)
+    async with opened(tmp_path, PAID, functions={"undo": world.undo}, executing=True) as (core, _):
+        await settled(core, hand.run_id)
+        assert world.undone == ["pay"]
+
+
+async def test_a_worker_that_stops_does_not_wait_for_the_database_to_note_what_it_undid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+
+    async def undo(inputs: Mapping[str, Any], attempt: Attempt) -> None:
+        await world.undo(inputs, attempt)
+        monkeypatch.setattr(Ground, "is_stopping", True)
+
+    async with opened(tmp_path, PAID, functions={"undo": undo}) as (core, _):
+        hand, first = await paid(core)
+        Away(core, monkeypatch, "done", float("inf"))
+        plan = await core.preview_rollback(ME, hand.run_id, first)
+        with anyio.fail_after(20):
+            await away(core.rollback(ME, hand.run_id, first, plan_token=plan.plan_token))
+        assert world.undone == ["pay"]
