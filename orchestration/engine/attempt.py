@@ -7,8 +7,9 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from omium.orchestration.engine.engine import Engine
     from omium.orchestration.engine.execution import Execution
 
+T = TypeVar("T")
+
 DEFAULT_ON_UNKNOWN: Mapping[str, str] = {"function": "rerun", "agent": "resume", "tool": "ask", "cli": "ask"}
 _PROGRESS_LIMIT = 2_000
 _ARTIFACT_NAME = 200
@@ -46,10 +49,10 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_begun", "_blobs", "_calls", "_cut_off", "_draws", "_execution", "_kept", "_over", "_pending", "agent",
-        "asked", "attempt", "base", "cancelled", "decided_on", "error", "executor", "generation", "guidance", "inputs",
-        "is_over", "key", "node", "node_id", "points", "restored", "resumed", "run_id", "scope", "scratch", "succeeded",
-        "timeout_s", "tree", "unclear", "vars", "workspace",
+        "_begun", "_blobs", "_calls", "_cut_off", "_draws", "_execution", "_kept", "_over", "_pending", "_recording",
+        "agent", "asked", "attempt", "base", "cancelled", "decided_on", "error", "executor", "generation", "guidance",
+        "inputs", "is_over", "key", "node", "node_id", "points", "restored", "resumed", "run_id", "scope", "scratch",
+        "succeeded", "timeout_s", "tree", "unclear", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -85,6 +88,7 @@ class NodeAttempt:
         self.unclear: OmiumError | None = None  # it has failed for good: a call of it must not be made again
         self._begun: frozenset[str] = _NONE  # calls that its function makes, or has not told the end of
         self._cut_off: frozenset[str] = _NONE  # those of them that are over, and not yet settled as unknown
+        self._recording: dict[str, anyio.Event] | None = None  # what is being noted of calls, by key: when the last is
         self._draws = 0
         self._pending: list[c.Command] = []
         self._blobs: list[NewBlob] = []  # that the pending commands name
@@ -96,8 +100,13 @@ class NodeAttempt:
             self.scope.cancel()
         self.cancelled = True
 
-    def over(self) -> None:
-        """Its code has returned, whatever the reason. What follows is not to be stopped for it."""
+    async def over(self) -> None:
+        """Its code has returned, whatever the reason. What it had done is noted before that counts; what follows is not
+        to be stopped for it."""
+        if self._recording:
+            with anyio.CancelScope(shield=True):
+                for noted in list(self._recording.values()):
+                    await noted.wait()
         self.is_over, self.scope = True, None
         if self._over is not None:
             self._over.set()
@@ -423,19 +432,24 @@ class NodeAttempt:
         told = {"message": "it was cut off in the middle"}
         return [c.SettleEffect(self.effect_id(call), "unknown", error=told) for call in sorted(taken)]
 
+    def take_open(self) -> list[c.Command]:
+        """The same at the end of a function that has given its result: what it has left open is unknown too."""
+        if self._begun:
+            self._cut_off |= {call for call in self._begun if self._is_open(call)}
+        return self.take_cut_off()
+
+    def _is_open(self, call: str) -> bool:
+        known = self.ledger(call)
+        return known is not None and known.outcome is None
+
     async def _make_again(self, call: str) -> None:
         """A call that this attempt has begun, and that is not known to have ended, is asked for again: whether it is
-        made again is not for the function to say, no more than after a crash. Returns if it may be, or has ended
-        meanwhile; otherwise a person is asked, or the attempt has failed, whatever the function makes of that."""
-        known = self.ledger(call)
-        if known is not None and known.outcome is None:
+        made again is not for the function to say, no more than after a crash. Returns if it may be; otherwise a person
+        is asked, or the attempt has failed, whatever the function makes of that."""
+        if self._is_open(call):
             self._cut_off |= {call}
-        try:
-            if self._cut_off:
-                await self._commit()
-        except OmiumError as error:  # its settlement was under way, and has come to pass
-            if error.code != "conflict":
-                raise
+        if self._cut_off:
+            await self._commit()
         known = self.ledger(call)
         if known is None or known.outcome != "unknown":
             return
@@ -462,25 +476,87 @@ class NodeAttempt:
             )
             raise Suspended
 
+    # --- the calls of a function, which asks for an intent and for a settlement one by one ----------------------------
+
+    async def _note(
+        self, call: str, work: Callable[[], Awaitable[T]], unheard: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """Note something of a call: one thing after the other, and all of it before the attempt is over. Where the
+        asker is cut off meanwhile (by a time-out of the function's, a cancelled task, the end of its node), `unheard`
+        follows in a task of its own: what has happened stands in the ledger all the same."""
+        recording = self._recording = self._recording if self._recording is not None else {}
+        before, noted = recording.get(call), anyio.Event()
+        recording[call] = noted
+        try:
+            if before is not None:
+                await before.wait()
+            given = await work()
+        except (Exception, Suspended):
+            self._noted(call, noted)
+            raise
+        except BaseException:
+            self.engine.spawn(self._note_unheard, call, before, noted, unheard or work)
+            raise
+        self._noted(call, noted)
+        return given
+
+    async def _note_unheard(
+        self, call: str, before: anyio.Event | None, noted: anyio.Event, work: Callable[[], Awaitable[object]]
+    ) -> None:
+        try:
+            if before is not None:
+                await before.wait()
+            await work()
+        finally:
+            self._noted(call, noted)
+
+    def _noted(self, call: str, noted: anyio.Event) -> None:
+        assert self._recording is not None
+        if self._recording[call] is noted:
+            del self._recording[call]
+        noted.set()
+
     async def _intend_asked(self, call: str) -> Value:
-        if call in self._begun:
-            await self._make_again(call)
-        known = await self._intend(call, "effect", None, None)
+        known = await self._note(call, partial(self._intend_again, call), partial(self._withdraw, call))
         if known is None:
             self._begun |= {call}
             crash_point("effect.intended")
             return {"known": False}
         return {"known": True, "result": await self._execution.engine.values.load(known)}
 
+    async def _intend_again(self, call: str) -> Digest | None:
+        known = self.ledger(call)
+        if call in self._begun:
+            await self._make_again(call)
+        elif known is not None and known.outcome in (None, "unknown"):  # an attempt before this one may have made it
+            self._begun |= {call}
+        return await self._intend(call, "effect", None, None)
+
+    async def _withdraw(self, call: str) -> None:
+        """Who asked for this call was cut off before it could make it; but one that this attempt has begun, or another
+        before it, may have been made then."""
+        begun = call in self._begun
+        told = {"message": "it was cut off in the middle" if begun else "it was cut off before it was made"}
+        settle = c.SettleEffect(self.effect_id(call), "unknown" if begun else "not_sent", error=told)
+        try:
+            await self._execution.commit([settle])
+        except OmiumError as error:  # the intent did not get so far, or the call is known already
+            if error.code != "conflict":
+                raise
+
     async def _settle_asked(self, data: Mapping[str, Any]) -> None:
         call = str(data["key"])
-        identity = self.effect_id(call)
         if data["ok"] is None:
             self._cut_off |= {call}
             return
         crash_point("effect.made")
-        if data["ok"]:
-            await self._settle_done(identity, encode(data["result"]))
+        result = encode(data["result"]) if data["ok"] else None
+        await self._note(call, partial(self._settle_call, call, data, result))  # twice does no harm
+
+    async def _settle_call(self, call: str, data: Mapping[str, Any], result: Encoded | None) -> None:
+        identity = self.effect_id(call)
+        if result is not None:
+            await self._settle_done(identity, result)
         else:
             told = {"type": str(data["error_type"]), "message": str(data["message"])[:2000]}
             await self._commit(c.SettleEffect(identity, "failed", error=told))

@@ -62,7 +62,7 @@ async def execute(run: Execution, attempt: NodeAttempt, scope: anyio.CancelScope
             raise
         # It stopped to ask a person; what it was wrapped in on its way here does not matter.
     finally:
-        attempt.over()
+        await attempt.over()
     try:
         return Ended(done, failure, int((time.perf_counter() - began) * 1e6) / 1000)
     finally:
@@ -120,7 +120,7 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
         run.nudge()
         return
     pending, named = attempt.take_pending()
-    turn.commands += pending if ended.done is None else [*pending, *attempt.take_cut_off()]
+    turn.commands += pending if ended.done is None else [*pending, *attempt.take_open()]
     turn.blobs += named
     error = attempt.unclear or ended.error
     try:

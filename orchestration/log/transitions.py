@@ -505,6 +505,8 @@ def _settle(state: RunState, m: c.SettleEffect, at: int) -> list[Draft]:
     known = state.effects.get(m.effect)
     if known is None:  # an unsettled intent stays known, whatever became of its node
         raise OmiumError("conflict", f"effect {m.effect} of run {state.run_id} is settled, or was never intended.")
+    if m.outcome == "unknown" and known.outcome is not None:
+        return []  # that is no news, or less than is known
     if known.outcome not in (None, "unknown"):
         if (known.outcome, known.result) == (m.outcome, m.result):
             return []  # written before by one who was not told that it was

@@ -11,8 +11,11 @@ import anyio
 import pytest
 
 from omium.clients.functions.context import AsyncContext
+from omium.clients.functions.threads import call_in_thread
 from omium.orchestration.ids import RunId
-from omium.orchestration.ports import Attempt
+from omium.orchestration.log import commands as c
+from omium.orchestration.ports import Attempt, Write
+from omium.storage.sqlite.store import SqliteStore
 from tests.integration.engine.worlds import ME, World, eventually, world
 
 pytestmark = pytest.mark.anyio
@@ -160,3 +163,206 @@ async def test_one_that_is_stopped_with_its_node_is_left_to_whoever_stops_it(tmp
         await w.finished(run)
         assert await outcomes(w, run) == ["done"]
     assert outside.made == 2
+
+
+# --- cut off while something is noted of a call ---------------------------------------------------------------------
+
+
+class Cut:
+    """Calls that come back, whose asker is cut off as soon as a command of this kind is about to be written of them.
+    With `hold` it is not with the store by then, and goes on once `go` is set."""
+
+    def __init__(self, kind: type, hold: bool = True) -> None:
+        self.made = 0
+        self.go = anyio.Event()
+        self._kind = kind
+        self._hold = hold
+        self._asker: asyncio.Task[Any] | None = None
+
+    async def call(self) -> int:
+        self.made += 1
+        return self.made
+
+    async def before_write(self, write: Write) -> None:
+        if self._asker is not None and any(isinstance(one, self._kind) for one in write.commands):
+            self._asker.cancel()
+            self._asker = None
+            if self._hold:
+                await self.go.wait()
+
+    async def ask(self, ctx: AsyncContext) -> None:
+        """Asks for the call, and is cut off."""
+        self._asker = asyncio.create_task(ctx.effect("k", self.call))
+        (asker,), _ = await asyncio.wait([self._asker])
+        assert asker.cancelled()
+
+
+@pytest.mark.parametrize("on_unknown", ["rerun", "ask", "fail"])
+async def test_a_call_that_has_returned_is_done_and_its_result_given(tmp_path: Path, on_unknown: str) -> None:
+    cut = Cut(c.SettleEffect)
+
+    async def act(ctx: AsyncContext) -> Any:
+        await cut.ask(ctx)
+        cut.go.set()
+        return await ctx.effect("k", cut.call)
+
+    async with world(tmp_path, flow(on_unknown), functions=functions(act)) as w:
+        w.machine.store.before_write = cut.before_write
+        run = await w.run("act")
+        await w.finished(run)
+        assert await outcomes(w, run) == ["done"]
+    assert cut.made == 1
+
+
+async def test_its_node_does_not_end_before_that_is_noted(tmp_path: Path) -> None:
+    cut = Cut(c.SettleEffect)
+
+    async def act(ctx: AsyncContext) -> Any:
+        await cut.ask(ctx)
+        return "without it"
+
+    async with world(tmp_path, flow("rerun"), functions=functions(act)) as w:
+        w.machine.store.before_write = cut.before_write
+        run = await w.run("act")
+        await eventually(lambda: w.calls and not w.running)
+        cut.go.set()
+        await w.finished(run)
+        assert (await w.log(run))[-3:] == ["effect.settled", "node.completed", "run.completed"]
+        assert await outcomes(w, run) == ["done"]
+
+
+async def test_what_the_function_drew_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """The write of the result is with the store already when its asker is cut off, and made before what comes next."""
+    cut, asked = Cut(c.SettleEffect), asyncio.Event()
+    late: list[asyncio.Task[Any]] = []
+
+    async def act(ctx: AsyncContext) -> Any:
+        await cut.ask(ctx)
+        drawn = await ctx.uuid()
+        asked.set()
+        return [drawn, await ctx.effect("k", cut.call)]
+
+    async with world(tmp_path, flow("rerun"), functions=functions(act)) as w:
+        store = w.machine.store
+
+        async def write_late(write: Write) -> None:
+            await asked.wait()
+            await SqliteStore.write(store, write)
+
+        async def before_write(write: Write) -> None:
+            if not late and any(isinstance(one, c.SettleEffect) for one in write.commands):
+                late.append(asyncio.create_task(write_late(write)))
+                cut.go.set()
+                await cut.before_write(write)
+            for one in late:
+                await asyncio.shield(one)
+
+        store.before_write = before_write
+        run = await w.run("act")
+        await w.finished(run)
+        assert "value.drawn" in await w.log(run)
+        assert await outcomes(w, run) == ["done"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_call_whose_intent_alone_was_noted_was_not_made(tmp_path: Path, again: bool) -> None:
+    cut = Cut(c.IntendEffect, hold=False)
+
+    async def act(ctx: AsyncContext) -> Any:
+        await cut.ask(ctx)
+        return await ctx.effect("k", cut.call) if again else "without it"
+
+    async with world(tmp_path, flow("fail"), functions=functions(act)) as w:
+        w.machine.store.before_write = cut.before_write
+        run = await w.run("act")
+        await w.finished(run)
+        assert await outcomes(w, run) == (["not_sent", "done"] if again else ["not_sent"])
+    assert cut.made == int(again)
+
+
+async def test_a_call_of_an_attempt_before_is_not_taken_for_one_that_was_not_made(tmp_path: Path) -> None:
+    cut = Cut(c.IntendEffect, hold=False)
+
+    async def act(attempt: Attempt) -> Any:
+        if attempt.attempt == 1:
+            await attempt.ask("effect_intent", {"key": "k"})
+            raise ConnectionError("the call may have been made")
+        await cut.ask(AsyncContext({}, attempt.ask))
+
+    more = ", retry: {max_attempts: 2, initial: 0}"
+    async with world(tmp_path, flow("rerun", more), functions={"act": act}) as w:
+        w.machine.store.before_write = cut.before_write
+        run = await w.run("act")
+        await w.finished(run)
+        assert await outcomes(w, run) == ["unknown"]
+
+
+async def test_one_whose_end_was_never_told_is_noted_as_unknown(tmp_path: Path) -> None:
+    async def act(attempt: Attempt) -> Any:
+        await attempt.ask("effect_intent", {"key": "k"})
+
+    async with world(tmp_path, flow("rerun"), functions={"act": act}) as w:
+        run = await w.run("act")
+        await w.finished(run)
+        assert await outcomes(w, run) == ["unknown"]
+
+
+@pytest.mark.parametrize("by", ["timeout", "cancel"])
+@pytest.mark.parametrize("host", ["async", "thread"])
+async def test_the_end_of_its_node_leaves_no_call_open_that_has_returned(tmp_path: Path, host: str, by: str) -> None:
+    """A time-out of the node, or a cancellation of the run, falls into the noting of the result."""
+    noting, go, limiter = anyio.Event(), anyio.Event(), anyio.CapacityLimiter(1)
+
+    async def hold(write: Write) -> None:
+        if any(isinstance(one, c.SettleEffect) for one in write.commands):
+            noting.set()
+            await go.wait()
+
+    async def act(attempt: Attempt) -> Any:
+        if host == "async":
+            return await AsyncContext({}, attempt.ask).effect("k", lambda: 1)
+        fn = lambda ctx: ctx.effect("k", lambda: 1)  # noqa: E731
+        return await call_in_thread(fn, {}, context={}, on_request=attempt.ask, limiter=limiter)
+
+    more = ", timeout: 200ms" if by == "timeout" else ""
+    async with world(tmp_path, flow("ask", more), functions={"act": act}) as w:
+        w.machine.store.before_write = hold
+        run = await w.run("act")
+        await noting.wait()
+        if by == "cancel":
+            await w.core.cancel(ME, run)
+        await eventually(lambda: w.running == 0)  # it stops at once
+        go.set()
+        await w.finished(run, "failed" if by == "timeout" else "cancelled")
+        await w.idle()
+        assert await outcomes(w, run) == ["done"]
+
+
+async def test_what_is_noted_after_the_end_of_the_function_does_not_undo_that(tmp_path: Path) -> None:
+    """A task that the function leaves behind tells the end of its call while the end of the node is written."""
+    left: list[asyncio.Task[Any]] = []
+    returns = anyio.Event()
+
+    async def act(ctx: AsyncContext) -> Any:
+        left.append(asyncio.create_task(ctx.effect("k", call)))
+        await made.wait()
+        return "without it"
+
+    made = anyio.Event()
+
+    async def call() -> int:
+        made.set()
+        await returns.wait()
+        return 1
+
+    async def before_write(write: Write) -> None:
+        if any(isinstance(one, c.CompleteNode) for one in write.commands) and not returns.is_set():
+            returns.set()
+            await asyncio.wait(left)
+
+    async with world(tmp_path, flow("rerun"), functions=functions(act)) as w:
+        w.machine.store.before_write = before_write
+        run = await w.run("act")
+        await w.finished(run)
+        assert await outcomes(w, run) == ["done"]
+        assert w.called() == ["a"]
