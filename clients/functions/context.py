@@ -122,7 +122,9 @@ class Context(_Place):
         key: names this effect within the node; the result must be a value that can be stored. Raises what `fn` raises.
         Asked for twice at once, it is made once: the second waits, and then finds what the first has given. Asked for
         again after it was cut off in the middle, it follows the node's `on_unknown`, as after a crash.
-        Raises OmiumError("invalid_argument") when it is asked for inside of itself.
+        Raises OmiumError("invalid_argument") when it is asked for inside of itself. A thread that `fn` starts is known
+        to be inside if it runs in a copy of its context, as `asyncio.to_thread` has it; asked for the same key in any
+        other, it waits for the first like everybody else, so that `fn` must not wait for it.
         """
         self._check_not_inside(key)
         with self._alone.setdefault(key, threading.RLock()), self._under_way(key):

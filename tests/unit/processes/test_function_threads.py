@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -199,7 +201,15 @@ async def test_an_effect_inside_of_itself_is_refused() -> None:
 
         return await ctx.effect("new", inner)
 
-    for call in (thread(sync), loop(on_the_loop)):
+    def in_a_thread(ctx: Context) -> Value:
+        def inner() -> Value:
+            inside = contextvars.copy_context()
+            with ThreadPoolExecutor() as threads:
+                return threads.submit(inside.run, ctx.effect, "new", str).result()
+
+        return ctx.effect("new", inner)
+
+    for call in (thread(sync), thread(in_a_thread), loop(on_the_loop)):
         with pytest.raises(FunctionError) as caught:
             await call
         assert caught.value.data["cause"]["code"] == "invalid_argument"
