@@ -79,8 +79,7 @@ def migrate_sqlite(path: Path, history: History = HISTORY) -> None:
             if found == history.head:
                 return
             _refuse_newer(found, history, path.name)
-            if found is not None:
-                _wait_for_workers(db, path, history)
+            before = _wait_for_workers(db, path, history) if found is not None else {}
             if found is None:
                 # The mode is a property of the file and cannot change inside a transaction.
                 db.execute("PRAGMA journal_mode = WAL")
@@ -88,7 +87,7 @@ def migrate_sqlite(path: Path, history: History = HISTORY) -> None:
                 db.execute("PRAGMA secure_delete = ON")  # what a step drops may have been erased from its successor
                 db.execute("BEGIN IMMEDIATE")
                 try:
-                    _migrate_locked(db, connection, path, history)
+                    _migrate_locked(db, connection, path, history, before)
                 finally:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
@@ -96,25 +95,30 @@ def migrate_sqlite(path: Path, history: History = HISTORY) -> None:
         raise translated(error, path) from error
 
 
-def _wait_for_workers(db: sqlite3.Connection, path: Path, history: History) -> None:
-    """Raises when a worker lives; those that are gone have left their rows."""
+def _wait_for_workers(db: sqlite3.Connection, path: Path, history: History) -> Mapping[str, _Beat]:
+    """Raises when a worker lives; those that are gone have left their rows. Gives what was seen at first: whoever shows
+    anything else once the database is locked has come, or given a sign of life, since."""
     before = _beats(db.execute(_BEATS).fetchall())
     for _ in range(int(_SIGN_OF_LIFE_S / _LOOK_S) if before else 0):
         time.sleep(_LOOK_S)
         now = _beats(db.execute(_BEATS).fetchall())
         found = _sqlite_version(db, path)  # in this order: what is seen then is of that version, or of an older one
         if found == history.head:
-            return  # another process was faster, and its worker may live
+            break  # another process was faster, and its worker may live
         _refuse_living(before, now, found, path.name)
+    return before
 
 
-def _migrate_locked(db: sqlite3.Connection, connection: Connection, path: Path, history: History) -> None:
+def _migrate_locked(
+    db: sqlite3.Connection, connection: Connection, path: Path, history: History, workers: Mapping[str, _Beat]
+) -> None:
     found = _sqlite_version(db, path)  # again: another process may have been faster
     if found == history.head:
         return
     _refuse_newer(found, history, path.name)
     before = _counts(db)
     if found is not None:
+        _refuse_living(workers, _beats(db.execute(_BEATS).fetchall()), found, path.name)
         _back_up(path, history.head)
         crash_point("migration.backed_up")
     with _failing(path.name, history):
@@ -207,11 +211,10 @@ async def migrate_postgres(url: str, history: History = HISTORY) -> None:
         if found == history.head:
             return
         _refuse_newer(found, history, _POSTGRES)
-        if found is not None:
-            await _wait_for_workers_in_postgres(engine, history)
+        before = await _wait_for_workers_in_postgres(engine, history) if found is not None else {}
         async with engine.begin() as connection:
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_POSTGRES_LOCK})")
-            await connection.run_sync(_migrate_postgres_locked, history)
+            await connection.run_sync(_migrate_postgres_locked, history, before)
     except DBAPIError as error:
         raise translated_postgres(error.driver_exception or error) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -220,7 +223,7 @@ async def migrate_postgres(url: str, history: History = HISTORY) -> None:
         await engine.dispose()
 
 
-async def _wait_for_workers_in_postgres(engine: AsyncEngine, history: History) -> None:
+async def _wait_for_workers_in_postgres(engine: AsyncEngine, history: History) -> Mapping[str, _Beat]:
     """See `_wait_for_workers`."""
     import anyio
 
@@ -234,15 +237,19 @@ async def _wait_for_workers_in_postgres(engine: AsyncEngine, history: History) -
         await anyio.sleep(_LOOK_S)
         found, now = await look()
         if found == history.head:
-            return
+            break
         _refuse_living(before, now, found, _POSTGRES)
+    return before
 
 
-def _migrate_postgres_locked(connection: Connection, history: History) -> None:
+def _migrate_postgres_locked(connection: Connection, history: History, workers: Mapping[str, _Beat]) -> None:
     found = _postgres_version(connection)
     if found == history.head:
         return
     _refuse_newer(found, history, _POSTGRES)
+    if found is not None:
+        connection.exec_driver_sql("LOCK TABLE workers IN SHARE MODE")  # none comes between this look and the end
+        _refuse_living(workers, _beats(connection.exec_driver_sql(_BEATS).all()), found, _POSTGRES)
     before = _postgres_counts(connection) if found is not None else {}
     with _failing(_POSTGRES, history):
         _bring(connection, found, history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import shutil
@@ -21,6 +22,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from omium.orchestration.errors import OmiumError
+from omium.storage import migrate
 from omium.storage.migrate import HISTORY, History, migrate_postgres, migrate_sqlite
 
 GOOD = """
@@ -234,6 +236,31 @@ def test_a_worker_that_comes_meanwhile_lives(tmp_path: Path, monkeypatch: pytest
     db.close()
 
 
+@pytest.mark.parametrize("sign", [WORKER.format("x'5b5d'"), BEATS])
+def test_so_does_one_that_shows_itself_after_the_last_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    """Where no worker was to be seen at first, there is no wait either."""
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path, History(HISTORY.folder, "0004"))
+    db = sqlite3.connect(path, isolation_level=None)
+    if sign == BEATS:
+        db.execute(WORKER.format("x'5b5d'"))
+    monkeypatch.setattr("omium.storage.migrate.time.sleep", lambda seconds: None)
+
+    def connection(own: sqlite3.Connection) -> contextlib.AbstractContextManager[Any]:
+        db.execute(sign)
+        return as_ever(own)
+
+    as_ever = migrate._connection
+    monkeypatch.setattr(migrate, "_connection", connection)
+    with pytest.raises(OmiumError, match="process 4711 on desk works on it"):
+        migrate_sqlite(path)
+    assert version(path) == "0004"
+    assert not list(tmp_path.glob("*.bak"))
+    db.close()
+
+
 def test_who_was_faster_with_a_migration_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "omium.db"
     migrate_sqlite(path, History(HISTORY.folder, "0004"))
@@ -272,6 +299,24 @@ async def test_nothing_is_migrated_in_postgres_either(
         await migrate_postgres(postgres_url)
     expected = "0004" if lives else "0005"
     assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [(expected,)]
+
+
+@pytest.mark.anyio
+async def test_one_that_comes_after_the_last_look_is_seen_in_postgres_too(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate_postgres(postgres_url, History(HISTORY.folder, "0004"))
+
+    async def wait(*args: Any) -> Any:
+        seen = await as_ever(*args)
+        await query(postgres_url, WORKER.format("'[]'"))
+        return seen
+
+    as_ever = migrate._wait_for_workers_in_postgres
+    monkeypatch.setattr(migrate, "_wait_for_workers_in_postgres", wait)
+    with pytest.raises(OmiumError, match="process 4711 on desk"):
+        await migrate_postgres(postgres_url)
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0004",)]
 
 
 @pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0006', '0005'\ndef upgrade(): 1 / 0\n"])
@@ -314,6 +359,7 @@ def test_a_creation_that_is_killed_leaves_an_empty_database(tmp_path: Path) -> N
 CHILD = """
 import sys
 from pathlib import Path
+from omium.storage import migrate
 from omium.storage.migrate import HISTORY, History, migrate_sqlite
 folder, head = Path(sys.argv[2]), sys.argv[3]
 migrate_sqlite(Path(sys.argv[1]), HISTORY if folder == HISTORY.folder else History(folder, head))
