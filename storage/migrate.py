@@ -60,7 +60,7 @@ class History:
     head: str
 
 
-HISTORY: Final = History(Path(__file__).parent / "migrations", "0005")
+HISTORY: Final = History(Path(__file__).parent / "migrations", "0006")
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

@@ -172,9 +172,10 @@ async def expand(life: Life, state: RunState, number: int) -> None:
 
 
 async def reuse(life: Life, state: RunState, number: int) -> None:
-    node, keys = _node(state, number, NodeStatus.PENDING), sorted(state.reusable)
-    key = keys[number % len(keys)] if keys else "none"
-    await life.do(state.run_id, c.ReuseNode(node, state.node(node).generation, key))
+    node = _node(state, number, NodeStatus.PENDING)
+    results = [(key, source) for key, by in sorted(state.reusable.items()) for source in sorted(by)]
+    key, source = results[number % len(results)] if results else ("none", node)
+    await life.do(state.run_id, c.ReuseNode(node, state.node(node).generation, key, source))
 
 
 async def ask(life: Life, state: RunState, number: int) -> None:

@@ -18,7 +18,7 @@ from omium.orchestration.engine.limits import ALL, Limit
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, NodeId, RunId, new_id
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import NodeStatus
+from omium.orchestration.log.state import NodeStatus, Reusable
 from omium.orchestration.ports import NewBlob
 from omium.orchestration.ports_agents import NamesAgents
 from omium.orchestration.values import Encoded, encode
@@ -355,12 +355,12 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
         attempt.error = error
     key = attempt.key
     if key is not None and run.folded.reuse == "unchanged" and node.kind in REUSABLE and not node.expands:
-        kept = run.folded.reusable.get(key)
+        kept = _put_aside(run, node_id, key)
         if kept is not None and state.status is NodeStatus.PENDING:
             if kept.tree is not None:
                 await run.engine.workspaces.bring_to(run.run_id, kept.tree)
                 run.tree_ahead = kept.tree
-            turn.commands.append(c.ReuseNode(node_id, state.generation, key))
+            turn.commands.append(c.ReuseNode(node_id, state.generation, key, kept.node))
             run.drop_attempt(node_id)
             run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))
             return
@@ -368,6 +368,18 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
     approval = approved(run, node_id)
     turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approval, attempt.agent))
     turn.started.append(node_id)
+
+
+def _put_aside(run: Execution, node_id: NodeId, key: str) -> Reusable | None:
+    """The result with this key that a node takes over: the one that it had itself, else the latest of another.
+
+    A round of a loop takes its own only. A loop goes round because what is asked again may be answered otherwise: with
+    the result of another round it would end early, or never."""
+    results = run.folded.reusable.get(key, {})
+    around = (node_id, *run.structure.containers(node_id))
+    if node_id in results or any(run.structure.node_def(one).repeat is not None for one in around):
+        return results.get(node_id)
+    return next(reversed(results.values()), None)
 
 
 def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from omium.orchestration.definition.graph import Structure
@@ -163,7 +164,8 @@ def to_be_reused(state: RunState) -> dict[NodeId, Reusable]:
     """The results that nodes may be given again which were reset with `reuse` and have not begun since."""
     if state.reuse == "none":
         return {}
-    latest = {one.node: one for one in state.reusable.values()}
+    found = (one for results in state.reusable.values() for one in results.values())
+    latest = {one.node: one for one in sorted(found, key=attrgetter("generation"))}
     waiting = (one for one in latest if state.node(one).status is NodeStatus.PENDING and not state.node(one).began)
     return {node_id: latest[node_id] for node_id in waiting}
 

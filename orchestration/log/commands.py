@@ -124,8 +124,7 @@ class RollBack:
 
 @record
 class EndUndoing:
-    """What lies behind the rollback at this position is undone, as far as it can be. Nothing, where the run has been
-    taken elsewhere since."""
+    """What lies behind the rollback at this position is undone, as far as it can be. Nothing, where it is not owed."""
 
     rollback: int
 
@@ -243,6 +242,7 @@ class ReuseNode:
     node: NodeId
     generation: int
     key: str
+    source: NodeId  # whose result it was
 
 
 @record

@@ -98,7 +98,7 @@ def _inherit(state: RunState, base: RunState, reset: Iterable[NodeId]) -> None:
     state.generation = base.generation + 1
     state.origins = [*base.origins, state.generation]
     again = Again(reset, base)
-    state.reusable = dict(base.reusable)
+    state.reusable = base.reusable
     for node_id, node in base.nodes.items():
         if again.reopens(node_id):
             _reopen(node, again.played, node_id, node.seq)
@@ -128,8 +128,11 @@ def _revive(node: NodeState) -> None:
 
 def _put_aside(state: RunState, node_id: NodeId, node: NodeState) -> None:
     if node.status is N.COMPLETED and node.key is not None and node.output is not None:
-        state.reusable.pop(node.key, None)  # the latest is the last
-        state.reusable[node.key] = Reusable(node_id, node.output, node.size, node.tree, node.seq, node.tree_start)
+        results = state.reusable.setdefault(node.key, {})
+        results.pop(node_id, None)  # the latest is the last
+        results[node_id] = Reusable(
+            node_id, node.output, node.size, node.tree, node.seq, node.tree_start, node.generation
+        )
 
 
 def merge_overrides(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -368,7 +371,7 @@ def _node_reused(state: RunState, data: Mapping[str, Any], at: int, seq: int, to
     node = _node(state, data, touched)
     node.started_at, node.reused_from = at, data["source"]
     node.began = node.began or seq
-    node.tree_start = state.reusable[data["key"]].tree_start  # a part of the key, and so the same
+    node.tree_start = next(iter(state.reusable[data["key"]].values())).tree_start  # a part of the key, and so the same
     _node_completed(state, data, at, seq, touched)
 
 

@@ -166,6 +166,7 @@ class Reusable:
     tree: str | None
     seq: int
     tree_start: str | None
+    generation: int  # of the node: a later one of the same node is a later result
 
 
 @dataclass(slots=True)
@@ -221,7 +222,7 @@ class RunState:
     approvals: dict[ApprovalId, ApprovalState] = field(default_factory=dict)
     effects: dict[EffectId, EffectState] = field(default_factory=dict)
     signals: dict[str, list[str]] = field(default_factory=dict)  # name -> payload digests not yet taken
-    reusable: dict[str, Reusable] = field(default_factory=dict)
+    reusable: dict[str, dict[NodeId, Reusable]] = field(default_factory=dict)  # by key and by whose they were
     completed_nodes: int = 0
     cost_usd: float = 0.0
     tokens: int = 0
@@ -288,7 +289,10 @@ def to_document(state: RunState) -> dict[str, Any]:
         "nodes": {name: node_document(node) for name, node in state.nodes.items()},
         "approvals": {k: {f.name: getattr(v, f.name) for f in fields(v)} for k, v in state.approvals.items()},
         "effects": {k: {f.name: getattr(v, f.name) for f in fields(v)} for k, v in state.effects.items()},
-        "reusable": {k: {f.name: getattr(v, f.name) for f in fields(v)} for k, v in state.reusable.items()},
+        "reusable": {
+            key: {node: {f.name: getattr(v, f.name) for f in fields(v)} for node, v in results.items()}
+            for key, results in state.reusable.items()
+        },
     }
 
 
@@ -304,5 +308,7 @@ def from_document(document: dict[str, Any]) -> RunState:
     }
     plain["approvals"] = {k: ApprovalState(**v) for k, v in plain["approvals"].items()}
     plain["effects"] = {k: EffectState(**v) for k, v in plain["effects"].items()}
-    plain["reusable"] = {k: Reusable(**v) for k, v in plain["reusable"].items()}
+    plain["reusable"] = {
+        key: {node: Reusable(**v) for node, v in results.items()} for key, results in plain["reusable"].items()
+    }
     return RunState(**plain)

@@ -334,9 +334,9 @@ def _complete_node(state: RunState, m: c.CompleteNode, at: int) -> list[Draft]:
 
 
 def _reuse(state: RunState, m: c.ReuseNode, at: int) -> list[Draft]:
-    found = state.reusable.get(m.key)
+    found = state.reusable.get(m.key, {}).get(m.source)
     if found is None:
-        raise OmiumError("not_found", f"run {state.run_id} has no result with key {m.key} to reuse.")
+        raise OmiumError("not_found", f"run {state.run_id} has no result of {m.source} with key {m.key} to reuse.")
     data = present(
         node=m.node,
         generation=m.generation,

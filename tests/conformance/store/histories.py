@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from omium.orchestration.definition.address import vertex_of
 from omium.orchestration.ids import EffectId, NodeId, RunId, Seq
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import NodeState, NodeStatus, RunState, RunStatus
@@ -88,11 +89,12 @@ def _offers_about_approvals(state: RunState, now_us: int) -> Iterator[c.Command]
 def _offers_of_a_node(state: RunState, node_id: NodeId, node: NodeState, now_us: int) -> Iterator[c.Command]:
     generation, attempt = node.generation, node.attempt
     if node.status in (NodeStatus.PENDING, NodeStatus.PAUSED):
-        yield c.StartNode(node_id, generation, key=f"key-{node_id}", tree=state.tree)
+        yield c.StartNode(node_id, generation, key=f"key-{vertex_of(node_id)}", tree=state.tree)
         yield c.SkipNode(node_id, generation, "condition")
         yield request(f"ap_{next(_names)}", node_id, generation=generation, expires_at=now_us + 1_000_000)
-        for key in state.reusable:
-            yield c.ReuseNode(node_id, generation, key)
+        for key, results in state.reusable.items():
+            for source in results:
+                yield c.ReuseNode(node_id, generation, key, source)
     elif node.status is NodeStatus.WAITING_APPROVAL:
         yield c.StartNode(node_id, generation, approval=node.approval)
         yield completion(node_id, generation, approval=node.approval)
@@ -100,7 +102,9 @@ def _offers_of_a_node(state: RunState, node_id: NodeId, node: NodeState, now_us:
         yield c.FailNode(node_id, generation, {"category": "rejected"}, approval=node.approval)
     elif node.status is NodeStatus.RUNNING:
         usage = {"tokens": 3, "cost_usd": 0.5}
-        yield completion(node_id, generation, attempt=attempt, key=f"key-{node_id}", usage=usage, tree=f"t-{node_id}")
+        yield completion(
+            node_id, generation, attempt=attempt, key=f"key-{vertex_of(node_id)}", usage=usage, tree=f"t-{node_id}"
+        )
         yield completion(node_id, generation)
         yield c.FailAttempt(node_id, generation, attempt, {"category": "network"}, retry_at=now_us + 5)
         yield c.FailAttempt(node_id, generation, attempt, {"category": "network"}, retries=True)

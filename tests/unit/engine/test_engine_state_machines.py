@@ -42,7 +42,8 @@ def run_in(status: RunStatus, node: NodeStatus = NodeStatus.PENDING) -> RunState
     state = RunState(RUN, Seq(5), status=status, definition=BLOB, generation=0)
     state.nodes[NODE] = NodeState(status=node, attempt=1, approval=YES if node is NodeStatus.WAITING_APPROVAL else None)
     state.approvals = {OPEN: approval(None, None), YES: approval(NODE, "approve")}
-    state.reusable["key"] = Reusable(NodeId("old"), BLOB, 1, None, 2, None)  # type: ignore[arg-type]
+    old = NodeId("old")
+    state.reusable["key"] = {old: Reusable(old, BLOB, 1, None, 2, None, 0)}
     return state
 
 
@@ -148,7 +149,7 @@ def test_what_is_said_to_be_allowed_is_and_the_rest_is_not(status: RunStatus) ->
 NODE_SAMPLES: list[c.Command] = [
     c.StartNode(NODE, 0),
     c.StartNode(NODE, 0, approval=YES),
-    c.ReuseNode(NODE, 0, "key"),
+    c.ReuseNode(NODE, 0, "key", NodeId("old")),
     c.SkipNode(NODE, 0, "condition"),
     c.SkipNode(NODE, 0, "decision", approval=YES),
     c.ExpandNode(NODE, 0, 2),

@@ -27,7 +27,7 @@ from omium.storage.migrate import HISTORY, History, migrate_postgres, migrate_sq
 
 GOOD = """
 from alembic import op
-revision, down_revision = "0006", "0005"
+revision, down_revision = "0007", "0006"
 
 def upgrade():
     with op.batch_alter_table("plans") as plans:
@@ -43,8 +43,8 @@ def later(tmp_path: Path, step: str) -> History:
     folder = tmp_path / "migrations"
     if not folder.exists():
         shutil.copytree(HISTORY.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0006_later.py").write_text(step)
-    return History(folder, "0006")
+    (folder / "versions" / "v0007_later.py").write_text(step)
+    return History(folder, "0007")
 
 
 def schema(path: Path) -> list[tuple[Any, ...]]:
@@ -122,9 +122,9 @@ def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> Non
     put_blob(path)
     before = dump(path)
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0006"
+    assert version(path) == "0007"
     assert "later" in [row[1] for row in schema(path)]
-    saved = tmp_path / "omium.db.before-0006.bak"
+    saved = tmp_path / "omium.db.before-0007.bak"
     assert dump(saved) == before
     assert saved.stat().st_mode & 0o777 == 0o600
     saved.unlink()
@@ -132,6 +132,16 @@ def test_an_older_database_is_backed_up_and_migrated_once(tmp_path: Path) -> Non
     migrate_sqlite(path, later(tmp_path, GOOD))
     assert as_file(path) == after
     assert not saved.exists()
+
+
+def test_snapshots_of_a_version_that_folded_otherwise_go(tmp_path: Path) -> None:
+    path = tmp_path / "omium.db"
+    migrate_sqlite(path, History(HISTORY.folder, "0005"))
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("INSERT INTO snapshots (run_id, seq, document) VALUES ('run_x', 1000, x'7b7d')")
+    migrate_sqlite(path)
+    assert db.execute("SELECT count(*) FROM snapshots").fetchone() == (0,)
+    db.close()
 
 
 def of_first(blob: Callable[[bytes], str]) -> Iterator[str]:
@@ -218,7 +228,7 @@ def test_nothing_is_migrated_while_a_worker_of_before_lives(
         assert "process 4711 on desk works on it" in refusal.value.message and "Stop" in refusal.value.hint
     else:
         migrate_sqlite(path)
-    assert version(path) == ("0004" if lives else "0005")
+    assert version(path) == ("0004" if lives else HISTORY.head)
     assert 4 < sum(slept) < 8
     db.close()
 
@@ -275,7 +285,7 @@ def test_who_was_faster_with_a_migration_is_not_waited_for(tmp_path: Path, monke
 
     monkeypatch.setattr("omium.storage.migrate.time.sleep", sleep)
     migrate_sqlite(path)
-    assert version(path) == "0005"
+    assert version(path) == HISTORY.head
     db.close()
 
 
@@ -297,7 +307,7 @@ async def test_nothing_is_migrated_in_postgres_either(
             await migrate_postgres(postgres_url)
     else:
         await migrate_postgres(postgres_url)
-    expected = "0004" if lives else "0005"
+    expected = "0004" if lives else HISTORY.head
     assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [(expected,)]
 
 
@@ -319,7 +329,7 @@ async def test_one_that_comes_after_the_last_look_is_seen_in_postgres_too(
     assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0004",)]
 
 
-@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0006', '0005'\ndef upgrade(): 1 / 0\n"])
+@pytest.mark.parametrize("step", [FAILING, LOSING, "revision, down_revision = '0007', '0006'\ndef upgrade(): 1 / 0\n"])
 def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
     path = tmp_path / "omium.db"
     migrate_sqlite(path)
@@ -329,11 +339,11 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path, step: str) -> None:
         migrate_sqlite(path, later(tmp_path, step))
     assert failure.value.code == "storage_unavailable"
     assert as_file(path) == before
-    assert dump(tmp_path / "omium.db.before-0006.bak") == text
+    assert dump(tmp_path / "omium.db.before-0007.bak") == text
     migrate_sqlite(path)
     put_blob(path, "b" * 64)  # it goes on with the version that it had
     migrate_sqlite(path, later(tmp_path, GOOD))
-    assert version(path) == "0006"
+    assert version(path) == "0007"
 
 
 @pytest.mark.parametrize("point", ["migration.backed_up", "migration.before_commit"])
@@ -345,7 +355,7 @@ def test_a_migration_that_is_killed_changes_nothing(tmp_path: Path, point: str) 
     assert in_child(path, history, point) == -9
     assert as_file(path) == before
     migrate_sqlite(path, history)
-    assert version(path) == "0006"
+    assert version(path) == "0007"
 
 
 def test_a_creation_that_is_killed_leaves_an_empty_database(tmp_path: Path) -> None:
@@ -518,11 +528,11 @@ async def test_postgres_migrates_once_whoever_comes_together(postgres_url: str, 
     await asyncio.gather(*(migrate_postgres(postgres_url) for _ in range(4)))
     history = later(tmp_path, GOOD)
     await asyncio.gather(*(migrate_postgres(postgres_url, history) for _ in range(4)))
-    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0006",)]
+    assert await query(postgres_url, "SELECT version_num FROM alembic_version") == [("0007",)]
     with pytest.raises(OmiumError) as refusal:
         await migrate_postgres(postgres_url)
     assert refusal.value.code == "storage_unavailable"
-    assert refusal.value.data["found"] == "0006"
+    assert refusal.value.data["found"] == "0007"
 
 
 @pytest.mark.anyio
