@@ -19,7 +19,7 @@ from omium.orchestration.history.reset import Reset, plan_reset, spared_writers
 from omium.orchestration.history.rollback import asked
 from omium.orchestration.ids import NodeId, RunId
 from omium.orchestration.log.fold import merge_overrides
-from omium.orchestration.log.state import NodeStatus, RunState, RunStatus
+from omium.orchestration.log.state import NODE_TERMINAL, NodeState, NodeStatus, RunState, RunStatus
 from omium.orchestration.service.views import Reuse
 
 IN_A_CHILD = frozenset({RunStatus.COMPLETED, RunStatus.CANCELLED})
@@ -55,7 +55,9 @@ async def plan_play(
     tree = start_tree(state, reset)
     waiting = to_be_reused(state)
     reruns = tuple(one for one in reset.nodes if has_run(state, one) or one in waiting)
-    reused = await predict_reuse(ground, recorded, reset, overrides) if preview and reuse == "unchanged" else ()
+    reused, left = (), tree
+    if preview and reuse == "unchanged":
+        reused, left = await predict_reuse(ground, recorded, reset, overrides, tree)
     notes = _notes(structure, state, reset, overrides)
     if reused and not set(reruns) - set(reused) - _containers(state):
         notes += ("Nothing has changed, so every result would be taken over as it is.",)
@@ -73,7 +75,7 @@ async def plan_play(
         repeats=[
             deed for deed in await deeds_of(ground.store, state, lambda one: one in again) if deed.node not in reused
         ],
-        files=await ground.changed_files(state.tree, tree) if preview else (),
+        files=await ground.changed_files(state.tree, left) if preview else (),
         cost=cost_of(state, reruns),
         saved=cost_of(state, reused)[:2],
         notes=notes,
@@ -108,19 +110,21 @@ def start_tree(state: RunState, reset: Reset) -> str | None:
 
 
 async def predict_reuse(
-    ground: Ground, recorded: Recorded, reset: Reset, overrides: Mapping[str, Any]
-) -> tuple[NodeId, ...]:
-    """The nodes whose results will stand because nothing that they depend on changes. Early cut-off may spare more:
-    that shows only when the nodes before them have run."""
+    ground: Ground, recorded: Recorded, reset: Reset, overrides: Mapping[str, Any], tree: str | None
+) -> tuple[tuple[NodeId, ...], str | None]:
+    """The nodes whose results will stand because nothing that they depend on changes, and the files with which the
+    first that is executed may begin: those of `tree`, to which the workspace returns, with what is taken over. Early
+    cut-off may spare more: that shows only when the nodes before them have run."""
     state = recorded.folded
+    files, written = tree or state.restoring or state.tree, False  # whether by a node that is executed
     folded = replace(state, overrides=merge_overrides(state.overrides, overrides))
     changed = await record(folded, recorded.structure, recorded.program, ground.values, ground.executors)
     reused: list[NodeId] = []
     again = set(reset.nodes)
     fresh: set[NodeId] = set()  # those that will give something new, as far as is known
-    for node_id in instances(recorded.structure, state):
-        if node_id not in again:
-            continue
+    # In the order in which they ended, as what they need and what is inside of them did before, and writers in turn.
+    there = [one for one in instances(recorded.structure, state) if one in again]
+    for node_id in sorted(there, key=lambda one: _ended(state, state.node(one))):
         around = (node_id, *recorded.structure.containers(node_id))
         upstream = {up for one in around for up in recorded.structure.needs_of(one)}
         node = state.node(node_id)
@@ -129,11 +133,21 @@ async def predict_reuse(
             inside = (one for one in fresh if one.startswith((f"{node_id}[", f"{node_id}.")))
             if not kept or any(inside):
                 fresh.add(node_id)
-        elif kept and await _same_key(changed, node_id):
+            continue
+        use = recorded.structure.node_def(node_id).workspace
+        as_before = use == "none" or (not written and node.tree_start == files)
+        if kept and as_before and await _same_key(changed, node_id):
             reused.append(node_id)
+            files = node.tree or files
         else:
             fresh.add(node_id)
-    return tuple(reused)
+            written = written or use == "write"
+    return tuple(reused), tree and files
+
+
+def _ended(state: RunState, node: NodeState) -> tuple[bool, int, int]:
+    """Where a node ended, comparable as `RunState.begun` is; those that have not come last."""
+    return node.status not in NODE_TERMINAL, state.begun(node)[0], node.seq
 
 
 async def _same_key(recorded: Recorded, node_id: NodeId) -> bool:

@@ -132,3 +132,67 @@ async def test_a_node_that_is_played_often_has_its_latest_result_again(tmp_path:
         run = await again(core, await again(core, run, "fan[0]"), "fan")
         await finished(core, run)
         assert (outputs(await core.store.state(run)), functions.calls) == (latest, [])
+
+
+async def write(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+    assert attempt.workspace is not None
+    (attempt.workspace / attempt.node_id).write_text(str(inputs))
+
+
+async def test_the_preview_tells_the_files_that_are_there_with_what_is_taken_over(tmp_path: Path) -> None:
+    nodes = tuple(
+        NodeDef(name, "function", use="write", workspace="write", needs=tuple(map(Need, needs)), input={"x": 0})
+        for name, *needs in (("a",), ("b", "a"), ("c", "b"))
+    )
+    workflow, functions = WorkflowDef("w", nodes), {"write": write}
+    async with opened(tmp_path, workflow, functions=functions, executing=True, workspaces=True) as (core, executor):
+        run = (await core.run_workflow(ME, "w")).id
+        await finished(core, run)
+        plain = await core.preview_play_from(ME, run, "a")
+        unchanged = await core.preview_play_from(ME, run, "a", reuse="unchanged")
+        partly = await core.preview_play_from(ME, run, "a", {"nodes": {"b": {"with": {"x": 1}}}}, "unchanged")
+        assert [removed(plan) for plan in (plain, unchanged, partly)] == [["a", "b", "c"], [], ["b", "c"]]
+        assert [plan.reused for plan in (unchanged, partly)] == [("a", "b", "c"), ("a",)]
+        executor.calls.clear()
+        await finished(core, await again(core, run, "a"))
+        assert executor.calls == []
+
+
+async def test_the_preview_takes_nothing_over_that_will_find_other_files(tmp_path: Path) -> None:
+    """`look` saw less than there is now, and `c` began with what `beside` had written, on which it does not depend."""
+    looked, written = anyio.Event(), anyio.Event()
+
+    async def step(inputs: Mapping[str, Any], attempt: Attempt) -> Any:
+        name = attempt.node_id
+        with anyio.fail_after(20):
+            if name in ("late", "later"):
+                await (looked if name == "late" else written).wait()
+        if name in ("a", "beside", "c"):
+            await write(inputs, attempt)
+        {"look": looked, "beside": written}.get(name, anyio.Event()).set()
+
+    def stepping(name: str, *needs: str, workspace: Any = "none") -> NodeDef:
+        return NodeDef(name, "function", use="step", workspace=workspace, needs=tuple(map(Need, needs)))
+
+    nodes = (
+        stepping("a", workspace="write"),
+        stepping("look", "a", workspace="read"),
+        stepping("late"),
+        stepping("beside", "late", workspace="write"),
+        stepping("later"),
+        stepping("c", "a", "later", workspace="write"),
+    )
+    workflow, functions = WorkflowDef("w", nodes), {"step": step}
+    async with opened(tmp_path, workflow, functions=functions, executing=True, workspaces=True) as (core, executor):
+        run = (await core.run_workflow(ME, "w")).id
+        await finished(core, run)
+        for played, reused, reruns, gone in (("a", ["a", "look"], ["c"], ["beside", "c"]), ("look", [], ["look"], [])):
+            plan = await core.preview_play_from(ME, run, played, reuse="unchanged")
+            assert (sorted(plan.reused), list(plan.reruns), removed(plan)) == (reused, reruns, gone)
+            executor.calls.clear()
+            await finished(core, await again(core, run, played))
+            assert executor.calls == reruns
+
+
+def removed(plan: Any) -> list[str]:
+    return sorted(one["path"] for one in plan.files if one["status"] in ("removed", "deleted"))
