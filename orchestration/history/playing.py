@@ -55,7 +55,8 @@ async def plan_play(
     tree = start_tree(state, reset)
     waiting = to_be_reused(state)
     reruns = tuple(one for one in reset.nodes if has_run(state, one) or one in waiting)
-    reused, left = (), tree
+    reused: tuple[NodeId, ...] = ()
+    left = tree
     if preview and reuse == "unchanged":
         reused, left = await predict_reuse(ground, recorded, reset, overrides, tree)
     notes = _notes(structure, state, reset, overrides)
