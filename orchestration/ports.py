@@ -1,7 +1,8 @@
 """What the core needs from outside, each as a contract that several implementations pass.
 
 Store: the log, its projections, blobs and the plain tables. Clock: time. Executor: how one attempt of a node is run.
-Outbox and Notifier, who is told of what happens, stand in `ports_notices`; workspaces in `ports_workspace`.
+Outbox and Notifier, who is told of what happens, stand in `ports_notices`, workspaces in `ports_workspace`, processes
+in `ports_processes`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from omium.orchestration.ids import (
     Seq,
     WorkerId,
 )
+from omium.orchestration.log.below import Below
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import Command
 from omium.orchestration.log.events import Event
@@ -86,6 +88,7 @@ class Write:
     the start. `priority` and `project` are taken for the queue on creation. `faults`: of how many writes the owner has
     heard that they could not be made; one that knows not of the last may follow from it, and is not made either.
     `tried`: the events of an earlier try that is `Unheard`; if they are in the log, they are what is written.
+    `below`: what is known of the runs below this one, and which of them end with it.
     """
 
     run_id: RunId
@@ -97,6 +100,7 @@ class Write:
     idempotency: IdempotencyKey | None = None
     faults: int = 0
     tried: Sequence[Event] = ()
+    below: Below | None = None
 
 
 @record
@@ -320,7 +324,8 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
 
         Raises `not_allowed`, `conflict`, `already_decided`, `not_found` as the transition table does; `fenced` when an
         execution command comes without the run's present fencing token; `conflict` when the idempotency key was used
-        with other arguments. A refused write changes nothing and does not disturb the others of its batch."""
+        with other arguments, or when a run below has made calls that are not known (`look_below`). A refused write
+        changes nothing and does not disturb the others of its batch."""
 
     async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
         """A fresh fold that the caller may keep and mutate. Raises `not_found`."""
@@ -585,16 +590,3 @@ class Executor(Protocol):
 
     async def run(self, use: str, inputs: Value, attempt: Attempt) -> Done:
         """One attempt. Any exception is a failed attempt; the engine classifies it."""
-
-
-class Processes(Protocol):
-    """What is known of processes, to tell a dead worker from a slow one."""
-
-    def this(self) -> tuple[str, str, int, float]:
-        """(host, boot, pid, start time) of this process."""
-
-    def alive(self, worker: WorkerRow) -> bool | None:
-        """Whether the worker's process lives; None when it is on another host and cannot be asked."""
-
-    def kill(self, worker: WorkerRow) -> None:
-        """SIGKILL a worker of this host, if it still lives, and whatever it has started; nothing on another host."""

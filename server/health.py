@@ -15,7 +15,8 @@ import anyio
 from omium.clients.processes.liveness import silent_since
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ProjectId, WorkerId
-from omium.orchestration.ports import Processes, Store, WorkerRow
+from omium.orchestration.ports import Store, WorkerRow
+from omium.orchestration.ports_processes import Processes
 from omium.server.commands.wire import rfc3339
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from omium.orchestration.ids import ProjectId, RunId
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.state import RunStatus
-from omium.orchestration.ports import Clock, Processes, Store
+from omium.orchestration.ports import Clock, Store
+from omium.orchestration.ports_processes import Processes
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 

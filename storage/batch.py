@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import RunId, Seq
+from omium.orchestration.ids import Principal, RunId, Seq
+from omium.orchestration.log.below import look_below
 from omium.orchestration.log.chain import Chain
-from omium.orchestration.log.commands import CreateRun, RollBack
+from omium.orchestration.log.commands import CancelRun, CreateRun, RollBack
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import Touched
 from omium.orchestration.log.load import Need, append, append_at_head, load
@@ -125,6 +126,7 @@ class Batch:
         self._wake: dict[RunId, int | None] = {}
         self._events: dict[RunId, list[Event]] = {}
         self._claimed: dict[RunId, int] = {}
+        self._ended: list[tuple[RunId, Sequence[Event]]] = []  # by the last write
         self.based_on: dict[RunId, Seq] = {}  # the positions of the runs that were looked at, before this batch
 
     @property
@@ -156,6 +158,7 @@ class Batch:
         self._states[run_id] = state
         if state.seq != 0 and creating:
             raise OmiumError("conflict", f"run {run_id} exists.")
+        ends = (yield from look_below(state, write.below, first, self._in_batch)) if write.below is not None else {}
         before, status = state.seq, state.status
         pending = self._events.setdefault(run_id, [])
         touched = self._touched.get(run_id) or Touched()
@@ -179,7 +182,29 @@ class Batch:
         pending += appended.events
         self._gather(write, state, appended.events, appended.stored)
         self._snapshot_when_due(state, before, goes_back)
+        for other, why in ends.items():
+            yield from self._end(other, why, write.actor)
         return appended.events
+
+    def _end(self, run_id: RunId, why: str, actor: Principal) -> Generator[Need, Any, None]:
+        try:
+            events = yield from self.apply(Write(run_id, [CancelRun(why)], actor))
+        except OmiumError as refusal:
+            if refusal.code not in ("not_allowed", "not_found"):  # it has ended, or is not created yet
+                raise Spoiled from refusal
+        else:
+            self._ended.append((run_id, events))
+
+    def heard(self, write: Write, events: Sequence[Event]) -> list[tuple[RunId, Sequence[Event]]]:
+        """What a write has just come to: its own events, and those of the runs that it has ended."""
+        ended, self._ended = self._ended, []
+        return [(write.run_id, events), *ended] if events else []
+
+    def _in_batch(self, run_id: RunId) -> tuple[Seq, Sequence[Event]] | None:
+        """Where the log of a run of this batch ended before, and what the batch adds to it."""
+        if run_id not in self._states:
+            return None
+        return self.based_on.get(run_id, Seq(0)), self._events.get(run_id, ())
 
     def _snapshot_when_due(self, state: RunState, before: int, goes_back: bool) -> None:
         every = max(SNAPSHOT_EVERY, len(state.nodes))

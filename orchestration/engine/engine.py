@@ -37,9 +37,10 @@ from omium.orchestration.ids import Digest, Fence, ProjectId, RunId, Seq, Worker
 from omium.orchestration.log.events import Event
 from omium.orchestration.log.events import EventType as E
 from omium.orchestration.log.state import RunState
-from omium.orchestration.ports import Claimed, Clock, Executor, Processes, Store, SystemClock
+from omium.orchestration.ports import Claimed, Clock, Executor, Store, SystemClock
 from omium.orchestration.ports_agents import KeepsAgents
 from omium.orchestration.ports_calls import Guidance
+from omium.orchestration.ports_processes import Processes
 from omium.orchestration.ports_workspace import Workspaces, WorkspaceSpec
 from omium.orchestration.values import Value
 

@@ -17,7 +17,8 @@ import anyio
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import WorkerId
-from omium.orchestration.ports import Processes, Store, WorkerRow
+from omium.orchestration.ports import Store, WorkerRow
+from omium.orchestration.ports_processes import Processes
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.engine import EngineConfig

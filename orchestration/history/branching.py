@@ -13,6 +13,7 @@ from typing import Any
 
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.known import known_below
 from omium.orchestration.history.ledger import deeds_of, to_be_reused
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
 from omium.orchestration.history.plans import Draft
@@ -23,11 +24,12 @@ from omium.orchestration.history.reset import plan_reset
 from omium.orchestration.history.rollback import asked, went_back
 from omium.orchestration.ids import Digest, NodeId, RunId, Seq, made_at_ms
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.below import Below
 from omium.orchestration.log.courses import name_taken
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import RUN_TERMINAL, RunStatus, is_unsafe
-from omium.orchestration.ports import IdempotencyKey, NewBlob, RunQuery, RunRow, Write, Written
+from omium.orchestration.ports import IdempotencyKey, NewBlob, RunRow, Write, Written
 from omium.orchestration.service.views import Caller, Reuse
 from omium.orchestration.values import encode
 
@@ -48,6 +50,7 @@ class Fork:
     parent: RunRow
     created: Event  # the parent's first event
     at: Seq
+    known: Mapping[RunId, Seq]  # see `Below`
     reset: tuple[NodeId, ...] = ()
     again: tuple[NodeId, ...] = ()  # of them, those that the parent has run
     tree: str | None = None
@@ -79,7 +82,7 @@ async def plan_fork(
     Raises `not_found`, `invalid_argument` and `forbidden` (the overrides), `integrity`, `not_allowed` (too deep)."""
     created = (await ground.store.events(parent.id, limit=1))[0]
     await _check_depth(ground, created)
-    fork = Fork(parent, created, at)
+    fork = Fork(parent, created, at, (await known_below(ground.store, parent)).known)
     if before is None and not overrides and not await _is_erased(ground, parent):
         return fork
     base = await ground.state(parent.id, at)
@@ -142,7 +145,7 @@ async def may_repeat(ground: Ground, fork: Fork) -> bool:
         return True  # what is played again may be an ancestor's
     if any(is_unsafe(row.kind, row.on_unknown) for row in await ground.store.effects(fork.parent.id)):
         return True
-    return bool(await ground.store.runs(RunQuery(caller=fork.parent.id, limit=1)))
+    return len(fork.known) > 1  # it has started other runs
 
 
 # --- doing it -----------------------------------------------------------------------------------------------------
@@ -165,7 +168,8 @@ async def note(
         seen = max(fork.at, fork.parent.seq)  # the least that the plan knows of
         command = c.NoteBranch(child, fork.at, name, hypothesis, replaces, seen)
         told = None if key is None else replace(key, result={**key.result, "run": child})
-        return await ground.store.write(Write(fork.parent.id, [command], caller.principal, idempotency=told))
+        about: Any = {"idempotency": told, "below": Below(fork.known)}
+        return await ground.store.write(Write(fork.parent.id, [command], caller.principal, **about))
 
     try:
         return child, await write(child, None)

@@ -11,6 +11,7 @@ from omium.orchestration.engine.inputs import node_key, resolve
 from omium.orchestration.engine.starting import REUSABLE, given
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.known import known_below
 from omium.orchestration.history.ledger import deeds_of, to_be_reused
 from omium.orchestration.history.overrides import check_nodes, merged_inputs
 from omium.orchestration.history.plans import Draft
@@ -18,6 +19,7 @@ from omium.orchestration.history.recorded import Recorded, cost_of, has_run, ins
 from omium.orchestration.history.reset import Reset, plan_reset, spared_writers
 from omium.orchestration.history.rollback import asked
 from omium.orchestration.ids import NodeId, RunId
+from omium.orchestration.log.below import Below
 from omium.orchestration.log.fold import merge_overrides
 from omium.orchestration.log.state import NODE_TERMINAL, NodeState, NodeStatus, RunState, RunStatus
 from omium.orchestration.service.views import Reuse
@@ -37,6 +39,7 @@ class Play:
     tree: str | None
     overrides: Mapping[str, Any]
     reuse: Reuse
+    below: Below
 
 
 async def plan_play(
@@ -54,6 +57,7 @@ async def plan_play(
     merged_inputs(structure, recorded.inputs, overrides)
     tree = start_tree(state, reset)
     waiting = to_be_reused(state)
+    below = await known_below(ground.store, state, lambda one: one in again)
     reruns = tuple(one for one in reset.nodes if has_run(state, one) or one in waiting)
     reused: tuple[NodeId, ...] = ()
     left = tree
@@ -81,7 +85,7 @@ async def plan_play(
         saved=cost_of(state, reused)[:2],
         notes=notes,
     )
-    return Play(draft, state, structure, reset, tree, overrides, reuse)
+    return Play(draft, state, structure, reset, tree, overrides, reuse, below)
 
 
 def _containers(state: RunState) -> set[NodeId]:

@@ -13,11 +13,13 @@ from omium.orchestration.errors import OmiumError
 from omium.orchestration.history.behind import deeds_behind, is_called_below, settled_behind, stop_below, undone_for
 from omium.orchestration.history.compensating import undo
 from omium.orchestration.history.ground import Ground
+from omium.orchestration.history.known import known_below
 from omium.orchestration.history.ledger import Deed
 from omium.orchestration.history.plans import Draft
 from omium.orchestration.history.recorded import cost_of, has_run
 from omium.orchestration.ids import Digest, Fence, NodeId, Principal, RunId, Seq
 from omium.orchestration.log import commands as c
+from omium.orchestration.log.below import Below
 from omium.orchestration.log.events import Event, EventType
 from omium.orchestration.log.fold import stands
 from omium.orchestration.log.state import NodeState, RunState, RunStatus
@@ -51,6 +53,7 @@ class Back:
     structure: Structure  # of the run as it is now
     reset: tuple[NodeId, ...]
     tree: str | None
+    below: Below
 
     @property
     def under_way(self) -> bool:
@@ -84,6 +87,7 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
     structure = await ground.structure(now)
     tree = await tree_at(ground, now, base)
     await ground.check_files(tree)
+    below = await known_below(ground.store, now)
     deeds = await deeds_behind(ground, now, base, structure)
     reset = went_back(now, base)
     draft = Draft(
@@ -101,7 +105,7 @@ async def plan_rollback(ground: Ground, run_id: RunId, to: Seq, *, preview: bool
         cost=cost_of(now, reset),
         notes=(*_notes(deeds), *await _forward(ground, now, base, structure)),
     )
-    return Back(draft, now, base, structure, reset, tree)
+    return Back(draft, now, base, structure, reset, tree, below)
 
 
 def went_back(now: RunState, base: RunState) -> tuple[NodeId, ...]:

@@ -38,13 +38,20 @@ class NeedEvents:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedHeads:
+    """The last position of each of the runs that exist, at which they stay until the write is committed."""
+
+    run_ids: Sequence[RunId]
+
+
+@dataclass(frozen=True, slots=True)
 class NeedValue:
     """The decoded value of a blob."""
 
     digest: Digest
 
 
-Need: TypeAlias = NeedSnapshot | NeedEvents | NeedValue
+Need: TypeAlias = NeedSnapshot | NeedEvents | NeedHeads | NeedValue
 Loading: TypeAlias = Generator[Need, Any, RunState]
 
 

@@ -188,7 +188,8 @@ class HistoryService(Reading):
             command = planned.command(reason, label, agents)
             try:
                 async with self._redeemed(caller, planned.draft, plan_token):
-                    written = await self.store.write(Write(run_id, [command], caller.principal, None, blobs, None, key))
+                    write = Write(run_id, [command], caller.principal, None, blobs, None, key, below=planned.below)
+                    written = await self.store.write(write)
                 break
             except OmiumError as error:
                 if not is_overtaken(error) or attempt == _TRIES:
@@ -472,7 +473,8 @@ class HistoryService(Reading):
             planned.state.seq,
             readers(planned.structure, planned.state),
         )
-        write = Write(run_id, [command], caller.principal, blobs=[NewBlob(listed), *blobs], idempotency=key)
+        blobs = [NewBlob(listed), *blobs]
+        write = Write(run_id, [command], caller.principal, blobs=blobs, idempotency=key, below=planned.below)
         written = await self.store.write(write)
         if written.replayed is not None:
             return await self._played(caller, run_id, written.replayed["reset"])
@@ -494,8 +496,8 @@ class HistoryService(Reading):
         if "inputs" in overrides:
             inputs = (await self._ground.recorded(planned.state)).inputs | overrides["inputs"]
         return Fork(
-            row, created, planned.state.seq, planned.reset.listed, planned.reset.nodes, planned.tree, overrides or None,
-            inputs, planned.reuse,
+            row, created, planned.state.seq, planned.below.known, planned.reset.listed, planned.reset.nodes,
+            planned.tree, overrides or None, inputs, planned.reuse,
         )  # fmt: skip
 
     # --- looking at histories -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from omium.orchestration.ids import Digest, Fence, RunId, Seq
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import EXECUTION, CreateRun
 from omium.orchestration.log.events import Event
-from omium.orchestration.log.load import Need, NeedEvents, NeedSnapshot, NeedValue
+from omium.orchestration.log.load import Need, NeedEvents, NeedHeads, NeedSnapshot, NeedValue
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, Write, Written
 from omium.orchestration.values import decode
 from omium.storage.batch import Batch, StateCache
@@ -147,6 +147,7 @@ class Attempt:
         self._earlier: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._heads: dict[RunId, tuple[int, int]] | None = None  # when locked: position and owner's token, or -1
         self._fences: dict[RunId, int] = {}  # when not locked: the token that the batch's members believe in
+        self._beside: dict[RunId, Seq] = {}  # when not locked: the positions at which other runs have to be still
         self._loaded: dict[RunId, tuple[Any, list[Event]]] = {}
         self._db: Connection = None
 
@@ -205,8 +206,7 @@ class Attempt:
             except OmiumError as refusal:
                 result.outcomes.append((item, refusal))
                 continue
-            if written.events:
-                result.heard.append((item.work.run_id, written.events))
+            result.heard += self._batch.heard(item.work, written.events)
             result.outcomes.append((item, written))
         bases: Sequence[Digest] = ()
         if self._heads is None:
@@ -215,6 +215,7 @@ class Attempt:
             blobs = (blob for item in self._items for blob in item.work.blobs)
             self._blobs = await self._desk.grounded(self._db, self._blobs, blobs, self._now)
         based = [sql.Based(run_id, seq, self._fences.get(run_id)) for run_id, seq in self._batch.based_on.items()]
+        based += [sql.Based(*one) for one in self._beside.items() if one not in self._batch.based_on.items()]
         layout = self._desk.link.layout
         return result, sql.statement(layout, based, self._batch.rows(), self._blobs, self._keys, bases)
 
@@ -290,6 +291,12 @@ class Attempt:
             if not self._desk.packer.knows(need.digest):
                 rows = sql.blob_rows(await self._db.fetch(sql.CHAINS, [need.digest]))
             return decode(self._desk.packer.unpack(need.digest, rows.get))
+        if isinstance(need, NeedHeads):
+            asked = sql.HEADS if self._heads is None else sql.LOCK
+            heads = {RunId(row[0]): Seq(row[1]) for row in await self._db.fetch(asked, sorted(need.run_ids))}
+            if self._heads is None:
+                self._beside |= heads
+            return heads
         if need.upto is None and need.run_id in self._loaded:
             document, events = self._loaded[need.run_id]
             return document if isinstance(need, NeedSnapshot) else events

@@ -33,7 +33,7 @@ from omium.orchestration.ids import Fence, RunId, Seq
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import EXECUTION, CreateRun
 from omium.orchestration.log.events import Event
-from omium.orchestration.log.load import Need, NeedEvents, NeedSnapshot, NeedValue
+from omium.orchestration.log.load import Need, NeedEvents, NeedHeads, NeedSnapshot, NeedValue
 from omium.orchestration.ports import Clock, IdempotencyKey, NewBlob, Write, Written
 from omium.orchestration.values import decode
 from omium.storage.batch import Batch, Spoiled, StateCache, drive
@@ -375,8 +375,7 @@ class Writer:
                 try:
                     written = self._write(db, batch, work, now, keys)
                     blobs += self.grounded(db, work.blobs, item.blobs, blobs)
-                    if written.events:
-                        heard.append((work.run_id, written.events))
+                    heard += batch.heard(work, written.events)
                     outcomes.append((item, written))
                 except OmiumError as refusal:
                     outcomes.append((item, refusal))
@@ -498,6 +497,8 @@ class Writer:
             return sql.snapshot(db, need.run_id, need.upto)
         if isinstance(need, NeedEvents):
             return sql.events(db, need.run_id, need.after, need.upto)
+        if isinstance(need, NeedHeads):
+            return dict(sql.heads(db, need.run_ids))
         assert isinstance(need, NeedValue)
         return decode(self._packer.unpack(need.digest, lambda digest: sql.blob_row(db, digest)))
 

@@ -13,7 +13,8 @@ from omium.orchestration.engine.engine import EngineConfig
 from omium.orchestration.engine.watch import Watch
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import WorkerId
-from omium.orchestration.ports import Processes, Store, WorkerRow
+from omium.orchestration.ports import Store, WorkerRow
+from omium.orchestration.ports_processes import Processes
 
 pytestmark = pytest.mark.anyio
 
