@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 
 from omium.orchestration.errors import OmiumError, Unheard
 from omium.orchestration.ids import NodeId, ProjectId, Seq, WorkerId
+from omium.orchestration.log.below import Below
 from omium.orchestration.log.commands import CancelRun, Label, PauseRun, ResumeRun, Signal, StartNode
 from omium.orchestration.ports import NewBlob, RunQuery, Write
 from omium.orchestration.values import encode
@@ -22,7 +24,8 @@ from omium.storage.maintenance import erase, keeper
 from omium.storage.open import open_store
 from omium.storage.postgres import attempt, connection, tail
 from omium.storage.postgres.store import PostgresStore
-from tests.conformance.store.acting import ENGINE, WORKER, A, B, Run, completion, executing, refused, request
+from tests.conformance.store.acting import ENGINE, USER, WORKER, A, B, Run, completion, executing, refused, request
+from tests.conformance.store.test_below import call, child_of, known
 from tests.conformance.store.test_processes import wake
 from tests.postgres import PostgresServer
 from tests.storage_histories import Life
@@ -268,6 +271,29 @@ async def test_a_run_that_is_locked_hurts_no_other(postgres_url: str, monkeypatc
     await stuck.do(StartNode(A, 0))
     await holder.close()
     await store.close()
+
+
+async def test_a_call_below_that_comes_before_the_very_statement_is_looked_at(
+    store: PostgresStore, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a write whose run is known here, so that nothing is locked before."""
+    other = await opened(postgres_url)
+    parent = await executing(store)
+    child = await child_of(parent, other)
+    below, finish = Below(await known(parent, child)), attempt.Attempt._finish
+    tried: list[bool] = []
+
+    async def after_a_call(self: Any, result: Any, statement: Any, locked: bool) -> None:
+        if self._desk is store._writer._desk:
+            tried.append(locked)
+            if len(tried) == 1:
+                await child.do(call(child))
+        await finish(self, result, statement, locked)
+
+    monkeypatch.setattr(attempt.Attempt, "_finish", after_a_call)
+    await refused("conflict", store.write(Write(parent.id, [Label(Seq(1), "x")], USER, below=below)))
+    assert tried == [False, True] and await store.labels(parent.id) == []
+    await other.close()
 
 
 async def test_text_that_postgres_cannot_hold_is_refused(store: PostgresStore) -> None:
