@@ -22,8 +22,10 @@ async def known_below(
     ends: dict[RunId, str] = {}
     if run.ended_at is None:
         state = run if isinstance(run, RunState) else await store.state(run_id)
-        waits = (node.wait for node_id, node in state.nodes.items() if node.wait is not None and of(node_id))
-        known |= {RunId(wait["run"]): Seq(0) for wait in waits if "run" in wait}
+        for node_id, node in state.nodes.items():
+            if node.wait is not None and "run" in node.wait and of(node_id):  # it may be created by then
+                child = RunId(node.wait["run"])
+                known[child], ends[child] = Seq(0), why_ended(run_id, node_id, isinstance(run, RunState))
     for row in await store.runs(RunQuery(caller=run_id, limit=_MANY)):  # after the state, for what has ended by then
         if row.caller_node is None or not of(row.caller_node):
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import anyio
 import pytest
 
 from omium.orchestration.errors import OmiumError
@@ -172,4 +173,39 @@ async def test_sub_runs_of_what_is_reset_end_with_the_very_write(
         monkeypatch.setattr(store, "write", write)
         await act(w, operation, run)
         assert (len(planned), (await store.state(run)).generation, shop.paid) == (1, 1, [])
+        await w.core.cancel(ME, run)
+
+
+@pytest.mark.parametrize("operation", ["rollback", "play_from_node"])
+async def test_a_sub_run_that_is_created_once_it_is_planned_ends_with_the_very_write_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    shop = Shop()
+    async with world(tmp_path, PAYS, TOP % "pays", functions={"pay": shop.pay}) as w:
+        store, children = w.machine.store, w.machine.engine.children
+        named, planned, written, create = anyio.Event(), anyio.Event(), store.write, children._create
+
+        async def created(*args: Any) -> None:
+            named.set()
+            await planned.wait()
+            await create(*args)
+
+        async def begins() -> None:
+            planned.set()
+            await w.entered("h1")
+
+        async def write(one: Any) -> Any:
+            done = await written(one)
+            if one.below is not None:
+                below = [row.status for row in await store.runs(RunQuery()) if row.caller_run is not None]
+                assert below == [RunStatus.CANCELLED]
+            return done
+
+        monkeypatch.setattr(children, "_create", created)
+        once(monkeypatch, *OPERATIONS[operation], begins)
+        run = await w.run("top")
+        await named.wait()
+        monkeypatch.setattr(store, "write", write)
+        await act(w, operation, run)
+        assert ((await store.state(run)).generation, shop.paid) == (1, [])
         await w.core.cancel(ME, run)
