@@ -88,7 +88,8 @@ class Write:
     the start. `priority` and `project` are taken for the queue on creation. `faults`: of how many writes the owner has
     heard that they could not be made; one that knows not of the last may follow from it, and is not made either.
     `tried`: the events of an earlier try that is `Unheard`; if they are in the log, they are what is written.
-    `below`: what is known of the runs below this one, and which of them end with it.
+    `below`: what is known of the runs below this one, and which of them end with it. `awaited_by`: on
+    creation, the run of which a node (`CreateRun.caller`) has to wait for it.
     """
 
     run_id: RunId
@@ -101,6 +102,7 @@ class Write:
     faults: int = 0
     tried: Sequence[Event] = ()
     below: Below | None = None
+    awaited_by: RunId | None = None
 
 
 @record
@@ -324,8 +326,9 @@ class Store(Outbox, Counts, Memories, Graphs, Protocol):
 
         Raises `not_allowed`, `conflict`, `already_decided`, `not_found` as the transition table does; `fenced` when an
         execution command comes without the run's present fencing token; `conflict` when the idempotency key was used
-        with other arguments, or when a run below has made calls that are not known (`look_below`). A refused write
-        changes nothing and does not disturb the others of its batch."""
+        with other arguments, or when a run below has made calls that are not known (`look_below`); `not_allowed` when
+        no node waits for the run that is created (`awaited_by`). A refused write changes nothing and does not disturb
+        the others of its batch."""
 
     async def state(self, run_id: RunId, upto: Seq | None = None) -> RunState:
         """A fresh fold that the caller may keep and mutate. Raises `not_found`."""

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from omium.orchestration.errors import OmiumError
-from omium.orchestration.ids import Principal, RunId, Seq
+from omium.orchestration.ids import NodeId, Principal, RunId, Seq
 from omium.orchestration.log.below import look_below
 from omium.orchestration.log.chain import Chain
 from omium.orchestration.log.commands import CancelRun, CreateRun, RollBack
@@ -29,7 +29,7 @@ from omium.orchestration.log.rows import (
     hot_run_row,
     run_row,
 )
-from omium.orchestration.log.state import RunState, RunStatus, to_document
+from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus, to_document
 from omium.orchestration.ports import Write
 
 SNAPSHOT_EVERY = 1000  # events; and never more often than a run has nodes, so that their cost stays linear
@@ -151,13 +151,13 @@ class Batch:
             if run_id in self._shallow:
                 raise Spoiled  # a branch that was created in this very batch: its state is read after the commit
             state = RunState(run_id) if creating else (yield from load(run_id))
-        if run_id not in self._states and state.seq:
-            self.based_on[run_id] = state.seq
         if state.seq == 0 and not creating:
             raise OmiumError("not_found", f"there is no run {run_id}.", "List the runs to see their ids.")
-        self._states[run_id] = state
+        self._take_up(state)
         if state.seq != 0 and creating:
             raise OmiumError("conflict", f"run {run_id} exists.")
+        if write.awaited_by is not None and isinstance(first, CreateRun):
+            yield from self._look_above(write.awaited_by, (first.caller or {}).get("node", ""), run_id)
         ends = (yield from look_below(state, write.below, first, self._in_batch)) if write.below is not None else {}
         before, status = state.seq, state.status
         pending = self._events.setdefault(run_id, [])
@@ -185,6 +185,21 @@ class Batch:
         for other, why in ends.items():
             yield from self._end(other, why, write.actor)
         return appended.events
+
+    def _take_up(self, state: RunState) -> None:
+        if state.run_id not in self._states and state.seq:
+            self.based_on[state.run_id] = state.seq
+        self._states[state.run_id] = state
+
+    def _look_above(self, above: RunId, node_id: NodeId, run_id: RunId) -> Generator[Need, Any, None]:
+        """Raises `not_allowed` unless this node of the run above waits for a run that is to be created. Otherwise that
+        could begin after the one above was cancelled or taken back, which ends only what there is by then."""
+        if above in self._shallow:
+            raise Spoiled
+        state = self._states.get(above) or self._cache.take(above) or (yield from load(above))
+        self._take_up(state)
+        if state.status in RUN_TERMINAL or state.node(node_id).wait != {"kind": "child", "run": run_id}:
+            raise OmiumError("not_allowed", f"node {node_id} of run {above} does not wait for run {run_id}.")
 
     def _end(self, run_id: RunId, why: str, actor: Principal) -> Generator[Need, Any, None]:
         try:

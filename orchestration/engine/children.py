@@ -16,7 +16,7 @@ from omium.orchestration.engine.writing import ENGINE
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import NodeId, Principal, RunId
 from omium.orchestration.log import commands as c
-from omium.orchestration.log.state import RUN_TERMINAL, RunState, RunStatus
+from omium.orchestration.log.state import RunState, RunStatus
 from omium.orchestration.ports import RunQuery, RunRow, Store, Write
 
 if TYPE_CHECKING:
@@ -60,14 +60,12 @@ class Children:
                 break
             except OmiumError as error:
                 if error.code != "storage_unavailable":
-                    await run.fail_waiting(node_id, wait, error)
+                    run.children.pop(child, None)
+                    self.unwatch(child)
+                    await run.fail_waiting(node_id, wait, error)  # unless it waits for it no longer
                     return
                 _log.warning("run %s cannot be created, trying again: %s", child, error)
                 await anyio.sleep(_RETRY_S)
-        parent = await self._engine.store.run(run.run_id)
-        if run.folded.node(node_id).wait != wait or parent is None or parent.status in RUN_TERMINAL:
-            # Whoever ended or reset the parent meanwhile cannot have seen this child.
-            await self.cancel(child, f"node {node_id} of its parent {run.run_id} no longer waits for it")
 
     async def start_again(self, run: Execution, node_id: NodeId, child: RunId) -> None:
         """The child was named and never created: a crash came between, or it is just being created."""
@@ -120,8 +118,13 @@ class Children:
     # --- ending ---------------------------------------------------------------------------------------------------
 
     async def cancel(self, child: RunId, reason: str) -> None:
-        """Cancel a child run and everything below it."""
-        await cancel_with_children(self._engine.store, child, ENGINE, reason)
+        """Cancel a child run that no node waits for any more, and everything below it. One that is not created yet will
+        not be."""
+        try:
+            await cancel_with_children(self._engine.store, child, ENGINE, reason)
+        except OmiumError as error:
+            if error.code != "not_found":
+                raise
 
     async def settle(self, run: Execution) -> None:
         """Cancel the children that no node of the run waits for any more: it has ended, or was reset. Let go on those

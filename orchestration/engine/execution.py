@@ -244,6 +244,7 @@ class Execution:
             self.drop_attempt(node_id)
         turn.started.clear()
         turn.children.clear()
+        turn.dropped.clear()
 
     async def _go_on(self, turn: Turn) -> None:
         """Go as far as possible without waiting for anything."""
@@ -295,6 +296,8 @@ class Execution:
         for child in turn.children:
             self.creating += 1
             self.engine.spawn(self.engine.children.start, self, *child)
+        for dropped in turn.dropped:
+            self.engine.spawn(self.engine.children.cancel, *dropped)
         if turn.due is not None:
             self.arm(turn.due)
         return turn.started

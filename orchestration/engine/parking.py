@@ -92,7 +92,7 @@ def _too_late(run: Execution, turn: Turn, node_id: NodeId, node: NodeState) -> N
     if node.wait["kind"] == "child":
         child = RunId(node.wait["run"])
         run.children.pop(child, None)
-        run.engine.spawn(run.engine.children.cancel, child, f"node {node_id} of its parent {run.run_id} timed out")
+        turn.dropped.append((child, f"node {node_id} of its parent {run.run_id} timed out"))
     told = describe(OmiumError("timeout", f"node {node_id} did not get what it waits for within {limit:g} s."))
     steps.failed(run, turn, node_id, told)
 

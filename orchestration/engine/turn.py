@@ -12,10 +12,11 @@ from omium.orchestration.ports import NewBlob
 
 class Turn:
     """Commands and blobs of one write, and what begins once that is durable: nodes to run, child runs to create (node,
-    run, workflow, inputs), and a time to look again. The first `facts` commands are the end of an attempt, which stands
-    whatever becomes of the rest. `held`: values that are too large for the cache, until the write is over."""
+    run, workflow, inputs) or to cancel (run, reason), and a time to look again. The first `facts` commands are the end
+    of an attempt, which stands whatever becomes of the rest. `held`: values that are too large for the cache, until the
+    write is over."""
 
-    __slots__ = ("blobs", "children", "commands", "due", "facts", "held", "started")
+    __slots__ = ("blobs", "children", "commands", "dropped", "due", "facts", "held", "started")
 
     def __init__(self) -> None:
         self.commands: list[c.Command] = []
@@ -23,6 +24,7 @@ class Turn:
         self.started: list[NodeId] = []
         self.held: list[Held] = []
         self.children: list[tuple[NodeId, RunId, str, Any]] = []
+        self.dropped: list[tuple[RunId, str]] = []
         self.facts = 0
         self.due: int | None = None
 

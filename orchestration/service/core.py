@@ -249,7 +249,8 @@ class RunService(Reading):
             commands += [c.PlanRun(), c.StartRun()]
         named = (creation.document, creation.inputs, creation.policy, creation.agents)
         blobs = [NewBlob(one) for one in named if one is not None]
-        write = Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key)
+        above = RunId(command.caller["run"]) if command.caller is not None else None
+        write = Write(run_id, commands, actor, blobs=blobs, claim=claim, idempotency=key, awaited_by=above)
         # Whoever asked may go away meanwhile: a run that is written as ours has to be taken up all the same.
         with anyio.CancelScope(shield=True):
             try:
@@ -267,7 +268,8 @@ class RunService(Reading):
         return state
 
     async def create_child(self, parent: RunState, node_id: NodeId, child: RunId, workflow: str, inputs: Any) -> None:
-        """Create the run of a `workflow` node. Raises like `run_workflow`; a child that exists is left alone."""
+        """Create the run of a `workflow` node. Raises like `run_workflow`, and `not_allowed` when the node
+        does not wait for it any more; a child that exists is left alone."""
         definition = self._definition(workflow)
         if not isinstance(inputs, dict):
             raise OmiumError(

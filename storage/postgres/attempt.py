@@ -173,7 +173,7 @@ class Attempt:
 
     async def _lock(self) -> None:
         """Lock the runs of the batch, and read what this process does not know of them."""
-        runs = sorted({item.work.run_id for item in self._items})
+        runs = sorted({one for item in self._items for one in (item.work.run_id, item.work.awaited_by) if one})
         self._heads = {RunId(row[0]): (row[1], row[2]) for row in await self._db.fetch(sql.LOCK, runs)}
         cache = self._desk.cache
         for run_id in runs:
@@ -295,6 +295,8 @@ class Attempt:
             asked = sql.HEADS if self._heads is None else sql.LOCK
             heads = {RunId(row[0]): Seq(row[1]) for row in await self._db.fetch(asked, sorted(need.run_ids))}
             if self._heads is None:
+                if len(heads) < len(need.run_ids):
+                    raise Moved  # what comes to be meanwhile is seen only once what it is created for is locked
                 self._beside |= heads
             return heads
         if need.upto is None and need.run_id in self._loaded:

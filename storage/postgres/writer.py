@@ -218,7 +218,8 @@ class Writer:
     def _knows_all(self, items: list[Item]) -> bool:
         created: set[RunId] = set()
         for item in items:
-            if item.work.tried:
+            above = item.work.awaited_by
+            if item.work.tried or (above is not None and above not in self._cache and above not in created):
                 return False
             if isinstance(item.work.commands[0], CreateRun):
                 created.add(item.work.run_id)

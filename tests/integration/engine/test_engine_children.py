@@ -148,25 +148,51 @@ async def test_a_child_that_is_cancelled_while_nobody_owns_it_wakes_its_parent(t
         await w.finished(run, "failed")
 
 
-async def test_a_parent_that_is_cancelled_while_its_child_is_being_created_leaves_none_behind(tmp_path: Path) -> None:
-    async with world(tmp_path, PARENT, CHILD) as w:
-        store, reached, on = w.machine.store, anyio.Event(), anyio.Event()
+@pytest.mark.parametrize("nth", [1, 2], ids=["child", "grandchild"])
+@pytest.mark.parametrize("verb", ["cancel", "rollback", "timeout", "deadline"])
+async def test_what_is_just_to_be_created_when_its_parent_is_taken_back_is_not(
+    tmp_path: Path, verb: str, nth: int
+) -> None:
+    """The log of the parent names it by then: a short one would have made its calls before anybody cancelled it."""
+    limit = ", timeout: 90s" if verb == "timeout" else ""
+    sub = "{id: s, kind: workflow, use: child, needs: [a]" + limit + "}"
+    top = "{name: parent, nodes: [{id: a, kind: function, use: one}, " + sub + "]}"
+    low = "{name: low, nodes: [{id: pay, kind: function, use: pay}]}"
+    child = "{name: child, nodes: [{id: s, kind: workflow, use: low}]}" if nth == 2 else low.replace("low", "child")
+    reached, on, paid, named = anyio.Event(), anyio.Event(), [0], [0]
 
-        async def hold_child(write: Write) -> None:
-            first = write.commands[0]
-            if isinstance(first, c.CreateRun) and first.caller is not None:
+    async def pay(attempt: object) -> int:
+        paid.append(1)
+        return 1
+
+    async def one(attempt: object) -> int:
+        return 1
+
+    async def hold_child(write: Write) -> None:
+        first = write.commands[0]
+        if isinstance(first, c.CreateRun) and first.caller is not None:
+            named.append(1)
+            if sum(named) == nth:
                 reached.set()
                 await on.wait()
 
-        store.before_write = hold_child
-        run = await w.run("parent")
-        await reached.wait()
-        await w.core.cancel(ME, run)
-        on.set()
-        await w.idle()
-        await eventually(lambda: w.running == 0)
-        rows = await children(w, run)
-        assert [row.status for row in rows] == ["cancelled"]
+    async with world(tmp_path, top, child, low, functions={"pay": pay, "one": one}) as w:
+        w.machine.store.before_write = hold_child
+        run = await w.run("parent", deadline_s=100 if verb == "deadline" else None)
+        with anyio.fail_after(10):
+            await reached.wait()
+            if verb == "cancel":
+                await w.core.cancel(ME, run)
+            elif verb == "rollback":
+                await w.core.rollback(ME, run, "node:a")
+            else:
+                w.advance(101)
+                await w.finished(run, "failed")
+            on.set()
+            await w.idle()
+        rows = await w.machine.store.runs(RunQuery())
+        assert [row.status for row in rows if row.id != run] == ["cancelled"] * (nth - 1)
+        assert paid == [0]
 
 
 async def test_a_crash_between_the_name_of_a_child_and_its_creation_makes_one_child(tmp_path: Path) -> None:
