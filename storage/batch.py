@@ -58,6 +58,10 @@ class StateCache:
         state = self._states.get(run_id)
         return 0 if state is None else state.seq
 
+    def look(self, run_id: RunId) -> RunState | None:
+        """The state, which stays here."""
+        return self._states.get(run_id)
+
     def put(self, state: RunState) -> None:
         weight = len(state.nodes) + 4
         self._nodes += weight - self._weights.get(state.run_id, 0)

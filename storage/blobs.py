@@ -76,7 +76,7 @@ class Packer:
             if self._files is not None and len(packed.data) > IN_DATABASE:
                 self._files.put(encoded.digest, encoded.data)
                 row = BlobRow(encoded.digest, encoded.size, "file", None, 0, b"")
-            self._remember(encoded.digest, encoded.data, row.depth)
+            self.remember(encoded.digest, encoded.data, row.depth)
             rows.append(row)
         return rows
 
@@ -112,7 +112,7 @@ class Packer:
         for row in reversed(chain):
             content = self.open(row, content)
         assert content is not None
-        self._remember(digest, content, chain[0].depth)
+        self.remember(digest, content, chain[0].depth)
         return content
 
     def open(self, row: BlobRow, base: bytes | None) -> bytes:
@@ -136,7 +136,8 @@ class Packer:
             raise damaged(row.digest, "its content does not match its digest")
         return content
 
-    def _remember(self, digest: Digest, content: bytes, depth: int) -> None:
+    def remember(self, digest: Digest, content: bytes, depth: int) -> None:
+        """Have a content at hand that is stored by now, at this depth of a chain of patches."""
         if digest in self._recent or len(content) > _CACHE_BYTES // 8:
             return
         self._recent[digest] = (content, depth)

@@ -23,7 +23,7 @@ Encoding: TypeAlias = Literal["raw", "zstd", "patch"]
 # Random bytes need no probe of ours: zstd itself skips through 1 MB of them in 0.07 ms.
 _LEVEL: Final = 1
 # Bytes. For less, compression costs more than the part of a page of 4 KB that it saves.
-_RAW_BELOW: Final = 2048
+RAW_BELOW: Final = 2048
 _PATCH_FROM: Final = 4096  # bytes; below it a patch saves too little to pay for reading a second blob
 _MANY_AT_ONCE: Final = "multi_compress_to_buffer" in zstandard.backend_features
 _NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
@@ -55,7 +55,7 @@ _contexts: Final = _ThreadContexts()
 def compressed(contents: Iterable[bytes]) -> dict[bytes, bytes]:
     """The compressed forms of the small ones among `contents`, for `pack`. The library gives up the interpreter's lock
     for each call, and may wait longer to have it back than a small content takes: many at once need it once."""
-    small = [data for data in contents if _RAW_BELOW <= len(data) < _PATCH_FROM]
+    small = [data for data in contents if RAW_BELOW <= len(data) < _PATCH_FROM]
     if len(small) < 2 or not _MANY_AT_ONCE:
         return {}
     try:
@@ -72,7 +72,7 @@ def pack(data: bytes, base: bytes | None = None, known: Mapping[bytes, bytes] = 
     A patch is chosen only when it is at most three quarters of the plain compressed form, since reading it costs
     reading its base. The encoding is "patch" only if a base was given.
     """
-    if len(data) < _RAW_BELOW:
+    if len(data) < RAW_BELOW:
         return Packed("raw", data)
     patch = _patch(data, base) if base and len(data) >= _PATCH_FROM else None
     if patch is not None and len(patch) <= len(data) // 32:  # plain zstd hardly gets there: do not try it

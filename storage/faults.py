@@ -16,6 +16,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._heard: dict[RunId, tuple[Fence, int]] = {}  # how many its owner must have heard of
+        self.any = self._heard  # whether there are any
 
     def check(self, write: Write) -> None:
         """Raises `storage_unavailable` for a write that must not be made."""

@@ -26,6 +26,8 @@ RUN_HOT = (
     "reason", "priority", "generation", "updated_at", "started_at", "ended_at", "seq", "head", "output", "error",
     "closed", "completed_nodes", "cost_usd", "tokens",
 )  # fmt: skip
+# What the end or the start of a node changes of that.
+RUN_STEP = ("updated_at", "seq", "head", "completed_nodes", "cost_usd", "tokens")
 APPROVAL_COLUMNS = (
     "id", "run_id", "node", "generation", "scope", "status", "question", "options", "min_assurance", "requested_at",
     "expires_at", "decision", "decided_by", "assurance", "feedback", "decided_at", "consumed", "binding", "details",

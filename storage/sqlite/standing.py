@@ -32,7 +32,8 @@ class Standing:
         if now or at - self._looked > LOOK_S:
             self._looked = at
             self.lost = self.lost or _identity(self._path) != self._first
-        self.refuse()
+        if self.lost:
+            self.refuse()
 
     def refuse(self) -> None:
         """Raises `storage_unavailable` when it was seen that the file is gone."""

@@ -17,6 +17,7 @@ from omium.orchestration.log.rows import (
     EFFECT_COLUMNS,
     RUN_COLUMNS,
     RUN_HOT,
+    RUN_STEP,
     Row,
 )
 from omium.orchestration.ports import IdempotencyKey
@@ -37,16 +38,26 @@ class _Insert:
         # Names of tables and columns come from this package only; values are always bound.
         self._statements = {size: f"{head} VALUES {', '.join([row] * size)}{tail}" for size in self._SIZES}
 
+    def of(self, count: int) -> str:
+        """The statement for so many rows, if there is one."""
+        return self._statements[count]
+
     def __call__(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """How many rows were written."""
         if len(rows) == 1:
             return db.execute(self._statements[1], rows[0]).rowcount
-        start, left, written = 0, len(rows), 0
+        return self.flat(db, len(rows), list(chain.from_iterable(rows)))
+
+    def flat(self, db: sqlite3.Connection, count: int, values: Sequence[Any]) -> int:
+        """The same for `count` rows whose values stand one after the other."""
+        statement = self._statements.get(count)
+        if statement is not None:
+            return db.execute(statement, values).rowcount
+        width, start, written = len(values) // count, 0, 0
         for size in self._SIZES:
-            while left >= size:
-                part = rows[start : start + size]
-                written += db.execute(self._statements[size], list(chain.from_iterable(part))).rowcount
-                start, left = start + size, left - size
+            while count >= size:
+                written += db.execute(self._statements[size], values[start : start + size * width]).rowcount
+                start, count = start + size * width, count - size
         return written
 
 
@@ -59,9 +70,10 @@ def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> _Insert:
     return _insert(table, columns, f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets}")
 
 
-_EVENTS = _insert("events", ("run_id", "seq", "type", "at", "actor", "data", "prev_hash", "hash"))
+EVENTS = _insert("events", ("run_id", "seq", "type", "at", "actor", "data", "prev_hash", "hash"))
 _NEW_RUNS = _insert("runs", RUN_COLUMNS)
 _RUNS = f"UPDATE runs SET {', '.join(f'{c} = ?' for c in RUN_HOT)} WHERE id = ?"  # noqa: S608
+STEP = f"UPDATE runs SET {', '.join(f'{c} = ?' for c in RUN_STEP)} WHERE id = ?"  # noqa: S608
 # Apart from the rest, because SQLite rewrites the index entries of every column that a statement names.
 _STATUSES = "UPDATE runs SET status = ? WHERE id = ?"
 _APPROVALS = _upsert("approvals", APPROVAL_COLUMNS, ("id",))
@@ -72,6 +84,7 @@ _LINKS = _insert("links", ("run_id", "digest"), verb="INSERT OR IGNORE")
 _IS_BROUGHT = "SELECT 1 FROM blobs WHERE brought_by = ? AND digest = ?"
 _BLOB_COLUMNS = ("digest", "size", "encoding", "base", "depth", "touched_at", "brought_by", "data")
 _NEW_BLOBS = _insert("blobs", _BLOB_COLUMNS, verb="INSERT OR IGNORE")
+NEW_BLOB = _NEW_BLOBS.of(1)
 _BLOBS = _insert(
     "blobs",
     _BLOB_COLUMNS,
@@ -92,16 +105,10 @@ def insert(
     db: sqlite3.Connection, rows: Rows, blobs: Sequence[BlobRow], keys: Sequence[tuple[IdempotencyKey, int]]
 ) -> None:
     """Write the rows of a batch; the order keeps what is referred to before what refers."""
-    links = rows.links
-    if blobs:
-        brought = _insert_blobs(db, rows, blobs)
-        links = [link for link in links if link not in brought]
-    if links:  # what a run has brought earlier needs none either
-        links = [link for link in links if db.execute(_IS_BROUGHT, link).fetchone() is None]
+    insert_contents(db, rows.at, rows.links, blobs)
     for table, write in (
-        (rows.events, _EVENTS),
+        (rows.events, EVENTS),
         (rows.new_runs, _NEW_RUNS),
-        (links, _LINKS),
         (rows.new_claims, _CLAIMS),
         (rows.approvals, _APPROVALS),
         (rows.effects, _EFFECTS),
@@ -124,9 +131,20 @@ def insert(
         _KEYS(db, [(key.scope, key.key, key.arguments, orjson.dumps(key.result), at) for key, at in keys])
 
 
-def _insert_blobs(db: sqlite3.Connection, rows: Rows, blobs: Sequence[BlobRow]) -> set[Row]:
+def insert_contents(db: sqlite3.Connection, at: int, links: Sequence[Row], blobs: Sequence[BlobRow]) -> None:
+    """Write contents, and which of them and of older ones the log of a run names (run, digest)."""
+    if blobs:
+        brought = _insert_blobs(db, at, links, blobs)
+        links = [link for link in links if link not in brought]
+    if links:  # what a run has brought earlier needs none either
+        links = [link for link in links if db.execute(_IS_BROUGHT, link).fetchone() is None]
+    if links:
+        _LINKS(db, links)
+
+
+def _insert_blobs(db: sqlite3.Connection, at: int, links: Sequence[Row], blobs: Sequence[BlobRow]) -> set[Row]:
     """The links that are not to be written, as far as that is known: of what a run was the first to bring."""
-    at, run_of = rows.at, {digest: run_id for run_id, digest in reversed(rows.links)}
+    run_of = {digest: run_id for run_id, digest in reversed(links)}
     new = [(b.digest, b.size, b.encoding, b.base, b.depth, at, run_of.get(b.digest), b.data) for b in blobs]
     if _NEW_BLOBS(db, new) == len(new):
         return {(run_of[b.digest], b.digest) for b in blobs if b.digest in run_of}

@@ -40,9 +40,12 @@ from omium.storage.batch import Batch, Spoiled, StateCache, drive
 from omium.storage.blobs import BlobRow, Packer
 from omium.storage.codec import compressed
 from omium.storage.faults import Faults
+from omium.storage.sqlite import connection
 from omium.storage.sqlite import statements as sql
+from omium.storage.sqlite.connection import Busy, begin, connect, grow_journal, set_patience
 from omium.storage.sqlite.errors import translated
 from omium.storage.sqlite.standing import Standing
+from omium.storage.sqlite.step import is_step, write_step
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -52,9 +55,7 @@ MAX_BATCH = 512
 _QUICK_S = 0.001  # commits that lately took longer are made in the thread only
 _SMALL = 65_536  # bytes of values that are packed in the event loop
 _IN_A_ROW = 16  # writes of one task without a turn of the event loop between them
-_BUSY_MS = 2000  # of one try; see `_begin`
 _TIDY_EVERY = 512  # commits in place; then the thread checkpoints beside them
-_JOURNAL_PAGES = 4000  # 16 MB: when the write-ahead log is longer, it is checkpointed to its end and begun again
 _GROW_AFTER = 8  # commits; a process that writes so often will write more
 
 
@@ -70,10 +71,6 @@ class _Item:
 
 Heard = tuple[RunId, Sequence[Event]]
 Outcome = tuple[_Item, Any]  # what a caller gets; an exception is raised there
-
-
-class _Busy(sqlite3.OperationalError):
-    """Another process is writing, and this one has not waited, or has waited long enough. Nothing has begun."""
 
 
 class Writer:
@@ -189,8 +186,8 @@ class Writer:
             return False
         try:
             self._set_patience(self._db, False)
-            outcomes, heard = self._commit(self._db, items)
-        except _Busy:
+            outcomes, heard = self._commit_step(self._db, items[0]) or self._commit(self._db, items)
+        except Busy:
             return False
         finally:
             self._using.release()
@@ -204,8 +201,7 @@ class Writer:
         """Whether the connection waits for other processes' locks, and checkpoints."""
         if patient is not self._patient:
             self._patient = patient
-            db.execute(f"PRAGMA busy_timeout = {_BUSY_MS if patient else 0}")
-            db.execute(f"PRAGMA wal_autocheckpoint = {_JOURNAL_PAGES if patient else 0}")
+            set_patience(db, patient)
 
     def _settle(self, outcomes: Sequence[Outcome], heard: list[Heard]) -> None:
         """Tell everybody. In the event loop."""
@@ -245,7 +241,7 @@ class Writer:
                 grown = True
                 with self._using:
                     self._set_patience(db, False)  # it is no work that anybody should wait for
-                    _grow_journal(db, _JOURNAL_PAGES)
+                    grow_journal(db)
             elif not batch:
                 self._tidy()
             else:
@@ -274,7 +270,7 @@ class Writer:
         try:
             keeper.execute(f"PRAGMA synchronous = {self._synchronous}")
             _, length, _ = keeper.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            self._log_is_long = length > _JOURNAL_PAGES
+            self._log_is_long = length > connection.JOURNAL_PAGES
         except sqlite3.Error as error:
             _log.warning("the write-ahead log was not checkpointed: %s", error)
             self._log_is_long = True  # whoever commits next with a checkpoint hears of it
@@ -310,7 +306,7 @@ class Writer:
             return outcomes, []
         try:
             told, heard = self._transaction(db, ready)
-        except _Busy as error:
+        except Busy as error:
             if not self._patient:
                 raise
             # Tried one by one, each of them would wait as long again.
@@ -326,6 +322,46 @@ class Writer:
                 told.append(one)
                 heard += its
         return [*outcomes, *told], heard
+
+    def _commit_step(self, db: sqlite3.Connection, item: _Item) -> tuple[list[Outcome], list[Heard]] | None:
+        """`_commit` for a step that comes alone; None, with nothing done, for anything else. It is one function, and
+        short of calls, because each of them costs a write more here than anywhere else: after an fsync all is cold."""
+        write = item.work
+        if not isinstance(write, Write) or self._faults.any:
+            return None
+        state = self._cache.look(write.run_id)
+        if state is None or not is_step(write, state):
+            return None
+        try:
+            self.standing.check(now=False)
+            begin(db, self._patient)
+            self._refresh(db)
+            if self._cache.look(write.run_id) is not state:  # another process has written to the run
+                db.execute("ROLLBACK")
+                return None
+            if self._owners.get(write.run_id) != write.fence:
+                self._check_fence(db, write)
+            events = write_step(db, state, write, self._clock.now_us(), self._chain)
+            self._end(db)
+        except Busy:
+            raise
+        except BaseException as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            self.forget()
+            return [(item, self._failed(item, error))], []
+        for blob in write.blobs:
+            self._packer.remember(blob.encoded.digest, blob.encoded.data, 0)
+        self._cache.put(state)  # it may weigh more now
+        return [(item, Written(events, state.seq))], [(write.run_id, events)]
+
+    def _end(self, db: sqlite3.Connection) -> None:
+        """Make a transaction durable."""
+        crash_point("commit.before")
+        began = time.perf_counter()
+        db.execute("COMMIT")
+        self._commit_s += (min(time.perf_counter() - began, 10 * _QUICK_S) - self._commit_s) / 16
+        crash_point("commit.after")
 
     def _commit_one(self, db: sqlite3.Connection, item: _Item) -> tuple[Outcome, list[Heard]]:
         try:
@@ -359,7 +395,7 @@ class Writer:
 
     def _transaction(self, db: sqlite3.Connection, items: list[_Item]) -> tuple[list[Outcome], list[Heard]]:
         self.standing.check(now=self._patient)  # in place, a look costs more than it is worth for each commit
-        _begin(db, self._patient)
+        begin(db, self._patient)
         try:
             self._refresh(db)
             now = self._clock.now_us()
@@ -384,11 +420,7 @@ class Writer:
             for item in items:
                 if not isinstance(item.work, Write):
                     outcomes.append((item, self._do(db, item)))
-            crash_point("commit.before")
-            began = time.perf_counter()
-            db.execute("COMMIT")
-            self._commit_s += (min(time.perf_counter() - began, 10 * _QUICK_S) - self._commit_s) / 16
-            crash_point("commit.after")
+            self._end(db)
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
@@ -509,50 +541,4 @@ def _contents(items: Iterable[_Item]) -> Iterator[bytes]:
             yield from (blob.encoded.data for blob in item.work.blobs)
 
 
-def _begin(db: sqlite3.Connection, patient: bool) -> None:
-    """Take the write lock. SQLite itself waits 2 s for it; three more tries follow before the caller hears of it. That
-    is after 9 s, or 18 s for one that came while others waited: clients give up after 30."""
-    for pause in (0.1, 0.2, 0.4, None):
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) and "busy" not in str(error):
-                raise
-            if pause is None or not patient:
-                raise _Busy(str(error)) from error
-            time.sleep(pause)  # this is the writer's own thread: nothing else waits for it
-
-
-def _grow_journal(db: sqlite3.Connection, pages: int) -> None:
-    """Have the write-ahead log at its full size at once. It is written over again and again, but while it still grows
-    each commit also syncs the file's new size, which doubles its time. Pages of a transaction that is rolled back stay
-    in the file as so much room; a small cache has SQLite write them there. A disk without room leaves it as it is."""
-    (cache,) = db.execute("PRAGMA cache_size").fetchone()
-    try:
-        db.execute("PRAGMA cache_size = 16")
-        db.execute("BEGIN IMMEDIATE")
-        db.execute("CREATE TABLE room (data BLOB)")
-        for _ in range(pages // 256):
-            db.execute("INSERT INTO room VALUES (zeroblob(1048576))")
-    except sqlite3.Error as error:
-        _log.debug("the write-ahead log was not grown: %s", error)
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        db.execute(f"PRAGMA cache_size = {cache}")
-
-
-def connect(path: Path, synchronous: str = "FULL") -> sqlite3.Connection:
-    """A connection as the writer needs it. `synchronous` FULL: each commit reaches the disk before it returns."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'FULL' else 'NORMAL'}")
-    db.execute("PRAGMA temp_store = MEMORY")
-    db.execute(f"PRAGMA wal_autocheckpoint = {_JOURNAL_PAGES}")
-    db.execute("PRAGMA cache_size = -65536")
-    return db
-
-
-__all__ = ["Heard", "Writer", "connect"]
+__all__ = ["Heard", "Writer"]

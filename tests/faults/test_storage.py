@@ -208,14 +208,14 @@ async def test_a_lock_that_stays_is_an_error_and_harms_nothing(
         waits.append(patient)
         begin(db, patient)
 
-    begin = writing._begin
+    begin = writing.begin
     life = Life(store)
     run_id = await finished(life)
     await store.job(lambda db: db.execute("PRAGMA busy_timeout = 20").fetchall() and None)
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     errors: list[OmiumError] = []
-    monkeypatch.setattr(writing, "_begin", counted)
+    monkeypatch.setattr(writing, "begin", counted)
 
     async def try_(number: int) -> None:
         errors.append(await refused("storage_unavailable", life.do(run_id, c.Label(Seq(1), f"label {number}"))))

@@ -19,6 +19,7 @@ from mcp_types import Tool
 
 from omium.orchestration.errors import ERROR_CODES, OmiumError
 from omium.orchestration.ids import new_id
+from omium.storage.sqlite import connection
 from omium.storage.sqlite import writer as writing
 from omium.tools.failures import RETRYABLE, failure_result
 from tests.interaction.studio import HOSTILE, MODES, WORKFLOWS, Mode, Studio, Visitor, failure_of, open_studio
@@ -86,8 +87,8 @@ async def test_calls_at_once_on_a_locked_database_fail_and_can_be_repeated(
         waits += patient
         begin(db, patient)
 
-    begin = writing._begin
-    monkeypatch.setattr(writing, "_BUSY_MS", 1)
+    begin = writing.begin
+    monkeypatch.setattr(connection, "BUSY_MS", 1)
     async with open_studio(tmp_path) as studio, studio.client() as visitor:
         run, _ = await visitor.asking()
         await studio.changes()  # the run is nobody's
@@ -98,7 +99,7 @@ async def test_calls_at_once_on_a_locked_database_fail_and_can_be_repeated(
 
         calls = [partial(fails, "run_workflow", workflow="gated", wait_seconds=45, idempotency_key="k") for _ in "ab"]
         calls.append(partial(fails, "control_run", run_id=run, action="cancel"))
-        monkeypatch.setattr(writing, "_begin", counted)
+        monkeypatch.setattr(writing, "begin", counted)
         with closing(sqlite3.connect(studio.store.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             async with anyio.create_task_group() as group:

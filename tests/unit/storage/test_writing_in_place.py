@@ -12,6 +12,7 @@ import pytest
 
 from omium.orchestration.log.commands import NoteProgress, StartNode
 from omium.orchestration.values import encode
+from omium.storage.sqlite import connection
 from omium.storage.sqlite import writer as writing
 from omium.storage.sqlite.store import SqliteStore
 from tests.conformance.store.acting import A, Run, executing
@@ -147,7 +148,7 @@ async def test_another_writer_is_waited_for_in_the_thread(
 async def test_the_journal_is_grown_early_and_begun_again(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(writing, "_JOURNAL_PAGES", 512)
+    monkeypatch.setattr(connection, "JOURNAL_PAGES", 512)
     monkeypatch.setattr(writing, "_TIDY_EVERY", 16)
     run = await running(store)
     for number in range(400):
