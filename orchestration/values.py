@@ -108,20 +108,21 @@ def decode(data: bytes) -> Value:
 
 
 def _form(value: object, max_size: int) -> bytes:
-    data = _VERSION + _canonical_json(value, max_size)
+    if (type(value) is dict or type(value) is list) and _is_plain(value, MAX_DEPTH, max_size) >= 0:
+        try:
+            data = _VERSION + orjson.dumps(value, option=_OPTIONS)
+        except TypeError:  # `_tagged` finds what it was, and either tags it or refuses it with its path
+            data = _exact_form(value, max_size)
+    else:
+        data = _exact_form(value, max_size)
     if len(data) > max_size:
         _refuse(None, f"the value takes {len(data)} bytes, the limit is {max_size}", "Store it as an artifact instead.")
     return data
 
 
-def _canonical_json(value: object, max_size: int) -> bytes:
-    if (type(value) is dict or type(value) is list) and _is_plain(value, MAX_DEPTH, max_size) >= 0:
-        try:
-            return orjson.dumps(value, option=_OPTIONS)
-        except TypeError:
-            pass  # `_tagged` finds what it was, and either tags it or refuses it with its path
+def _exact_form(value: object, max_size: int) -> bytes:
     tree, _ = _tagged(value, None, MAX_DEPTH, max_size)
-    return orjson.dumps(tree, option=_OPTIONS)
+    return _VERSION + orjson.dumps(tree, option=_OPTIONS)
 
 
 def _is_plain(container: Any, depth: int, budget: int) -> int:

@@ -74,8 +74,9 @@ class Callers:
 
     def committed(self) -> None:
         """This process has committed something."""
-        for call in list(self._of_all.values()):
-            _call(call)
+        if self._of_all:
+            for call in list(self._of_all.values()):
+                _call(call)
 
     def changed(self) -> None:
         """Anybody may have committed something."""

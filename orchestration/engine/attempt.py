@@ -49,10 +49,10 @@ class NodeAttempt:
     """See `ports.Attempt`. Draws and progress notes are committed with the next thing that must be durable."""
 
     __slots__ = (
-        "_begun", "_blobs", "_calls", "_cut_off", "_draws", "_execution", "_kept", "_over", "_pending", "_recording",
+        "_begun", "_blobs", "_calls", "_cut_off", "_draws", "_execution", "_kept", "_over", "_pending",
         "agent", "asked", "attempt", "base", "cancelled", "decided_on", "error", "executor", "generation", "guidance",
-        "inputs", "is_over", "key", "node", "node_id", "points", "restored", "resumed", "run_id", "scope", "scratch",
-        "succeeded", "timeout_s", "tree", "unclear", "vars", "workspace",
+        "inputs", "is_over", "key", "node", "node_id", "points", "recording", "restored", "resumed", "run_id", "scope",
+        "scratch", "succeeded", "timeout_s", "tree", "unclear", "vars", "workspace",
     )  # fmt: skip
 
     def __init__(self, execution: Execution, node_id: NodeId, node: NodeDef, generation: int, attempt: int) -> None:
@@ -88,7 +88,7 @@ class NodeAttempt:
         self.unclear: OmiumError | None = None  # it has failed for good: a call of it must not be made again
         self._begun: frozenset[str] = _NONE  # calls that its function makes, or has not told the end of
         self._cut_off: frozenset[str] = _NONE  # those of them that are over, and not yet settled as unknown
-        self._recording: dict[str, anyio.Event] | None = None  # what is being noted of calls, by key: when the last is
+        self.recording: dict[str, anyio.Event] | None = None  # what is being noted of calls, by key: when the last is
         self._draws = 0
         self._pending: list[c.Command] = []
         self._blobs: list[NewBlob] = []  # that the pending commands name
@@ -100,13 +100,14 @@ class NodeAttempt:
             self.scope.cancel()
         self.cancelled = True
 
-    async def over(self) -> None:
-        """Its code has returned, whatever the reason. What it had done is noted before that counts; what follows is not
-        to be stopped for it."""
-        if self._recording:
-            with anyio.CancelScope(shield=True):
-                for noted in list(self._recording.values()):
-                    await noted.wait()
+    async def wait_until_recorded(self) -> None:
+        """Until all that it has done is noted, which comes before its end; what follows is not to be stopped for it."""
+        with anyio.CancelScope(shield=True):
+            for noted in list((self.recording or {}).values()):
+                await noted.wait()
+
+    def over(self) -> None:
+        """Its code has returned, whatever the reason."""
         self.is_over, self.scope = True, None
         if self._over is not None:
             self._over.set()
@@ -484,7 +485,7 @@ class NodeAttempt:
         """Note something of a call: one thing after the other, and all of it before the attempt is over. Where the
         asker is cut off meanwhile (by a time-out of the function's, a cancelled task, the end of its node), `unheard`
         follows in a task of its own: what has happened stands in the ledger all the same."""
-        recording = self._recording = self._recording if self._recording is not None else {}
+        recording = self.recording = self.recording if self.recording is not None else {}
         before, noted = recording.get(call), anyio.Event()
         recording[call] = noted
         try:
@@ -511,9 +512,9 @@ class NodeAttempt:
             self._noted(call, noted)
 
     def _noted(self, call: str, noted: anyio.Event) -> None:
-        assert self._recording is not None
-        if self._recording[call] is noted:
-            del self._recording[call]
+        assert self.recording is not None
+        if self.recording[call] is noted:
+            del self.recording[call]
         noted.set()
 
     async def _intend_asked(self, call: str) -> Value:

@@ -405,7 +405,7 @@ class Engine:
     def deal(self, execution: Execution | None) -> list[Ticket[Place]]:
         """Hand out free slots, best first: this run's tickets are returned, the others' runs are told."""
         mine: list[Ticket[Place]] = []
-        if not len(self.queue):
+        if not self.queue.heap:
             return mine
         others: dict[RunId, tuple[Execution, list[Ticket[Place]]]] = {}
         for ticket in self.queue.take():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from omium.orchestration.definition.model import WorkflowDef
-from omium.orchestration.engine import parking, setbacks, starting, steps, stopping
+from omium.orchestration.engine import executing, parking, setbacks, starting, steps, stopping
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Board, Outcome
 from omium.orchestration.engine.failures import describe
@@ -47,6 +47,7 @@ _CONTROL = frozenset(
         E.APPROVAL_DECIDED, E.APPROVAL_EXPIRED, E.SIGNAL_RECEIVED,
     }
 )  # fmt: skip
+_STILL = RUN_TERMINAL | {RunStatus.PAUSED}
 _REACHES_BACK = frozenset({E.RUN_ROLLED_BACK, E.RUN_PLAYED_FROM})
 _LINGER_US = 2_000_000  # a timer that is due sooner is waited for here; for a later one the run is given up
 _LATER_US = 60_000_000
@@ -140,11 +141,10 @@ class Execution:
 
     # --- turns ----------------------------------------------------------------------------------------------------
 
-    async def _enter(self) -> None:
+    async def _wait_to_enter(self) -> None:
         while not self._open:
             self._opened = self._opened or anyio.Event()
             await self._opened.wait()
-        self._busy += 1
 
     def _leave(self) -> None:
         self._busy -= 1
@@ -212,7 +212,9 @@ class Execution:
 
     async def _turn(self, what: Callable[[Turn], Awaitable[None]]) -> list[NodeId]:
         """Do something of the run's and all that follows from it, and write it at once; the nodes that may run now."""
-        await self._enter()
+        if not self._open:
+            await self._wait_to_enter()
+        self._busy += 1
         try:
             turn = Turn()
             if not self._released:
@@ -267,19 +269,13 @@ class Execution:
                 break
             for ticket in mine:
                 await starting.start(self, turn, ticket.item[1])
-        if self._stands_still(turn):
+        if self.parked and self._stands_still():
             turn.commands.append(c.WaitRun(self.folded.generation))
 
-    def _stands_still(self, turn: Turn) -> bool:
-        """Nothing can go on before somebody decides, as far as is known here."""
-        return (
-            bool(self.parked)
-            and not self.attempts
-            and not self.tickets
-            and self.folded.status is RunStatus.EXECUTING
-            and not self.closed
-            and all(kind == "approval" for kind in self.parked.values())
-        )
+    def _stands_still(self) -> bool:
+        """Nothing of what is parked can go on before somebody decides, as far as is known here."""
+        at_work = self.attempts or self.tickets or self.closed or self.folded.status is not RunStatus.EXECUTING
+        return not at_work and all(kind == "approval" for kind in self.parked.values())
 
     async def _commit(self, turn: Turn) -> list[NodeId]:
         """Write the turn; the nodes that may run now. A refusal has everything built again, but for the end of an
@@ -337,18 +333,21 @@ class Execution:
         while following is not None:
             # One scope for as many attempts as nobody stops: making one is a twentieth of what a small node costs.
             with anyio.CancelScope() as scope:
-                while following is not None and not scope.cancel_called:
-                    attempt, ended = following, steps.Ended()
-                    ended = await steps.execute(self, attempt, scope)
-                    if not scope.cancel_called:
-                        following = await self._finish(attempt, ended)
+                while following is not None:
+                    attempt, ended = following, None
+                    ended = await executing.execute(self, attempt, scope)
+                    if scope.cancel_called:
+                        break
+                    following = await self._finish(attempt, ended)
             if scope.cancel_called:
-                following = await self._finish(attempt, ended)
+                following = await self._finish(attempt, ended or executing.Ended())
         await self.rest()
 
-    async def _finish(self, attempt: NodeAttempt, ended: steps.Ended) -> NodeAttempt | None:
+    async def _finish(self, attempt: NodeAttempt, ended: executing.Ended) -> NodeAttempt | None:
         """Commit the end of an attempt, with the start of what it frees; the first of those is left to the caller."""
-        await self._enter()
+        if not self._open:
+            await self._wait_to_enter()
+        self._busy += 1
         started: list[NodeId] = []
         try:
             if self.attempts.get(attempt.node_id) is attempt:
@@ -445,8 +444,7 @@ class Execution:
     def is_over(self) -> bool:
         """Whether nothing is to start here: the run has ended, is paused, or has still to undo what a rollback has left
         behind, or this worker gives it up."""
-        is_still = self.folded.status in RUN_TERMINAL or self.folded.status is RunStatus.PAUSED
-        return self.stopping is not None or is_still or self.folded.undoing is not None
+        return self.stopping is not None or self.folded.status in _STILL or bool(self.folded.owed)
 
     async def _rebuild(self, turn: Turn) -> None:
         self.parked, self.children, self.closed, self.tree_ahead = {}, {}, False, None

@@ -97,7 +97,7 @@ class ReadyQueue(Generic[T]):
     def __init__(self, slots: int, resources: Mapping[str, int]) -> None:
         self.process = Limit(slots)
         self._named = {name: Limit(size) for name, size in resources.items()}
-        self._heap: list[Ticket[T]] = []
+        self.heap: list[Ticket[T]] = []  # those that may be looked at now, the best first
         self._count = itertools.count()
 
     def named(self, name: str) -> Limit | None:
@@ -106,13 +106,13 @@ class ReadyQueue(Generic[T]):
 
     def put(self, item: T, limits: Sequence[tuple[Limit, int]], priority: int) -> Ticket[T]:
         ticket = Ticket(item, ((self.process, 1), *limits), (-priority, next(self._count)))
-        heapq.heappush(self._heap, ticket)
+        heapq.heappush(self.heap, ticket)
         return ticket
 
     def at_once(self, item: T, limits: Sequence[tuple[Limit, int]], priority: int) -> Ticket[T] | None:
         """`put` and `take` in one, for a node that nobody stands before and that every limit has room for; else None,
         and nothing is done."""
-        if self._heap or not self.process.fits(1):
+        if self.heap or not self.process.fits(1):
             return None
         for limit, slots in limits:
             if limit.waiting or not limit.fits(slots):
@@ -123,10 +123,10 @@ class ReadyQueue(Generic[T]):
 
     def take(self) -> Iterator[Ticket[T]]:
         """The tickets that may run now; each has its slots when it comes out."""
-        while self._heap:
+        while self.heap:
             if not self.process.fits(1):
                 return
-            ticket = heapq.heappop(self._heap)
+            ticket = heapq.heappop(self.heap)
             full: Limit | None = None
             if not ticket.dead:
                 for limit, slots in ticket.limits:
@@ -154,8 +154,8 @@ class ReadyQueue(Generic[T]):
 
     def _call(self, limit: Limit) -> None:
         for ticket in limit.called():
-            heapq.heappush(self._heap, ticket)
+            heapq.heappush(self.heap, ticket)
 
     def __len__(self) -> int:
         """How many may be looked at now, were there slots: those that wait at a limit do not count."""
-        return len(self._heap)
+        return len(self.heap)

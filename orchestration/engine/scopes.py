@@ -33,7 +33,8 @@ async def build(
             continue
         told: dict[str, Any] = {"state": outcome.status._value_, "output": None, "error": None}
         if outcome.output is not None:
-            told["output"] = await run.engine.values.load(outcome.output, outcome.size)
+            found = run.engine.values.at_hand(outcome.output)
+            told["output"] = found[0] if found else await run.engine.values.load(outcome.output, outcome.size)
             outputs[name] = outcome.output
         elif outcome.status is NodeStatus.FAILED:
             told["error"] = outcome.error

@@ -39,7 +39,8 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId, alone: bool) -> boo
     `alone`: no other node has come here with it, so that it need not queue for slots that are free."""
     if node_id in run.attempts or node_id in run.tickets or node_id in run.parked:
         return False
-    if run.folded.node(node_id).status not in (NodeStatus.PENDING, NodeStatus.PAUSED):
+    state = run.folded.node(node_id)
+    if state.status not in (NodeStatus.PENDING, NodeStatus.PAUSED):
         return False  # it waits for its insides, a decision, a time: after building again, it is looked at apart
     node = run.structure.node_def(node_id)
     program = run.program.node(node)
@@ -52,7 +53,7 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId, alone: bool) -> boo
             if verdict is not None:
                 skip(run, turn, node_id, *verdict)
                 return False
-        if program.ungated and not run.folded.overrides and run.folded.node(node_id).due_at is None:
+        if program.ungated and not run.folded.overrides and state.due_at is None:
             return _take_slots(run, node_id, node, alone)  # as most nodes are
         if "output" in overridden(run, node_id):
             _give(run, turn, node_id, overridden(run, node_id)["output"])
@@ -60,7 +61,7 @@ async def admit(run: Execution, turn: Turn, node_id: NodeId, alone: bool) -> boo
             await _fan_out(run, turn, node_id, node, scope)
         elif node.repeat is not None and not node_id.endswith("]"):
             begin(run, turn, node_id)
-            turn.commands.append(c.ExpandNode(node_id, run.folded.node(node_id).generation, 1))
+            turn.commands.append(c.ExpandNode(node_id, state.generation, 1))
             run.board.open_fan(node_id, [indexed(node_id, 0)], 1, True)
         else:
             await _admit_single(run, turn, node_id, node, scope)
@@ -81,7 +82,9 @@ def skip_verdict(
 ) -> tuple[str, NodeId | None] | None:
     """Why the node is skipped: (reason, the node to blame); None when it is not."""
     skipped: NodeId | None = None
+    conditional = bool(node.needs)
     for need in node.needs:
+        conditional = conditional and need.when is not None
         upstream = run.structure.resolve(node_id, need.node)
         assert upstream is not None, "validated on loading"
         outcome = run.board.outcomes[upstream]
@@ -91,7 +94,7 @@ def skip_verdict(
             skipped = skipped or upstream
     if skipped is not None:
         return "upstream_skipped", skipped
-    if node.needs and not any(need.when is None or holds(need.when, scope) for need in node.needs):
+    if conditional and not any(need.when is None or holds(need.when, scope) for need in node.needs):
         return "condition", None
     if node.when is not None and not holds(node.when, scope):
         return "condition", None
@@ -365,7 +368,7 @@ async def start(run: Execution, turn: Turn, node_id: NodeId) -> None:
             run.note(node_id, Outcome(NodeStatus.COMPLETED, kept.output, kept.size))
             return
     run.attempts[node_id] = attempt
-    approval = approved(run, node_id)
+    approval = approved(run, node_id) if state.approval is not None else None
     turn.commands.append(c.StartNode(node_id, state.generation, key, attempt.tree, approval, attempt.agent))
     turn.started.append(node_id)
 
@@ -391,7 +394,8 @@ def approved(run: Execution, node_id: NodeId) -> ApprovalId | None:
 
 
 async def _prepare(run: Execution, attempt: NodeAttempt, node: NodeDef) -> None:
-    executor = attempt.executor = await run.engine.executor_of(run.folded, node)
+    engine, keeps = run.engine, run.folded.agents is not None
+    executor = attempt.executor = await engine.executor_of(run.folded, node) if keeps else engine.executor(node)
     if node.kind in _OF_AGENTS and isinstance(executor, NamesAgents):
         attempt.agent = executor.named(used(node))
     program = run.program.node(node)

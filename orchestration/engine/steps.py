@@ -1,29 +1,24 @@
-"""The steps of a run: execute an attempt, commit its end, close a container, recover what another owner left."""
+"""The steps of a run: commit the end of an attempt, close a container, recover what another owner left."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
-
-import anyio
 
 from omium.orchestration.definition.address import child, container_of, indexed
 from omium.orchestration.definition.expressions import holds, render
 from omium.orchestration.definition.model import Assurance, NodeDef
 from omium.orchestration.definition.plan import parse_plan
-from omium.orchestration.definition.voting import used
 from omium.orchestration.engine import gates, scopes, setbacks, starting
 from omium.orchestration.engine.attempt import NodeAttempt
 from omium.orchestration.engine.board import Outcome
+from omium.orchestration.engine.executing import Ended
 from omium.orchestration.engine.failures import backoff_s, describe, may_retry, without_traceback
 from omium.orchestration.errors import OmiumError
 from omium.orchestration.ids import ApprovalId, Digest, EffectId, NodeId
 from omium.orchestration.log import commands as c
 from omium.orchestration.log.state import EffectState, NodeStatus, called
-from omium.orchestration.ports import Done
 
 if TYPE_CHECKING:
     from omium.orchestration.engine.execution import Execution
@@ -31,85 +26,6 @@ if TYPE_CHECKING:
 
 
 _ASSURANCES = get_args(Assurance)  # the weakest first
-
-
-class Ended:
-    """How an attempt ended: with a result, or with an error. Neither means that it was stopped from outside."""
-
-    __slots__ = ("done", "error", "ms")
-
-    def __init__(self, done: Done | None = None, error: BaseException | None = None, ms: float = 0.0) -> None:
-        self.done = done
-        self.error = error
-        self.ms = ms
-
-
-async def execute(run: Execution, attempt: NodeAttempt, scope: anyio.CancelScope) -> Ended:
-    """Run the node's code in `scope`, which `attempt.cancel` cancels meanwhile. Whatever the code raises is the
-    attempt's failure; only a cancellation goes through, after which the scope has to be left."""
-    began = time.perf_counter()
-    done: Done | None = None
-    failure: BaseException | None = attempt.error
-    try:
-        if failure is None and not attempt.cancelled:
-            attempt.scope = scope
-            done = await _bounded(run, attempt)
-            attempt.succeeded = True
-    except Exception as error:  # the boundary between the engine and code that it does not know
-        failure = error
-    except BaseException as error:
-        if attempt.asked is None or isinstance(error, anyio.get_cancelled_exc_class()):
-            raise
-        # It stopped to ask a person; what it was wrapped in on its way here does not matter.
-    finally:
-        await attempt.over()
-    try:
-        return Ended(done, failure, int((time.perf_counter() - began) * 1e6) / 1000)
-    finally:
-        failure = None  # its traceback holds this frame: a circle, which would keep all that the code had in hand
-
-
-async def _bounded(run: Execution, attempt: NodeAttempt) -> Done:
-    node, executor = attempt.node, attempt.executor
-    assert executor is not None, "an attempt that cannot begin has an error"
-    await run.engine.prepare(run, attempt)
-    limit, too_late = _limit(run, attempt)
-    if limit is None or too_late is None:
-        done = await executor.run(used(node), attempt.inputs, attempt)
-    elif limit <= 0:
-        raise too_late()
-    else:
-        scope = anyio.CancelScope(deadline=anyio.current_time() + limit)
-        try:
-            with scope:
-                done = await executor.run(used(node), attempt.inputs, attempt)
-        except Exception as error:
-            if scope.cancel_called:  # what a stopped executor complains of is not the reason
-                raise too_late() from error
-            raise
-        if scope.cancelled_caught:
-            raise too_late()
-    if node.output_schema is not None:
-        starting.check_schema(node.output_schema, done.output, f"the output of {attempt.node_id}")
-    for condition in node.expects:
-        if not holds(condition, {**attempt.vars, "output": done.output}):
-            raise OmiumError("precondition_failed", f"{attempt.node_id} expects {condition!r}, which does not hold.")
-    return done
-
-
-def _limit(run: Execution, attempt: NodeAttempt) -> tuple[float | None, Callable[[], OmiumError] | None]:
-    """How many seconds the attempt may take, and what makes the error that it has failed of after them: the node's
-    time-out, or what is left of the time that its budget gives all attempts together."""
-    node, stopped = attempt.node, f"node {attempt.node_id} was stopped"
-    seconds = (node.budget or {}).get("seconds")
-    if seconds is not None:
-        left = seconds - run.folded.node(attempt.node_id).worked_us / 1e6
-        if node.timeout_s is None or left < node.timeout_s:
-            told = f"{stopped}: its budget of {seconds:g} s is used up."
-            return left, partial(OmiumError, "budget_exceeded", told, "Give the node a larger budget.")
-    if node.timeout_s is None:
-        return None, None
-    return node.timeout_s, partial(OmiumError, "timeout", f"{stopped} after {node.timeout_s:g} s.")
 
 
 async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended) -> None:
@@ -120,7 +36,9 @@ async def finish(run: Execution, turn: Turn, attempt: NodeAttempt, ended: Ended)
         run.nudge()
         return
     pending, named = attempt.take_pending()
-    turn.commands += pending if ended.done is None else [*pending, *attempt.take_open()]
+    turn.commands += pending
+    if ended.done is not None:
+        turn.commands += attempt.take_open()
     turn.blobs += named
     error = attempt.unclear or ended.error
     try:

@@ -59,13 +59,15 @@ class ValueCache:
             held = self._held[digest] = Held(value)
         return held
 
+    def at_hand(self, digest: Digest) -> tuple[Value, int] | None:
+        """A value that need not be waited for, and its size."""
+        return self._values.get(digest)
+
     async def load(self, digest: Digest, size: int = _SMALL) -> Value:
         """The value, from the store if need be; `size` in bytes. Raises what `Store.value` raises, except that a
         database that is away for some seconds is waited for: no node fails because of that."""
-        found = self._values.get(digest)
-        if found is not None:
-            value: Value = found[0]
-            return value
+        if (found := self.at_hand(digest)) is not None:
+            return found[0]
         held = self._held.get(digest)
         if held is not None:
             return held.value

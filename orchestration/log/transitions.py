@@ -123,7 +123,7 @@ def decide(state: RunState, command: c.Command, at: int) -> list[Draft]:
     if kind in NODE_COMMANDS:
         node_id: NodeId | None = command.node  # type: ignore[union-attr]
         if node_id is not None:
-            _check_node(state, state.node(node_id), command)
+            _check_node(state, state.nodes.get(node_id) or state.node(node_id), command)
     return _DECIDE[kind](state, command, at)
 
 

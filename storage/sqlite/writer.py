@@ -170,22 +170,22 @@ class Writer:
         return True
 
     def _may_commit_here(self, work: Write | Callable[..., Any]) -> bool:
-        return (
-            not self._ahead  # nothing overtakes what came before it: within a run the order is the meaning
-            and self._commit_s < _QUICK_S
-            and not self._log_is_long
-            and isinstance(work, Write)
-            and work.fence is not None  # an owner's write reads no log, since its run was written before
-            and work.run_id in self._cache
-            and sum(blob.encoded.size for blob in work.blobs) <= _SMALL
-        )
+        if self._ahead or self._commit_s >= _QUICK_S or self._log_is_long:
+            return False  # nothing overtakes what came before it: within a run the order is the meaning
+        if not isinstance(work, Write) or work.fence is None or work.run_id not in self._cache:
+            return False  # an owner's write reads no log, since its run was written before
+        size = 0
+        for blob in work.blobs:
+            size += blob.encoded.size
+        return size <= _SMALL
 
     def _commit_here(self, items: list[_Item]) -> bool:
         """Commit now; False, with nothing done, when the thread or another process is writing."""
         if self._db is None or not self._using.acquire(blocking=False):
             return False
         try:
-            self._set_patience(self._db, False)
+            if self._patient:
+                self._set_patience(self._db, False)
             outcomes, heard = self._commit_step(self._db, items[0]) or self._commit(self._db, items)
         except Busy:
             return False

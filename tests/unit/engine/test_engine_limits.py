@@ -170,7 +170,7 @@ def test_limits_hold_at_every_moment_nobody_waits_without_need_and_all_come_to_t
             done.add(ticket.item)
         _check(queue, files, slots, sizes, wants, held, waiting)
     assert queue.process.used == 0 == files.used
-    assert len(queue) == 0 or all(ticket.dead for ticket in queue._heap)
+    assert len(queue) == 0 or all(ticket.dead for ticket in queue.heap)
 
 
 def _check(
