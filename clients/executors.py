@@ -142,7 +142,8 @@ class FunctionExecutor:
                     function = await anyio.to_thread.run_sync(self._load, spec.ref)
                 _check_host(spec, function)
                 on_loop = spec.host == "async"
-                body = _on_loop(function, self._quiet) if on_loop else self._in_thread(function)
+                quiet = self._quiet if self._credentials else None
+                body = _on_loop(function, quiet) if on_loop else self._in_thread(function)
                 body = _discreet_here(spec.ref, body, self._credentials) if self._credentials else body
             if spec.timeout_s is not None and spec.host != "process":
                 body = _bounded(spec.ref, body, spec.timeout_s)
@@ -257,12 +258,12 @@ def _discreet_here(ref: str, body: Body, credentials: Credentials) -> Body:
     return discreet
 
 
-def _on_loop(function: Callable[..., Awaitable[Value]], quiet: Callable[[AskAsync], AskAsync]) -> Body:
+def _on_loop(function: Callable[..., Awaitable[Value]], quiet: Callable[[AskAsync], AskAsync] | None) -> Body:
     """The shortest way: no context, no task, no scope of its own unless the function asks for it."""
     with_context = wants_context(function)
 
     async def body(inputs: dict[str, Any], attempt: Attempt) -> Value:
-        arguments, ask = copied(inputs), quiet(attempt.ask)
+        arguments, ask = copied(inputs), attempt.ask if quiet is None else quiet(attempt.ask)
         if with_context:
             arguments["ctx"] = AsyncContext(_context(attempt), ask)
         token = asking.set(Asking(True, ask))

@@ -437,7 +437,7 @@ class NodeAttempt:
         """The same at the end of a function that has given its result: what it has left open is unknown too."""
         if self._begun:
             self._cut_off |= {call for call in self._begun if self._is_open(call)}
-        return self.take_cut_off()
+        return self.take_cut_off() if self._cut_off else []
 
     def _is_open(self, call: str) -> bool:
         known = self.ledger(call)

@@ -128,7 +128,7 @@ class Board:
         for dependent in scope.graph.dependents(name):
             scope.missing[dependent] -= 1
             if not scope.missing[dependent]:
-                self.ready.append(child(container, dependent))
+                self.ready.append(child(container, dependent) if container is not None else NodeId(dependent))
         scope.left -= 1
         if not scope.left:
             self.closing.append(container)

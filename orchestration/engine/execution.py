@@ -358,7 +358,8 @@ class Execution:
                 started = await self._commit(turn)
         finally:
             self._leave()
-        self._launch(started[1:])
+        if len(started) > 1:
+            self._launch(started[1:])
         return self.attempts.get(started[0]) if started else None
 
     def drop_attempt(self, node_id: NodeId) -> None:

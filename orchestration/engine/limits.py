@@ -54,10 +54,6 @@ class Limit:
         self.used += taken
         return taken
 
-    def give(self, taken: int) -> None:
-        self.used -= taken
-        self.alone = False
-
     def called(self) -> Iterator[Ticket[Any]]:
         """The best of those who wait, as many as the free slots may admit; they wait here no longer."""
         free = 0 if self.alone else self.size - self.used
@@ -118,7 +114,9 @@ class ReadyQueue(Generic[T]):
             if limit.waiting or not limit.fits(slots):
                 return None
         ticket = Ticket(item, ((self.process, 1), *limits), (-priority, next(self._count)))
-        ticket.held = [(limit, limit.take(slots)) for limit, slots in ticket.limits]
+        held = ticket.held = []
+        for limit, slots in ticket.limits:
+            held.append((limit, limit.take(slots)))
         return ticket
 
     def take(self) -> Iterator[Ticket[T]]:
@@ -148,7 +146,8 @@ class ReadyQueue(Generic[T]):
         ticket.dead = True
         held, ticket.held = ticket.held, None
         for limit, taken in held or ():
-            limit.give(taken)
+            limit.used -= taken
+            limit.alone = False
             if limit.waiting:
                 self._call(limit)
 

@@ -312,7 +312,7 @@ def _progress(state: RunState, m: c.NoteProgress, at: int) -> list[Draft]:
 
 def _complete_node(state: RunState, m: c.CompleteNode, at: int) -> list[Draft]:
     drafts: list[Draft] = []
-    node = state.node(m.node)
+    node = state.nodes.get(m.node) or state.node(m.node)
     if node.status is N.WAITING_APPROVAL or m.approval is not None:
         drafts.append(_consume(state, m.approval or node.approval or ""))
     data: dict[str, Any] = {"node": m.node, "generation": m.generation, "output": m.output, "size": m.size}

@@ -120,7 +120,7 @@ class SqliteStore(ProjectLog, Reads, SqliteOutbox, SqliteGraphs, Counting, Memor
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def write(self, write: Write) -> Written:
-        return await self._writer.submit(write)
+        return await self._writer.write(write)
 
     def _hear(self, heard: list[Heard]) -> None:
         self._listeners.tell(heard)

@@ -64,7 +64,7 @@ class _Item:
     """A write, or a job: a function that reads and writes tables inside the batch's transaction."""
 
     work: Write | Callable[[sqlite3.Connection], Any]
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] | None = None  # nobody waits for what is committed in place
     blobs: Sequence[BlobRow] = ()
     about: Sequence[RunId] | None = ()  # of a job: the runs whose owners it may change; None for any
 
@@ -127,14 +127,22 @@ class Writer:
         while self._thread.is_alive():  # it ends after its last commit
             await asyncio.to_thread(self._thread.join, 1.0)
 
-    def submit(self, write: Write) -> asyncio.Future[Written]:
-        """Resolves once the write is durable."""
+    async def write(self, write: Write) -> Written:
+        """Returns once the write is durable."""
+        task = asyncio.current_task(self._loop)
+        if self._goes_on(task) and self._may_commit_here(write):
+            outcome = self._commit_here(write)
+            if isinstance(outcome, Written):
+                return outcome
+            if outcome is not None:
+                try:
+                    raise outcome
+                finally:
+                    outcome = None  # its traceback holds this frame
         future: asyncio.Future[Written] = self._loop.create_future()
-        item, task = _Item(write, future), asyncio.current_task(self._loop)
-        if not (self._goes_on(task) and self._may_commit_here(write) and self._commit_here([item])):
-            self._wrote = task
-            self._arrive(item)
-        return future
+        self._wrote = task
+        self._arrive(_Item(write, future))
+        return await future
 
     def job(self, work: Callable[[sqlite3.Connection], T], about: Sequence[RunId] | None = None) -> asyncio.Future[T]:
         """Run `work` in the next transaction; resolves once that is durable. `about`: the runs whose owners it may
@@ -155,10 +163,14 @@ class Writer:
         items, self._arrived = self._arrived, []
         self._in_a_row = 0
         self._alone = self._wrote if len(items) == 1 and isinstance(items[0].work, Write) else None
-        if items and not (len(items) == 1 and self._may_commit_here(items[0].work) and self._commit_here(items)):
-            for start in range(0, len(items), MAX_BATCH):
-                self._ahead += 1
-                self._batches.put(items[start : start + MAX_BATCH])
+        alone = items[0].work if len(items) == 1 else None
+        if isinstance(alone, Write) and self._may_commit_here(alone):
+            outcome = self._commit_here(alone)
+            if outcome is not None:
+                return self._tell(items[0], outcome)
+        for start in range(0, len(items), MAX_BATCH):
+            self._ahead += 1
+            self._batches.put(items[start : start + MAX_BATCH])
 
     # --- in the event loop ------------------------------------------------------------------------------------------
 
@@ -169,33 +181,39 @@ class Writer:
         self._in_a_row += 1
         return True
 
-    def _may_commit_here(self, work: Write | Callable[..., Any]) -> bool:
+    def _may_commit_here(self, write: Write) -> bool:
         if self._ahead or self._commit_s >= _QUICK_S or self._log_is_long:
             return False  # nothing overtakes what came before it: within a run the order is the meaning
-        if not isinstance(work, Write) or work.fence is None or work.run_id not in self._cache:
+        if write.fence is None or self._cache.look(write.run_id) is None:
             return False  # an owner's write reads no log, since its run was written before
         size = 0
-        for blob in work.blobs:
+        for blob in write.blobs:
             size += blob.encoded.size
         return size <= _SMALL
 
-    def _commit_here(self, items: list[_Item]) -> bool:
-        """Commit now; False, with nothing done, when the thread or another process is writing."""
+    def _commit_here(self, write: Write) -> Written | BaseException | None:
+        """Commit now, and tell whoever listens; what came of it. None, with nothing done, when the thread or another
+        process is writing."""
         if self._db is None or not self._using.acquire(blocking=False):
-            return False
+            return None
         try:
             if self._patient:
                 self._set_patience(self._db, False)
-            outcomes, heard = self._commit_step(self._db, items[0]) or self._commit(self._db, items)
+            outcome: Any = self._commit_step(self._db, write)
+            heard = [(write.run_id, outcome.events)] if isinstance(outcome, Written) else []
+            if outcome is None:
+                ((_, outcome),), heard = self._commit(self._db, [_Item(write)])
         except Busy:
-            return False
+            return None
         finally:
             self._using.release()
         self._here += 1
         if self._here == _GROW_AFTER or self._here % _TIDY_EVERY == 0:
             self._batches.put([])
-        self._settle(outcomes, heard)
-        return True
+        if heard:
+            self._hear(heard)
+        told: Written | BaseException = outcome
+        return told
 
     def _set_patience(self, db: sqlite3.Connection, patient: bool) -> None:
         """Whether the connection waits for other processes' locks, and checkpoints."""
@@ -208,12 +226,15 @@ class Writer:
         if heard:
             self._hear(heard)
         for item, outcome in outcomes:
-            if item.future.done():  # the caller was cancelled; the write stands
-                continue
-            if isinstance(outcome, BaseException):
-                item.future.set_exception(outcome)
-            else:
-                item.future.set_result(outcome)
+            self._tell(item, outcome)
+
+    def _tell(self, item: _Item, outcome: Any) -> None:
+        if item.future is None or item.future.done():  # the caller was cancelled; the write stands
+            return
+        if isinstance(outcome, BaseException):
+            item.future.set_exception(outcome)
+        else:
+            item.future.set_result(outcome)
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
@@ -299,7 +320,7 @@ class Writer:
                             known = compressed(_contents(items))
                         item.blobs = self._packer.pack(item.work.blobs, lambda digest: sql.blob_row(db, digest), known)
                 except Exception as error:
-                    outcomes.append((item, self._failed(item, error)))
+                    outcomes.append((item, self._failed(item.work, error)))
                     continue
             ready.append(item)
         if not ready:
@@ -310,11 +331,11 @@ class Writer:
             if not self._patient:
                 raise
             # Tried one by one, each of them would wait as long again.
-            return [*outcomes, *((item, self._failed(item, error)) for item in ready)], []
+            return [*outcomes, *((item, self._failed(item.work, error)) for item in ready)], []
         except BaseException as error:
             self.forget()
             if len(ready) == 1:
-                return [*outcomes, (ready[0], self._failed(ready[0], error))], []
+                return [*outcomes, (ready[0], self._failed(ready[0].work, error))], []
             self._note(error)
             told, heard = [], []
             for item in ready:
@@ -323,14 +344,11 @@ class Writer:
                 heard += its
         return [*outcomes, *told], heard
 
-    def _commit_step(self, db: sqlite3.Connection, item: _Item) -> tuple[list[Outcome], list[Heard]] | None:
-        """`_commit` for a step that comes alone; None, with nothing done, for anything else. It is one function, and
-        short of calls, because each of them costs a write more here than anywhere else: after an fsync all is cold."""
-        write = item.work
-        if not isinstance(write, Write) or self._faults.any:
-            return None
+    def _commit_step(self, db: sqlite3.Connection, write: Write) -> Written | BaseException | None:
+        """`_commit` for a step that comes alone: what came of it. None, with nothing done, for anything else. It is one
+        function, and short of calls, since each costs more here than elsewhere: after an fsync everything is cold."""
         state = self._cache.look(write.run_id)
-        if state is None or not is_step(write, state):
+        if state is None or self._faults.any or not is_step(write, state):
             return None
         try:
             self.standing.check(now=False)
@@ -349,11 +367,11 @@ class Writer:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             self.forget()
-            return [(item, self._failed(item, error))], []
+            return self._failed(write, error)
         for blob in write.blobs:
             self._packer.remember(blob.encoded.digest, blob.encoded.data, 0)
         self._cache.put(state)  # it may weigh more now
-        return [(item, Written(events, state.seq))], [(write.run_id, events)]
+        return Written(events, state.seq)
 
     def _end(self, db: sqlite3.Connection) -> None:
         """Make a transaction durable."""
@@ -371,14 +389,14 @@ class Writer:
             return told[0], heard
         except BaseException as error:
             self.forget()
-            return (item, self._failed(item, error)), []
+            return (item, self._failed(item.work, error)), []
 
-    def _failed(self, item: _Item, error: BaseException) -> BaseException:
+    def _failed(self, work: Write | Callable[..., Any], error: BaseException) -> BaseException:
         """What whoever waits is told of a failure."""
         self._note(error)
         told = translated(error.__cause__ if isinstance(error, Spoiled) and error.__cause__ else error, self._path)
-        if isinstance(item.work, Write):
-            self._faults.failed(item.work, told)
+        if isinstance(work, Write):
+            self._faults.failed(work, told)
         return told
 
     def _note(self, error: BaseException) -> None:
