@@ -117,7 +117,7 @@ async def take_child(run: Execution, turn: Turn, node_id: NodeId) -> None:
         return
     if row.ended_at is None:
         return
-    del run.children[child]
+    run.children.pop(child, None)  # a refused creation may have dropped it meanwhile
     run.engine.children.unwatch(child)
     if row.status == "completed" and row.output is not None:
         _end_wait(run, turn, node_id, node, await run.engine.values.load(row.output))
