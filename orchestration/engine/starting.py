@@ -82,9 +82,9 @@ def skip_verdict(
 ) -> tuple[str, NodeId | None] | None:
     """Why the node is skipped: (reason, the node to blame); None when it is not."""
     skipped: NodeId | None = None
-    conditional = bool(node.needs)
+    conditional = False
     for need in node.needs:
-        conditional = conditional and need.when is not None
+        conditional = conditional or need.when is not None
         upstream = run.structure.resolve(node_id, need.node)
         assert upstream is not None, "validated on loading"
         outcome = run.board.outcomes[upstream]

@@ -293,10 +293,13 @@ class Attempt:
             return decode(self._desk.packer.unpack(need.digest, rows.get))
         if isinstance(need, NeedHeads):
             asked = sql.HEADS if self._heads is None else sql.LOCK
-            heads = {RunId(row[0]): Seq(row[1]) for row in await self._db.fetch(asked, sorted(need.run_ids))}
+            found = await self._db.fetch(asked, sorted(need.run_ids))
+            if len(found) < len(need.run_ids):  # one to be created is seen only once what it is created for is locked
+                if self._heads is None:
+                    raise Moved
+                found = await self._db.fetch(asked, sorted(need.run_ids))  # it was created while that was waited for
+            heads = {RunId(row[0]): Seq(row[1]) for row in found}
             if self._heads is None:
-                if len(heads) < len(need.run_ids):
-                    raise Moved  # what comes to be meanwhile is seen only once what it is created for is locked
                 self._beside |= heads
             return heads
         if need.upto is None and need.run_id in self._loaded:

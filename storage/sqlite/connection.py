@@ -26,6 +26,8 @@ def set_patience(db: sqlite3.Connection, patient: bool) -> None:
 def begin(db: sqlite3.Connection, patient: bool) -> None:
     """Take the write lock. SQLite itself waits 2 s for it; three more tries follow before the caller hears of it. That
     is after 9 s, or 18 s for one that came while others waited: clients give up after 30."""
+    if db.in_transaction:  # one that could not even be rolled back: the disk was gone
+        db.execute("ROLLBACK")
     for pause in (0.1, 0.2, 0.4, None):
         try:
             db.execute("BEGIN IMMEDIATE")

@@ -53,7 +53,7 @@ class _Insert:
         statement = self._statements.get(count)
         if statement is not None:
             return db.execute(statement, values).rowcount
-        width, start, written = len(values) // count, 0, 0
+        width, start, written = len(values) // max(count, 1), 0, 0
         for size in self._SIZES:
             while count >= size:
                 written += db.execute(self._statements[size], values[start : start + size * width]).rowcount

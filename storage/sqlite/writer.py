@@ -14,6 +14,7 @@ not, but for every sixteenth, so that whoever else is there has his turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -350,6 +351,7 @@ class Writer:
         state = self._cache.look(write.run_id)
         if state is None or self._faults.any or not is_step(write, state):
             return None
+        before = state.seq
         try:
             self.standing.check(now=False)
             begin(db, self._patient)
@@ -364,9 +366,11 @@ class Writer:
         except Busy:
             raise
         except BaseException as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            self.forget()
+            if not isinstance(error, OmiumError) or state.seq != before:
+                self.forget()  # it is folded into the state, and perhaps not in the log
+            with contextlib.suppress(sqlite3.Error):  # of a disk that is gone; whoever begins next hears of it
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
             return self._failed(write, error)
         for blob in write.blobs:
             self._packer.remember(blob.encoded.digest, blob.encoded.data, 0)

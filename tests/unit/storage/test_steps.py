@@ -158,6 +158,43 @@ async def test_one_that_is_refused_in_its_middle_leaves_nothing(store: SqliteSto
     assert (await run.state()).completed_nodes == 1
 
 
+async def test_a_refusal_makes_nobody_read_again(store: SqliteStore, steps: Steps) -> None:
+    run = await executing(store)
+    await run.do(StartNode(A, 0))
+    await refused("conflict", run.do(end(A, OUTPUTS[2], attempt=3), StartNode(B, 0), blobs=[NewBlob(OUTPUTS[2])]))
+    await run.do(end(A, OUTPUTS[2]), StartNode(B, 0), blobs=[NewBlob(OUTPUTS[2])])
+    assert steps() == 3
+
+
+class _Gone:
+    """A connection to a disk that is gone: no transaction can be ended."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if statement in ("COMMIT", "ROLLBACK"):
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._db.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+async def test_one_that_cannot_be_ended_at_all_is_no_part_of_what_follows(
+    store: SqliteStore, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await executing(store)
+    await run.do(StartNode(A, 0))
+    with monkeypatch.context() as gone:
+        gone.setattr(store._writer, "_db", _Gone(store._writer._db))  # type: ignore[arg-type]
+        error = await refused("storage_unavailable", run.do(end(A, OUTPUTS[2]), blobs=[NewBlob(OUTPUTS[2])]))
+    assert "disk" in error.message and steps() == 2
+    await run.do(end(A, OUTPUTS[3]), StartNode(B, 0), blobs=[NewBlob(OUTPUTS[3])])
+    assert (await run.state()).node(A).output == OUTPUTS[3].digest
+    assert store.chain.breaks(await store.events(run.id)) == []
+
+
 async def test_what_another_process_has_written_to_the_run_is_read_first(store: SqliteStore, steps: Steps) -> None:
     run = await executing(store)
     await run.do(StartNode(A, 0))
